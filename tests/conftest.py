@@ -1,0 +1,32 @@
+"""Strict JAX, a cache of the tests' own, and the recorded numbers of the original."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+# No test reads or fills the user's cache.
+os.environ["CVFP_CACHE_DIR"] = tempfile.mkdtemp(prefix="cvfp-test-cache-")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Returns a reader of goldens: name -> (facts, arrays)."""
+
+    def read(name):
+        facts = json.loads((GOLDENS / f"{name}.json").read_text())
+        path = GOLDENS / f"{name}.npz"
+        if not path.exists():
+            return facts, {}
+        with np.load(path, allow_pickle=False) as arrays:
+            return facts, dict(arrays.items())
+
+    return read

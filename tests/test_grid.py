@@ -1,0 +1,44 @@
+import pytest
+
+from cvfp_jax.config import RunConfig
+from cvfp_jax.errors import UserError
+from cvfp_jax.grid import Grid
+
+GRID = Grid(RunConfig(), {"model.context_dim": (768, 1200), "num_samples": (50, 100, 200)})
+
+
+def test_cells_are_all_combinations_the_last_axis_fastest():
+    cells = [(cell.model.context_dim, cell.num_samples) for cell in GRID.cells()]
+    assert cells == [(768, 50), (768, 100), (768, 200), (1200, 50), (1200, 100), (1200, 200)]
+
+
+def test_axes_and_fields_are_replaced_together():
+    changed = GRID.resolve(
+        {"num_samples": (7, 3)}, {"data.val_samples": "7:9", "phase1.max_iterations": "20"}
+    )
+    assert [cell.num_samples for cell in changed.cells()] == [7, 3, 7, 3]
+    assert {cell.phase1.max_iterations for cell in changed.cells()} == {20}
+    assert GRID.base == RunConfig()
+
+
+@pytest.mark.parametrize("values", [(), (0,), (-1, 2), (5, 5)])
+def test_an_axis_that_is_none_is_refused(values):
+    with pytest.raises(UserError, match=r"--samples=.* is not a grid axis"):
+        GRID.resolve({"num_samples": values}, {})
+
+
+def test_an_axis_is_not_a_field():
+    with pytest.raises(UserError, match=r"config.model.context_dim is an axis .*--context_dims=5"):
+        GRID.resolve({}, {"model.context_dim": "5"})
+
+
+def test_every_cell_is_validated():
+    with pytest.raises(UserError, match="0:2000 overlap"):
+        GRID.resolve({"num_samples": (50, 2000)}, {})
+
+
+def test_shared_fields_leave_the_axes_out():
+    shared = GRID.shared_fields()
+    assert "num_samples" not in shared
+    assert "model.context_dim" not in shared
+    assert shared["model.embed_dim"] == 768
