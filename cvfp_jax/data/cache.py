@@ -1,0 +1,85 @@
+"""Arrays kept on disk under the hash of what they were made from."""
+
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+# Part of every key: raise it when the meaning of a cached array changes.
+SCHEMA = "1"
+
+
+def cache_dir() -> Path:
+    """Returns $CVFP_CACHE_DIR, or the user's cache directory."""
+    return Path(os.environ.get("CVFP_CACHE_DIR") or platformdirs.user_cache_dir("cvfp_jax"))
+
+
+def content_hash(parts: Iterable[bytes | str]) -> str:
+    """Returns the sha256 of parts, each preceded by its length, so that no two lists collide.
+
+    >>> content_hash(["ab", "c"]) == content_hash(["a", "bc"])
+    False
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a file that other processes see whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp's 0600 would hide results from the user's colleagues
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def cached_arrays(
+    kind: str, key: Iterable[bytes | str], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Returns ``make()``, or what it returned when it was last called with this key.
+
+    A cache that cannot be read is made again; one that cannot be written is gone without.
+
+    Args:
+      kind: what the arrays are; the first part of the file's name.
+      key: everything that ``make`` depends on.
+      make: returns named arrays of numbers.
+
+    Returns:
+      The named arrays.
+    """
+    path = cache_dir() / f"{kind}-{content_hash([SCHEMA, *key])[:32]}.npz"
+    try:
+        # Opened here, because numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            return dict(file.items())
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        logging.warning("making the unreadable cache file %s again: %s", path, error)
+    arrays = make()
+    try:
+        with tempfile.SpooledTemporaryFile() as buffer:
+            np.savez(buffer, allow_pickle=False, **arrays)
+            buffer.seek(0)
+            write_atomic(path, buffer.read())
+    except OSError as error:
+        logging.warning("going on without the cache file %s: %s", path, error)
+    return arrays

@@ -1,0 +1,145 @@
+"""Frozen embedding tables: GPT-2's, a file's, the text's own, or random."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cvfp_jax.data import spectral
+from cvfp_jax.data.stream import Vocabulary
+from cvfp_jax.data.tokenizer import VOCAB_SIZE
+from cvfp_jax.errors import UserError
+
+GPT2 = "openai-community/gpt2"
+RANDOM_STD = 0.02
+KINDS = "gpt2, file:PATH (.npy, .npz or .safetensors), spectral or random"
+_TENSOR_NAMES = ("wte.weight", "transformer.wte.weight")
+
+
+def load_table(
+    embedding: str, vocabulary: Vocabulary, embed_dim: int, train_ids: np.ndarray, seed: int
+) -> np.ndarray:
+    """Returns the table of a model's tokens.
+
+    Args:
+      embedding: ``gpt2``, ``file:PATH``, ``spectral`` or ``random``.
+      vocabulary: the V tokens that the model knows.
+      embed_dim: E.
+      train_ids: int [N], the training tokens in the model's numbers, which ``spectral`` learns from.
+      seed: seed of ``random``.
+
+    Returns:
+      Float32 [V, E].
+
+    Raises:
+      UserError: the embedding is unknown, cannot be read, or has another shape.
+
+    >>> from cvfp_jax.data.stream import full_vocabulary
+    >>> load_table("random", full_vocabulary(), 4, np.zeros(0), seed=0).shape
+    (50257, 4)
+    """
+    kind, _, place = embedding.partition(":")
+    if embedding == "spectral":
+        return spectral.spectral_table(train_ids, vocabulary.size, embed_dim)
+    if embedding == "random":
+        shape = (VOCAB_SIZE, embed_dim)
+        table = np.random.default_rng(seed).normal(0.0, RANDOM_STD, shape).astype(np.float32)
+    elif embedding == "gpt2":
+        table = read_table(_download_gpt2())
+    elif kind == "file" and place:
+        table = read_table(Path(place).expanduser())
+    else:
+        raise UserError(f"unknown embedding {embedding!r}: choose {KINDS}.")
+    if table.shape[1] != embed_dim:
+        raise UserError(
+            f"embedding {embedding} has {table.shape[1]} dimensions, but config.model.embed_dim={embed_dim}:"
+            f" add --config.model.embed_dim={table.shape[1]}."
+        )
+    if table.shape[0] != VOCAB_SIZE:
+        raise UserError(
+            f"embedding {embedding} has {table.shape[0]} rows: it must have one for each of GPT-2's"
+            f" {VOCAB_SIZE} tokens, in their order."
+        )
+    return table[vocabulary.token_ids]
+
+
+def _download_gpt2() -> Path:
+    """Finds GPT-2's weights in the hub's local cache, or downloads them."""
+    offline = "for an offline run use --embedding=spectral or --embedding=file:PATH"
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(f"embedding gpt2 needs an extra: pip install 'cvfp-jax[hub]'; {offline}.") from None
+    try:
+        return Path(huggingface_hub.hf_hub_download(GPT2, "model.safetensors"))
+    except Exception as error:  # the library and its transport raise many kinds
+        raise UserError(
+            f"embedding gpt2 could not be downloaded ({type(error).__name__}: {error});"
+            f" check the network, or {offline}."
+        ) from None
+
+
+def read_table(path: Path) -> np.ndarray:
+    """Reads a table of token vectors; nothing in the file is executed.
+
+    Args:
+      path: a .npy file, a .npz file with one array, or a .safetensors file with ``wte.weight`` or one tensor.
+
+    Returns:
+      Float32 [rows, E], every entry finite.
+
+    Raises:
+      UserError: the file cannot be read or holds something else.
+    """
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
+    if path.suffix not in readers:
+        raise UserError(f"embedding file {path} is of an unknown kind: it must be {' or '.join(readers)}.")
+    if not path.is_file():
+        raise UserError(f"embedding file {path} does not exist: give the path of a file.")
+    try:
+        table = readers[path.suffix](path)
+    except UserError:
+        raise
+    except Exception as error:  # each format's parser has errors of its own
+        raise UserError(f"embedding file {path} cannot be read ({error}); export it again.") from None
+    if table.ndim != 2 or table.dtype.kind not in "fiu" or 0 in table.shape:
+        raise UserError(
+            f"embedding file {path} holds {table.dtype} of shape {table.shape}: it must hold numbers of shape"
+            " (tokens, dimensions)."
+        )
+    table = table.astype(np.float32)
+    if not np.isfinite(table).all():
+        row = int(np.argwhere(~np.isfinite(table))[0][0])
+        raise UserError(
+            f"embedding file {path} has a number that is not finite in row {row}; export it again."
+        )
+    return table
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    # Opened here, because numpy leaves a file open that turns out to be no archive.
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        return file[_only_name(list(file), path)]
+
+
+def _read_safetensors(path: Path) -> np.ndarray:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return file.get_tensor(_only_name(list(file.keys()), path))
+
+
+def _only_name(names: list[str], path: Path) -> str:
+    """Chooses GPT-2's token table, or the only array that there is."""
+    for name in _TENSOR_NAMES:
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    raise UserError(
+        f"embedding file {path} holds {len(names)} arrays ({', '.join(names[:5])}): it must hold one, or one"
+        f" named {_TENSOR_NAMES[0]}."
+    )

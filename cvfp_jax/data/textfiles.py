@@ -1,0 +1,171 @@
+"""Samples from the user's own files: text, Markdown, JSON, JSON Lines and Parquet."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cvfp_jax.errors import UserError
+
+FIELDS = "messages: [{role, content}], conversations: [{from, value}], or text"
+
+
+def sample_text(record: Any, where: str) -> str:
+    """Returns the text of one record; the turns of a conversation are joined by a newline.
+
+    Args:
+      record: a string, or an object with one of the fields named in ``FIELDS``.
+      where: the record's file and line, for messages.
+
+    Returns:
+      The text, which is not blank.
+
+    Raises:
+      UserError: no field is recognised, or the text is blank.
+
+    >>> sample_text({"messages": [{"role": "user", "content": "Hi"}, {"content": "Ho"}]}, "")
+    'Hi\\nHo'
+    """
+    text = None
+    if isinstance(record, str):
+        text = record
+    elif isinstance(record, dict):
+        for field, key in (("messages", "content"), ("conversations", "value"), ("text", None)):
+            if field in record:
+                text = record[field] if key is None else _join_turns(record[field], field, key, where)
+                break
+    if not isinstance(text, str):
+        found = f"fields {', '.join(map(str, record))}" if isinstance(record, dict) else type(record).__name__
+        raise UserError(f"{where}: no usable field (found {found}); a sample needs {FIELDS}.")
+    if not text.strip():
+        raise UserError(f"{where}: the sample is empty; remove it.")
+    # JSON can spell half of a surrogate pair, which is no Unicode text.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _join_turns(turns: Any, field: str, key: str, where: str) -> str:
+    if isinstance(turns, list):
+        found = [turn.get(key) if isinstance(turn, dict) else None for turn in turns]
+        texts = [text for text in found if isinstance(text, str)]
+        if texts and len(texts) == len(found):
+            return "\n".join(texts)
+    raise UserError(f"{where}: {field} is not a list of turns with a text field {key!r}.")
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x});"
+            f" convert it, for example with 'iconv -t UTF-8'."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; check the path and its permissions."
+        ) from None
+
+
+def _text(path: Path) -> Iterator[str]:
+    yield sample_text(_decoded(path), str(path))
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    """Yields the blocks of a file between blank lines."""
+    block: list[str] = []
+    for line in [*_decoded(path).splitlines(), ""]:
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield "\n".join(block)
+            block = []
+
+
+def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {first_line + error.lineno - 1}: not valid JSON ({error.msg});"
+            " the file may have been cut short."
+        ) from None
+    except RecursionError:
+        raise UserError(f"{path}, line {first_line}: JSON nested too deeply; flatten it.") from None
+
+
+def _json(path: Path) -> Iterator[str]:
+    records = _parse_json(_decoded(path), path)
+    for number, record in enumerate(records if isinstance(records, list) else [records], 1):
+        yield sample_text(record, f"{path}, record {number}")
+
+
+def _jsonl(path: Path) -> Iterator[str]:
+    # Not splitlines(): JSON strings may hold U+2028 and its kin unescaped.
+    for number, line in enumerate(_decoded(path).split("\n"), 1):
+        if line.strip():
+            yield sample_text(_parse_json(line, path, number), f"{path}, line {number}")
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UserError(f"{path}: Parquet files need an extra: pip install 'cvfp-jax[hub]'.") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1024):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield sample_text(record, f"{path}, row {number}")
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); export it again.") from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+    ".txt": _text,
+    ".md": _text,
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+
+
+def iterate_samples(place: str) -> Iterator[str]:
+    """Yields the samples of a file or of all readable files of a folder, in the order of their names.
+
+    In a folder a .txt or .md file is one sample; given alone it is a sample a paragraph.
+
+    Args:
+      place: path of a file or folder.
+
+    Yields:
+      One text a sample.
+
+    Raises:
+      UserError: the path, a file or a record cannot be used; the message names it.
+    """
+    path = Path(place).expanduser()
+    kinds = " ".join(READERS)
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file()]
+        if not files:
+            raise UserError(f"corpus text:{place} holds no file of a known kind: it needs {kinds}.")
+        files.sort(key=lambda file: file.relative_to(path).as_posix())
+    elif path.is_file():
+        if path.suffix.lower() not in READERS:
+            raise UserError(f"corpus text:{place} is not of a known kind: it must be one of {kinds}.")
+        files = [path]
+    else:
+        raise UserError(f"corpus text:{place} does not exist: give the path of a file or folder.")
+    for file in files:
+        reader = READERS[file.suffix.lower()]
+        if reader is _text and file == path:
+            reader = _paragraphs
+        samples = reader(file)
+        first = next(samples, None)
+        if first is None:
+            raise UserError(f"{file}: the file is empty; remove it or give it samples with {FIELDS}.")
+        yield first
+        yield from samples

@@ -1,0 +1,56 @@
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvfp_jax.data import stream, tokenizer
+
+TEXTS = ["Hello world", "", "one two three", "Hello again"]
+
+
+def test_the_stream_is_the_samples_without_separators():
+    tokens = stream.tokenize(TEXTS)
+    samples = [ids.tolist() for ids in tokenizer.encode(TEXTS)]
+    assert tokens.ids.tolist() == list(itertools.chain(*samples))
+    assert tokens.ids.dtype == np.int32
+    for number, sample in enumerate(samples):
+        assert tokens.ids[tokens.boundaries[number] : tokens.boundaries[number + 1]].tolist() == sample
+        assert tokens.first(number).tolist() == list(itertools.chain(*samples[:number]))
+
+
+def test_a_larger_corpus_begins_with_the_smaller_one():
+    few, many = stream.tokenize(TEXTS[:2]), stream.tokenize(TEXTS)
+    np.testing.assert_array_equal(many.first(2), few.ids)
+
+
+def test_samples_are_cut_one_by_one():
+    tokens = stream.tokenize(TEXTS, max_sample_tokens=2)
+    assert np.diff(tokens.boundaries).tolist() == [2, 0, 2, 2]
+    assert tokens.ids[:2].tolist() == [15496, 995]
+
+
+def test_the_second_time_nothing_is_encoded(monkeypatch, tmp_path):
+    monkeypatch.setenv("CVFP_CACHE_DIR", str(tmp_path))
+    first = stream.tokenize(TEXTS)
+    monkeypatch.setattr(tokenizer, "encode", None)
+    second = stream.tokenize(TEXTS)
+    np.testing.assert_array_equal(first.ids, second.ids)
+    np.testing.assert_array_equal(first.boundaries, second.boundaries)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 50256), min_size=1, max_size=50))
+def test_a_corpus_vocabulary_renumbers_without_loss(ids):
+    ids = np.array(ids, np.int32)
+    vocabulary = stream.corpus_vocabulary(ids)
+    ours = vocabulary.renumber(ids)
+    assert vocabulary.size == len(set(ids.tolist()))
+    assert ours.max() < vocabulary.size
+    np.testing.assert_array_equal(vocabulary.token_ids[ours], ids)
+
+
+def test_the_full_vocabulary_keeps_gpt2s_numbers():
+    vocabulary = stream.full_vocabulary()
+    assert vocabulary.size == 50257
+    assert vocabulary.renumber(np.array([0, 995, 50256])).tolist() == [0, 995, 50256]
