@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvfp_jax.config import ModelConfig
+from cvfp_jax.micro_batches import Tokens, num_batches, renew_contexts
+from cvfp_jax.model import ContextBlock, token_windows
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 20])
+def test_a_pass_equals_one_application_to_the_whole_stream(batch_size):
+    rng = np.random.default_rng(0)
+    count, padded = 7, 20
+    block = ContextBlock(ModelConfig(6, 5, 2, 3), rngs=nnx.Rngs(0))
+    padded += -padded % batch_size
+    ids = jnp.asarray(np.pad(rng.integers(0, 4, count), (0, padded - count)), jnp.int32)
+    vectors = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
+    contexts = np.zeros((padded, 6), np.float32)
+    contexts[:count] = rng.normal(size=(count, 6))
+    tokens = Tokens(vectors, ids, jnp.int32(count))
+
+    def visit(batch):
+        return batch.valid_B.sum(), block(batch.shifted_BxD, batch.window_BxKE)
+
+    new, seen = renew_contexts(jnp.asarray(contexts), tokens, batch_size, 3, visit, jnp.int32(0))
+    window = token_windows(vectors, ids, jnp.arange(count), 3)
+    expected = block(jnp.asarray(np.roll(contexts[:count], 1, axis=0)), window)
+    np.testing.assert_allclose(new[:count], expected, rtol=0, atol=1e-6)
+    assert not np.asarray(new[count:]).any()
+    assert int(seen) == count
+    assert int(num_batches(tokens, batch_size)) == -(-count // batch_size)
+
+
+def test_a_context_depends_on_its_predecessor_and_its_window_only():
+    count, K = 8, 2
+    block = ContextBlock(ModelConfig(16, 3, 1, K), rngs=nnx.Rngs(0))
+    ids = jnp.arange(count, dtype=jnp.int32)
+    vectors = jax.random.normal(jax.random.key(0), (count, 3))
+    contexts = jax.random.normal(jax.random.key(1), (count, 16))
+
+    def renew(contexts, vectors):
+        tokens = Tokens(vectors, ids, jnp.int32(count))
+        window_block = lambda batch: (jnp.int32(0), block(batch.shifted_BxD, batch.window_BxKE))  # noqa: E731
+        return renew_contexts(contexts, tokens, 4, K, window_block, jnp.int32(0))[0]
+
+    jacobians = jax.jacfwd(renew, (0, 1))(contexts, vectors)
+    on_contexts, on_tokens = (np.abs(np.asarray(j)).sum(axis=(1, 3)) > 0 for j in jacobians)
+    # The predecessor of the first token is the last one: the original's convention.
+    np.testing.assert_array_equal(on_contexts, np.roll(np.eye(count, dtype=bool), -1, axis=1))
+    window = np.eye(count, dtype=bool) | np.eye(count, k=-1, dtype=bool)
+    np.testing.assert_array_equal(on_tokens, window)
