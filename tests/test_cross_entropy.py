@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvfp_jax import cross_entropy
+from cvfp_jax.cross_entropy import frozen_head_losses, trained_head_losses
+
+
+def example(rows, width, vocab, seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    hidden = scale * rng.normal(size=(rows, width))
+    table = rng.normal(size=(vocab, width))
+    return hidden, table, rng.integers(0, vocab, rows), rng.random(rows) < 0.8
+
+
+def oracle(hidden, table, targets, valid):
+    """Sums, and the gradients of the loss, in double precision."""
+    logits = hidden @ table.T
+    logits -= logits.max(axis=1, keepdims=True)
+    total = np.exp(logits).sum(axis=1)
+    rows = np.arange(len(targets))
+    loss = (np.log(total) - logits[rows, targets])[valid].sum()
+    p = np.exp(logits) / total[:, None]
+    hits = (logits.argmax(axis=1) == targets)[valid].sum()
+    p[rows, targets] -= 1
+    p[~valid] = 0
+    return loss, hits, p @ table, p.T @ hidden
+
+
+def as_jax(hidden, table, targets, valid):
+    return (
+        jnp.asarray(hidden, jnp.float32),
+        jnp.asarray(table, jnp.float32),
+        jnp.asarray(targets),
+        jnp.asarray(valid),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(rows=st.integers(1, 23), vocab=st.integers(2, 30), chunk=st.integers(1, 30), seed=st.integers(0, 99))
+def test_losses_and_gradients_equal_double_precision_whatever_the_chunk(rows, vocab, chunk, seed):
+    arrays = example(rows, 5, vocab, seed)
+    loss, hits, on_hidden, on_table = oracle(*arrays)
+    given_arrays = as_jax(*arrays)
+    previous = cross_entropy._CHUNK_BYTES
+    cross_entropy._CHUNK_BYTES = 4 * vocab * chunk
+    try:
+        for head in (frozen_head_losses, trained_head_losses):
+
+            def total(hidden, table, head=head):
+                losses = head(hidden, table, *given_arrays[2:])
+                return losses.loss, losses.hits
+
+            (ours, our_hits), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(*given_arrays[:2])
+            assert float(ours) == pytest.approx(loss, rel=1e-5, abs=1e-5)
+            assert int(our_hits) == hits
+            np.testing.assert_allclose(gradients[0], on_hidden, rtol=0, atol=2e-5)
+            expected = on_table if head is trained_head_losses else np.zeros_like(on_table)
+            np.testing.assert_allclose(gradients[1], expected, rtol=0, atol=2e-4)
+    finally:
+        cross_entropy._CHUNK_BYTES = previous
+
+
+def test_huge_logits_do_not_overflow():
+    arrays = example(6, 5, 9, 0, scale=1e4)
+    losses = frozen_head_losses(*as_jax(*arrays))
+    assert float(losses.loss) == pytest.approx(oracle(*arrays)[0], rel=1e-5)
+
+
+def test_the_gradient_is_scaled_by_what_comes_after():
+    hidden, table, targets, valid = as_jax(*example(6, 5, 9, 0))
+    once = jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss)(hidden)
+    thrice = jax.grad(lambda h: 3 * frozen_head_losses(h, table, targets, valid).loss)(hidden)
+    np.testing.assert_allclose(thrice, 3 * once, rtol=1e-6)
+
+
+def test_no_array_of_all_logits_is_made():
+    rows, vocab = 4096, 4000
+    hidden, table, targets, valid = as_jax(*example(rows, 4, vocab, 0))
+    loss = jax.jit(jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss))
+    memory = loss.lower(hidden).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * rows * vocab
