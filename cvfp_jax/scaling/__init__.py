@@ -1,0 +1,1 @@
+"""Scaling laws; numpy and scipy only, usable without JAX."""
