@@ -1,0 +1,162 @@
+"""The command line: flags, and what they ask for."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from absl import flags
+
+from cvfp_jax.config import RunConfig, flat_fields
+from cvfp_jax.errors import UserError
+from cvfp_jax.grid import AXIS_FLAGS, Grid
+
+# Flags that are short for a field.
+_SHORT = {
+    "corpus": "data.corpus",
+    "val_samples": "data.val_samples",
+    "embedding": "data.embedding",
+    "seed": "seed",
+}
+_TEXTS = {
+    "preset": "settings of the experiment (default: its first; see --list)",
+    "workdir": "folder of records and report (default: runs/<experiment>-<preset>)",
+    "samples": "training sizes in samples, for example 50,100",
+    "context_dims": "context widths, for example 256,576",
+    "corpus": "pydocs, ultrachat, ultrachat:FOLDER or text:PATH (.txt .md .json .jsonl .parquet)",
+    "val_samples": "validation samples, START:STOP, behind the training samples",
+    "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
+    "seed": "seed of every random number",
+}
+_SWITCHES = {
+    "list": "print the experiments and their presets",
+    "dry_run": "print the plan only: nothing is downloaded, read or trained",
+    "json": "print the plan of --dry_run as JSON",
+    "help": "print this text",
+}
+_PREFIX = "config."
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a command line asks for."""
+
+    grid: Grid
+    workdir: Path
+    dry_run: bool
+    json: bool
+
+
+def _define_flags(experiments: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    texts = {"experiment": f"what to run: {', '.join(experiments)}", **_TEXTS}
+    for name, value in flat_fields(RunConfig()).items():
+        if name not in ("experiment", "preset"):
+            texts[_PREFIX + name] = f"{type(value).__name__}; see cvfp_jax/config.py"
+    for name, text in texts.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    for name, text in _SWITCHES.items():
+        flags.DEFINE_boolean(name, False, text, flag_values=values)
+    return values
+
+
+def _parse(argv: Sequence[str], values: flags.FlagValues) -> None:
+    """Reads a command line; a mistake in it is one line."""
+    names = [name for name in values if not name.startswith(_PREFIX)]
+    choices = f"the flags are {', '.join('--' + name for name in sorted(names))} and --config.FIELD"
+    try:
+        rest = values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith(_PREFIX):
+            fields = ", ".join(name for name in values if name.startswith(_PREFIX))
+            raise UserError(f"unknown field --{error.flagname}: the fields are {fields}.") from None
+        raise UserError(f"unknown flag --{error.flagname}: {choices}.") from None
+    except flags.Error as error:
+        raise UserError(f"{error}: write --FLAG=VALUE; see --help.") from None
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: {choices}.")
+
+
+def help_text(experiments: dict[str, ModuleType]) -> str:
+    """Returns what --help prints."""
+    values = _define_flags(list(experiments))
+    intro = "Train CVFP language models and fit data-scaling laws to them.\n\n" + list_text(experiments)
+    return f"{intro}\nflags:\n{values.get_help(prefix='  ', include_special_flags=False)}"
+
+
+def list_text(experiments: dict[str, ModuleType]) -> str:
+    """Returns what --list prints: experiments, what they show, and their presets."""
+    lines = []
+    for name, module in experiments.items():
+        lines.append(f"{name}: {(module.__doc__ or '').strip().splitlines()[0]}")
+        lines.append(f"  presets: {', '.join(module.PRESETS)}")
+    return "\n".join(lines) + "\n"
+
+
+def _choose(kind: str, name: str | None, choices: Sequence[str]) -> str:
+    if name in choices:
+        return str(name)
+    what = "is missing" if name is None else f"{name!r} is unknown"
+    raise UserError(f"--{kind} {what}: choose {', '.join(choices)}.")
+
+
+def _axis(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--{flag}={text} is not a list of whole numbers: write for example --{flag}=50,100."
+        ) from None
+
+
+def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Request | str:
+    """Reads a command line.
+
+    Args:
+      argv: program name and arguments.
+      experiments: the experiments by name; each module has ``PRESETS``, grids by name.
+
+    Returns:
+      What is asked for, or a text to print.
+
+    Raises:
+      UserError: a flag, a field, a preset, an experiment or a value is not allowed.
+    """
+    values = _define_flags(list(experiments))
+    _parse(argv, values)
+    given: dict[str, Any] = {name: values[name].value for name in values if values[name].value is not None}
+    if given["help"]:
+        return help_text(experiments)
+    if given["list"]:
+        return list_text(experiments)
+    experiment = _choose("experiment", given.get("experiment"), list(experiments))
+    presets: dict[str, Grid] = experiments[experiment].PRESETS
+    preset = _choose("preset", given.get("preset", next(iter(presets))), list(presets))
+    changes = {name.removeprefix(_PREFIX): text for name, text in given.items() if name.startswith(_PREFIX)}
+    for flag in _SHORT.keys() & given.keys():
+        if _SHORT[flag] in changes:
+            raise UserError(f"--{flag} and --{_PREFIX}{_SHORT[flag]} set the same field: give one of them.")
+        changes[_SHORT[flag]] = given[flag]
+    axes = {name: _axis(flag, given[flag]) for name, flag in AXIS_FLAGS.items() if flag in given}
+    if given["json"] and not given["dry_run"]:
+        raise UserError("--json prints a plan: add --dry_run.")
+    return Request(
+        presets[preset].resolve(axes, changes),
+        Path(given.get("workdir", f"runs/{experiment}-{preset}")),
+        bool(given["dry_run"]),
+        bool(given["json"]),
+    )
+
+
+def show_plan(grid: Grid, as_json: bool) -> str:
+    """Returns the plan of a sweep whose data have not been read."""
+    from cvfp_jax.plan import plan_cell  # brings JAX, which --help and --list do without
+    from cvfp_jax.report.tables import plan_table
+
+    plans = [plan_cell(cell) for cell in grid.cells()]
+    if as_json:
+        return json.dumps([plan.to_json() for plan in plans], indent=1)
+    note = "Tokens and memory, and with vocabulary=corpus all parameters, are known once the text is read."
+    return f"{plan_table(plans).text()}\n{note}"

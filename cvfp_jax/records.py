@@ -1,0 +1,117 @@
+"""Records: one JSON object a finished cell, a line each."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from cvfp_jax.errors import UserError
+
+FILE_NAME = "records.jsonl"
+OK = "ok"
+# Every record has these; a record may have more.
+FIELDS = (
+    "experiment", "preset", "status", "config_name", "context_dim", "num_layers", "num_input_tokens",
+    "embed_dim", "vocab_size", "num_samples", "train_tokens", "val_tokens", "corpus", "corpus_sha256",
+    "embedding", "vocabulary", "params_context_block", "params_token_block", "params_total",
+    "params_trainable_phase2", "phase1_iterations", "phase1_status", "phase1_convergence_rate",
+    "phase1_loss", "residual_mean", "residual_max", "train_effective_rank", "val_effective_rank",
+    "phase2_epochs", "phase2_status", "best_epoch", "train_loss", "val_loss", "train_ppl", "val_ppl",
+    "val_acc", "unigram_loss", "unigram_ppl", "seed", "device", "phase1_seconds", "contexts_seconds",
+    "effective_rank_seconds", "phase2_seconds", "compile_seconds",
+)  # fmt: skip
+
+Record = dict[str, Any]
+
+
+def perplexity(loss: float) -> float:
+    """Returns exp(loss), infinite where it overflows.
+
+    >>> round(perplexity(math.log(50257.0)), 3), perplexity(1e4)
+    (50257.0, inf)
+    """
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def to_json(record: Record) -> str:
+    """Returns a record as one line of JSON; numbers that are not finite become null, and its status says so.
+
+    >>> to_json({"status": "ok", "val_loss": 800.0, "val_ppl": math.inf})
+    '{"status": "ok; not finite: val_ppl", "val_loss": 800.0, "val_ppl": null}'
+    """
+    lost = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    if lost:
+        nulls = dict.fromkeys(lost)
+        record = {**record, **nulls, "status": f"{record['status']}; not finite: {', '.join(lost)}"}
+    return json.dumps(record, allow_nan=False)
+
+
+def append(path: Path, record: Record) -> Record:
+    """Appends a record to a file, on the disk when this returns.
+
+    Args:
+      path: the file, made if it is missing.
+      record: a value for each of ``FIELDS``, and others.
+
+    Returns:
+      The record as a reader will find it.
+
+    Raises:
+      KeyError: a field is missing.
+    """
+    missing = [name for name in FIELDS if name not in record]
+    if missing:
+        raise KeyError(f"record without {', '.join(missing)}")
+    line = to_json(record)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return json.loads(line)
+
+
+def read(path: Path) -> list[Record]:
+    """Returns the records of a file; none if there is no file.
+
+    Args:
+      path: a file that ``append`` wrote.
+
+    Returns:
+      The records, in the order of the file.
+
+    Raises:
+      UserError: a line is not a record; the message names it.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions.") from None
+    found = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: not valid JSON ({error}); delete the line to run its cell again."
+            ) from None
+        missing = [name for name in FIELDS if not isinstance(record, dict) or name not in record]
+        if missing:
+            raise UserError(
+                f"{path}, line {number}: not a record of this version (no {', '.join(missing[:3])});"
+                " use another --workdir."
+            )
+        found.append(record)
+    return found
+
+
+def cell_key(record: Record) -> tuple[str, int]:
+    """What tells a record from the others of its sweep."""
+    return record["config_name"], record["num_samples"]

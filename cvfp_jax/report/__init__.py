@@ -1,0 +1,1 @@
+"""From records and fits to tables, figures and documents."""

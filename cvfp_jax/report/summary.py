@@ -1,0 +1,86 @@
+"""The records of a sweep by configuration, each with its fitted law."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from cvfp_jax.records import Record, cell_key
+from cvfp_jax.scaling.fit import PowerLaw, fit_power_law
+
+PREDICT_AT = (1_000_000, 10_000_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """One configuration: its cells by size, and the law through those that ended well."""
+
+    config_name: str
+    records: list[Record]
+    law: PowerLaw
+
+    @property
+    def best(self) -> Record | None:
+        """The record of the lowest validation loss."""
+        usable = [record for record in self.records if record["val_loss"] is not None]
+        return min(usable, key=lambda record: record["val_loss"], default=None)
+
+    @property
+    def left_out(self) -> list[Record]:
+        """The records that the law could not use."""
+        return [record for record in self.records if not _usable(record)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the summary with every number in full precision."""
+        law, best = self.law, self.best
+        fit = {
+            "status": law.status,
+            "n": law.n,
+            **{
+                name: _finite(getattr(law, name))
+                for name in ("alpha", "log_A", "A", "r2", "p_value", "std_err")
+            },
+            "predictions": {str(size): _finite(law.predict(size)) for size in PREDICT_AT},
+        }
+        columns = ("val_ppl", "val_acc", "unigram_ppl", "train_effective_rank", "val_effective_rank")
+        return {
+            "config_name": self.config_name,
+            "params_context_block": self.records[0]["params_context_block"],
+            "fit": fit,
+            "best": {
+                name: best[name] if best else None for name in ("num_samples", "train_tokens", *columns)
+            },
+            "phase1_iterations": [record["phase1_iterations"] for record in self.records],
+            "left_out_of_fit": [record["num_samples"] for record in self.left_out],
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _usable(record: Record) -> bool:
+    return record["val_loss"] is not None and not record["status"].startswith("failed")
+
+
+def summarise(records: Sequence[Record]) -> list[Summary]:
+    """Groups records by configuration and fits a power law to each group.
+
+    The law is fitted to the mean losses, which are the logarithms of the perplexities, so that one
+    too large for a number does no harm. A cell that failed is left out and listed.
+
+    Args:
+      records: of one sweep.
+
+    Returns:
+      A summary a configuration, by the size of the context block; records by their number of samples.
+    """
+    by_name: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda r: (r["params_context_block"], *cell_key(r))):
+        by_name.setdefault(record["config_name"], []).append(record)
+    summaries = []
+    for name, group in by_name.items():
+        points = [record for record in group if _usable(record)]
+        law = fit_power_law([r["train_tokens"] for r in points], [r["val_loss"] for r in points])
+        summaries.append(Summary(name, group, law))
+    return summaries

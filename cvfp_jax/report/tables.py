@@ -1,0 +1,175 @@
+"""Tables: what they hold, and how they are written for a terminal and in Markdown."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+
+from cvfp_jax.plan import CellPlan
+from cvfp_jax.records import Record
+from cvfp_jax.report.summary import Summary
+
+UNKNOWN = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Column names and rows of cells, all of them text; the first column is the rows' name."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """Returns the table for a terminal.
+
+        >>> print(Table(["name", "PPL"], [["a", "9.5"]]).text())
+        name  PPL
+        ----  ---
+        a     9.5
+        """
+        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        lines = [self.columns, ["-" * width for width in widths], *self.rows]
+        return "\n".join(self._line(line, widths) for line in lines)
+
+    @staticmethod
+    def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
+
+    def markdown(self) -> str:
+        """Returns the table in Markdown.
+
+        >>> print(Table(["name", "PPL"], [["a|b", "9.5"]]).markdown())
+        | name | PPL |
+        |:---|---:|
+        | a\\|b | 9.5 |
+        """
+        rule = ["|:---" + "|---:" * (len(self.columns) - 1) + "|"]
+        header, *rows = ("| " + " | ".join(map(escape, line)) + " |" for line in [self.columns, *self.rows])
+        return "\n".join([header, *rule, *rows])
+
+
+def escape(text: str) -> str:
+    """Returns text that Markdown shows as it is.
+
+    >>> escape("<b>|")
+    '&lt;b&gt;\\\\|'
+    """
+    return html.escape(text, quote=False).replace("|", "\\|")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Returns a number with so many decimals, in powers of ten where it is huge.
+
+    >>> number(1234.56), number(3.2e9), number(None)
+    ('1,234.6', '3.2e+09', '-')
+    """
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    return f"{value:,.{digits}f}" if abs(value) < 1e7 else f"{value:.3g}"
+
+
+def whole(value: int | None) -> str:
+    """Returns a whole number with its thousands marked.
+
+    >>> whole(1181952)
+    '1,181,952'
+    """
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Returns a share in per cent.
+
+    >>> percent(0.7966)
+    '79.7%'
+    """
+    return UNKNOWN if value is None or math.isnan(value) else f"{100 * value:.{digits}f}%"
+
+
+def plan_table(cells: Sequence[CellPlan]) -> Table:
+    """What the cells of a sweep will take."""
+    columns = ["cell", "samples", "tokens", "context block", "token block", "all parameters", "memory"]
+    rows = [
+        [
+            cell.config.config_name,
+            whole(cell.config.num_samples),
+            whole(cell.train_tokens),
+            whole(cell.params["params_context_block"]),
+            whole(cell.params["params_token_block"]),
+            whole(cell.params["params_total"]),
+            UNKNOWN if cell.memory_bytes is None else f"{cell.memory_bytes / 2**30:.1f} GiB",
+        ]
+        for cell in cells
+    ]
+    return Table(columns, rows)
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """The reports' first table: a row a configuration."""
+    columns = [
+        "config", "context block", "alpha", "A", "R2", "best val PPL", "unigram PPL", "accuracy",
+        "val ER", "P1 iterations",
+    ]  # fmt: skip
+    rows = []
+    for summary in summaries:
+        law, best = summary.law, summary.best
+        iterations = [record["phase1_iterations"] for record in summary.records]
+        spread = f"{min(iterations)}-{max(iterations)}" if len(set(iterations)) > 1 else f"{iterations[0]}"
+        rows.append(
+            [
+                summary.config_name,
+                whole(summary.records[0]["params_context_block"]),
+                number(law.alpha, 4),
+                f"{law.A:.3g}" if law.fitted else UNKNOWN,
+                number(law.r2, 3),
+                number(best["val_ppl"]) if best else UNKNOWN,
+                number(best["unigram_ppl"]) if best else UNKNOWN,
+                percent(best["val_acc"]) if best else UNKNOWN,
+                percent(best["val_effective_rank"]) if best else UNKNOWN,
+                spread,
+            ]
+        )
+    return Table(columns, rows)
+
+
+def cells_table(records: Sequence[Record]) -> Table:
+    """The measures of each cell."""
+    columns = [
+        "samples", "tokens", "P1 iterations", "converged", "residual", "train ER", "val ER", "epochs (best)",
+        "train PPL", "val PPL", "unigram PPL", "accuracy",
+    ]  # fmt: skip
+    rows = [
+        [
+            whole(record["num_samples"]),
+            whole(record["train_tokens"]),
+            f"{record['phase1_iterations']} ({record['phase1_status']})",
+            percent(record["phase1_convergence_rate"]),
+            number(record["residual_mean"], 4),
+            percent(record["train_effective_rank"]),
+            percent(record["val_effective_rank"]),
+            f"{record['phase2_epochs']} ({record['best_epoch']})",
+            number(record["train_ppl"]),
+            number(record["val_ppl"]),
+            number(record["unigram_ppl"]),
+            percent(record["val_acc"]),
+        ]
+        for record in records
+    ]
+    return Table(columns, rows)
+
+
+def fits_table(summaries: Sequence[Summary], predict_at: Sequence[int]) -> Table:
+    """The fitted laws and what they say of sizes beyond the data."""
+    columns = ["config", "points", "alpha", "std err", "p", "A", "R2"]
+    columns += [f"PPL at {size / 1e6:g}M tokens" for size in predict_at]
+    rows = []
+    for summary in summaries:
+        law = summary.law
+        if law.fitted:
+            cells = [number(law.alpha, 4), number(law.std_err, 4), f"{law.p_value:.2g}", f"{law.A:.4g}"]
+            cells += [number(law.r2, 4), *(number(law.predict(size)) for size in predict_at)]
+        else:
+            cells = [law.status] + [UNKNOWN] * (len(columns) - 3)
+        rows.append([summary.config_name, str(law.n), *cells])
+    return Table(columns, rows)

@@ -1,0 +1,128 @@
+"""A sweep: its cells one after the other, each finished cell a record, and the report of them all."""
+
+import time
+from pathlib import Path
+
+from cvfp_jax import records, workdir
+from cvfp_jax.config import RunConfig
+from cvfp_jax.data import dataset
+from cvfp_jax.errors import UserError
+from cvfp_jax.grid import Grid
+from cvfp_jax.plan import plan_cell, work
+from cvfp_jax.progress import CellProgress, duration
+from cvfp_jax.records import Record
+from cvfp_jax.report import tables
+from cvfp_jax.report.document import write_report
+from cvfp_jax.report.summary import PREDICT_AT
+from cvfp_jax.run import device_name, run_cell
+
+
+def _title(config: RunConfig) -> str:
+    return f"{config.experiment}, preset {config.preset}"
+
+
+def _key(config: RunConfig) -> tuple[str, int]:
+    return config.config_name, config.num_samples
+
+
+def run_sweep(grid: Grid, folder: Path) -> bool:
+    """Runs the cells that have no record yet and writes the report of all records.
+
+    Args:
+      grid: the sweep.
+      folder: its work directory.
+
+    Returns:
+      Whether every cell of the grid ended well.
+
+    Raises:
+      UserError: the data, the settings or the folder cannot be used.
+    """
+    workdir.claim(folder, grid, device_name())
+    path = folder / records.FILE_NAME
+    done = {records.cell_key(record): record for record in records.read(path)}
+    cells = grid.cells()
+    left = [cell for cell in cells if _key(cell) not in done]
+    if left:
+        for record in _run_cells(cells, left, done, path):
+            done[records.cell_key(record)] = record
+    else:
+        print(f"all {len(cells)} cells are finished in {path}: nothing to run")
+    _report(grid.base, list(done.values()), folder)
+    failed = [done[_key(cell)] for cell in cells if done[_key(cell)]["status"].startswith("failed")]
+    for record in failed:
+        print(f"{record['config_name']}, {record['num_samples']} samples: {record['status']}")
+    return not failed
+
+
+def _run_cells(
+    cells: list[RunConfig], left: list[RunConfig], done: dict[tuple[str, int], Record], path: Path
+) -> list[Record]:
+    """Reads the data, shows the plan, and runs the cells that are left."""
+    counts = sorted({cell.num_samples for cell in cells})
+    print(f"reading corpus {cells[0].data.corpus} ...", flush=True)
+    data = dataset.load(cells[0].data, counts)
+    _check_same_corpus(data, counts, done)
+    tokens = {count: len(data.train_ids(count)) for count in counts}
+    vocab_size = data.vocabulary.size
+    plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples]) for cell in cells]
+    print(
+        f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {len(data.val_ids):,} validation"
+        f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
+    )
+    if len(left) < len(cells):
+        print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
+    to_do = [work(cell, vocab_size, tokens[cell.num_samples]) for cell in left]
+    began = time.perf_counter()
+    made = []
+    for number, cell in enumerate(left, 1):
+        progress = CellProgress(f"[{number}/{len(left)}] {cell.config_name} {cell.num_samples} samples")
+        try:
+            record = run_cell(cell, data.cell(cell), progress)
+        finally:
+            progress.close()
+        made.append(records.append(path, record))
+        # Later cells mostly run what is compiled by then.
+        spent = time.perf_counter() - began - sum(record["compile_seconds"] for record in made)
+        remaining = spent * sum(to_do[number:]) / sum(to_do[:number])
+        print(_cell_line(number, len(left), made[-1], remaining), flush=True)
+    return made
+
+
+def _check_same_corpus(
+    data: dataset.SweepData, counts: list[int], done: dict[tuple[str, int], Record]
+) -> None:
+    """Refuses to set new cells beside finished ones that read other text."""
+    hashes = {count: data.sha256(count) for count in counts}
+    for record in done.values():
+        recorded: str = record["corpus_sha256"]
+        found = hashes.get(record["num_samples"], recorded)
+        if found != recorded:
+            raise UserError(
+                f"corpus {record['corpus']} has changed since {record['config_name']} with"
+                f" {record['num_samples']} samples was run (corpus_sha256 {recorded[:12]}, now"
+                f" {found[:12]}): use another --workdir."
+            )
+
+
+def _cell_line(number: int, total: int, record: Record, remaining: float) -> str:
+    """What a finished cell says of itself."""
+    seconds = sum(value for name, value in record.items() if name.endswith("_seconds"))
+    left = f"; about {duration(remaining)} left" if number < total else ""
+    return (
+        f"[{number}/{total}] {record['config_name']}, {record['num_samples']} samples:"
+        f" val PPL {tables.number(record['val_ppl'])} (unigram {tables.number(record['unigram_ppl'])}),"
+        f" accuracy {tables.percent(record['val_acc'])},"
+        f" val ER {tables.percent(record['val_effective_rank'])},"
+        f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
+        f" {duration(seconds)}{left}"
+    )
+
+
+def _report(config: RunConfig, found: list[Record], folder: Path) -> None:
+    """Writes the report and shows its tables."""
+    summaries = write_report(_title(config), found, folder)
+    print(
+        f"\n{tables.summary_table(summaries).text()}\n\n{tables.fits_table(summaries, PREDICT_AT).text()}\n"
+    )
+    print(f"wrote {folder / 'report.md'}, report.json, {records.FILE_NAME} and figures/ beside it")

@@ -1,0 +1,96 @@
+"""The folder of a sweep: whose it is, and what made its contents."""
+
+import importlib.metadata
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from cvfp_jax import __version__
+from cvfp_jax.data.cache import write_atomic
+from cvfp_jax.errors import UserError
+from cvfp_jax.grid import Grid
+
+FILE_NAME = "config.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tiktoken")
+
+
+def git_revision() -> str | None:
+    """Returns the project's commit, marked if files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    return {"cvfp_jax": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+def claim(workdir: Path, grid: Grid, device: str) -> None:
+    """Makes the folder a sweep's own, or checks that it already is.
+
+    The axes of a grid are no part of a sweep's identity: cells can be added to it.
+
+    Args:
+      workdir: the folder, made if it is missing.
+      grid: the sweep.
+      device: what it runs on.
+
+    Raises:
+      UserError: the folder holds a sweep that differs in a field, or cannot be written.
+    """
+    path = workdir / FILE_NAME
+    shared = json.loads(json.dumps(grid.shared_fields()))
+    axes = {name: list(values) for name, values in grid.axes.items()}
+    previous = _read(path)
+    if previous is not None:
+        if previous["axes"].keys() != axes.keys():
+            raise UserError(
+                f"{workdir} holds a sweep over {', '.join(previous['axes'])}: use another --workdir."
+            )
+        _check_same(workdir, previous["config"], shared)
+    content: dict[str, Any] = {
+        "config": shared,
+        "axes": axes,
+        "versions": _versions(),
+        "device": device,
+        "git_revision": git_revision(),
+    }
+    try:
+        write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir.") from None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Returns what an earlier launch wrote; None if there was none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): use another --workdir.") from None
+    fine = isinstance(content, dict) and all(
+        isinstance(content.get(part), dict) for part in ("config", "axes")
+    )
+    if not fine:
+        raise UserError(f"{path} was not written by this program: use another --workdir.")
+    return content
+
+
+def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f"{workdir} holds a sweep with config.{name}={old.get(name)}, not {new.get(name)}:"
+                " give that value, or use another --workdir."
+            )

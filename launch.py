@@ -1,0 +1,37 @@
+"""Runs an experiment: python launch.py --experiment=context_dim. See --help."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from cvfp_jax.cli import read_request, show_plan
+from cvfp_jax.errors import UserError
+from experiments import EXPERIMENTS
+
+OK, CELL_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what a command line asks for and returns the exit code."""
+    logging.basicConfig(format="%(message)s")
+    try:
+        request = read_request(argv, EXPERIMENTS)
+        if isinstance(request, str):
+            print(request, end="")
+            return OK
+        if request.dry_run:
+            print(show_plan(request.grid, request.json))
+            return OK
+        from cvfp_jax.sweep import run_sweep  # brings JAX, which the lines above do without
+
+        return OK if run_sweep(request.grid, request.workdir) else CELL_FAILED
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the unfinished cells", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

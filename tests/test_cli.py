@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import launch
+from cvfp_jax.cli import Request, read_request
+from cvfp_jax.errors import UserError
+from experiments import EXPERIMENTS
+
+ROOT = Path(__file__).parents[1]
+
+
+def request(*flags):
+    return read_request(["launch.py", "--experiment=context_dim", *flags], EXPERIMENTS)
+
+
+def test_the_default_is_the_quick_preset():
+    found = request()
+    assert isinstance(found, Request)
+    assert found.grid == EXPERIMENTS["context_dim"].PRESETS["quick"]
+    assert found.workdir == Path("runs/context_dim-quick")
+    assert not found.dry_run
+    assert not found.json
+
+
+def test_flags_replace_fields_and_axes():
+    found = request(
+        "--preset=v2",
+        "--config.phase1.max_iterations=20",
+        "--config.phase2.freeze_embedding=false",
+        "--samples=50,100",
+        "--context_dims=256,576",
+        "--corpus=text:x",
+        "--val_samples=100:105",
+        "--embedding=random",
+        "--seed=7",
+        "--workdir=here",
+    )
+    cells = found.grid.cells()
+    assert [(c.model.context_dim, c.num_samples) for c in cells] == [
+        (256, 50),
+        (256, 100),
+        (576, 50),
+        (576, 100),
+    ]
+    cell = cells[0]
+    assert (cell.phase1.max_iterations, cell.phase2.freeze_embedding, cell.seed) == (20, False, 7)
+    assert (cell.data.corpus, cell.data.val_samples, cell.data.embedding) == ("text:x", "100:105", "random")
+    assert found.workdir == Path("here")
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--iterations=3"], ["unknown flag --iterations", "--samples", "--config.FIELD"]),
+        (
+            ["--config.phase1.iterations=3"],
+            ["unknown field --config.phase1.iterations", "config.phase1.max_iter"],
+        ),
+        (["--config.preset=v1"], ["unknown field --config.preset"]),
+        (["--preset=v9"], ["--preset 'v9' is unknown", "quick, v1, v2"]),
+        (["--experiment=x"], ["--experiment 'x' is unknown", "context_dim"]),
+        (["--samples=ten"], ["--samples=ten is not a list of whole numbers"]),
+        (["--samples="], ["--samples= is not a list"]),
+        (["--samples=0"], ["--samples=0 is not a grid axis"]),
+        (["--samples=5,5"], ["--samples=5,5 is not a grid axis"]),
+        (["--samples=5000"], ["overlap validation samples", "--val_samples="]),
+        (["--val_samples=x"], ["val_samples='x' is not a range"]),
+        (["--seed=x"], ["config.seed=x is not allowed"]),
+        (["--seed=1", "--config.seed=2"], ["--seed and --config.seed set the same field"]),
+        (["--config.num_samples=5"], ["is an axis of this sweep", "--samples=5"]),
+        (["--json"], ["add --dry_run"]),
+        (["--dry_run=perhaps"], ["--dry_run"]),
+        (["--seed"], ["Missing value for flag --seed"]),
+        (["stray"], ["unexpected argument 'stray'"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it_and_the_choices(capsys, flags, parts):
+    assert launch.main(["launch.py", "--experiment=context_dim", *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    for part in parts:
+        assert part in line
+
+
+def test_no_experiment():
+    with pytest.raises(UserError, match="--experiment is missing: choose context_dim"):
+        read_request(["launch.py"], EXPERIMENTS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.text(max_size=15) | st.sampled_from(["--", "--samples", "--config.", "--no", "-x=1"]), max_size=4
+    )
+)
+def test_any_arguments_give_a_request_a_text_or_a_message(arguments):
+    message = ""
+    try:
+        assert request(*arguments)
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def run(*flags):
+    command = [sys.executable, "launch.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_list_and_help():
+    listed = run("--list")
+    assert listed.returncode == 0
+    assert "context_dim: How perplexity falls" in listed.stdout
+    assert "presets: quick, v1, v2" in listed.stdout
+    helped = run("--help")
+    assert helped.returncode == 0
+    for part in ("--config.phase1.max_iterations", "--val_samples", "--dry_run", "presets: quick, v1, v2"):
+        assert part in helped.stdout
+
+
+def test_a_dry_run_reads_nothing(tmp_path):
+    flags = ["--experiment=context_dim", "--dry_run", "--corpus=text:/nowhere", f"--workdir={tmp_path / 'w'}"]
+    shown = run(*flags)
+    assert shown.returncode == 0, shown.stderr
+    assert "1L_200d_1tok" in shown.stdout
+    assert "66,200" in shown.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_as_json_has_the_reports_counts():
+    cells = json.loads(run("--experiment=context_dim", "--preset=v2", "--dry_run", "--json").stdout)
+    assert len(cells) == 12
+    counts = {
+        cell["config_name"]: [
+            cell[f"params_{part}"] for part in ("context_block", "token_block", "total", "trainable_phase2")
+        ]
+        for cell in cells
+    }
+    assert counts == {  # as the report printed them
+        "1L_768d_1tok": [1_181_952, 1_181_952, 40_962_816, 1_183_488],
+        "1L_1200d_1tok": [2_365_200, 1_513_728, 42_477_840, 1_515_264],
+        "1L_1537d_1tok": [3_547_396, 1_772_544, 43_918_852, 1_774_080],
+    }
+
+
+def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "read_request", interrupt)
+    assert launch.main(["launch.py"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err

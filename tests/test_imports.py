@@ -1,0 +1,90 @@
+"""The arrows of import run only downward (BUILD.md, layout)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A module imports only from layers below its own, or from its own package.
+LAYERS = [
+    {"errors"},
+    {"config", "scaling", "fixed_point", "diversity", "effective_rank", "cross_entropy", "optimizer", "mesh"},
+    {"grid", "stopwatch", "progress", "data", "records"},
+    {"model", "workdir"},
+    {"micro_batches", "plan", "recurrence"},
+    {"phase1", "phase2"},
+    {"run", "report"},
+    {"sweep", "cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def modules():
+    return sorted(path for path in (ROOT / "cvfp_jax").rglob("*.py") if path.name != "__init__.py")
+
+
+def imported(path, top_level_only=False):
+    """The dotted names that a file imports."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(dotted):
+    """The layer's name of a module of the project, or None."""
+    pieces = dotted.split(".")
+    return pieces[1] if pieces[0] == "cvfp_jax" and len(pieces) > 1 and pieces[1] in LEVEL else None
+
+
+def test_every_module_has_a_layer():
+    found = {path.relative_to(ROOT / "cvfp_jax").parts[0].removesuffix(".py") for path in modules()}
+    assert found == LEVEL.keys()
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_run_downward(path):
+    own = path.relative_to(ROOT / "cvfp_jax").parts[0].removesuffix(".py")
+    for name in imported(path):
+        other = part(name)
+        if other and other != own:
+            assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
+        assert not name.startswith(("experiments", "launch", "tests")), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [("matplotlib", {"report/figures.py"}), ("orbax", set()), ("datasets", {"data/corpus.py"})],
+)
+def test_who_may_import_what(library, allowed):
+    users = {
+        path.relative_to(ROOT / "cvfp_jax").as_posix()
+        for path in modules()
+        if any(name.split(".")[0] == library for name in imported(path))
+    }
+    assert users == allowed
+
+
+def test_scaling_stands_alone():
+    script = "import sys; import cvfp_jax.scaling.fit; print('jax' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_the_command_line_answers_without_jax():
+    script = "import sys; import launch; print({'jax', 'matplotlib', 'scipy'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_no_file_is_named_for_nothing_in_particular():
+    for path in modules():
+        assert path.stem not in {"util", "utils", "helper", "helpers", "common", "misc"}
+        assert len(path.read_text().splitlines()) <= 400, path
