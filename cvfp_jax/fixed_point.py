@@ -20,7 +20,7 @@ class Status(enum.IntEnum):
     @property
     def label(self) -> str:
         """The status in words, as records and reports print it."""
-        return self.name.lower().replace("_", " ")
+        return "non-finite" if self is Status.NON_FINITE else self.name.lower().replace("_", " ")
 
 
 class StepResult(NamedTuple):

@@ -9,7 +9,7 @@ from cvfp_jax.model import num_params
 
 _FLOAT_BYTES = 4
 # Python, JAX and its compiler, SciPy and the cell's programs, as measured on a CPU.
-_PROCESS_BYTES = 600 * 2**20
+_PROCESS_BYTES = 800 * 2**20
 # Logits, exponentials and their like: a few chunks of the vocabulary head's 32 MiB.
 _HEAD_BYTES = 4 * 32 * 2**20
 # Rows of width D that a micro-batch keeps for its backward pass, and of width K E.
@@ -39,13 +39,19 @@ class CellPlan:
         }
 
 
-def plan_cell(config: RunConfig, vocab_size: int | None = None, train_tokens: int | None = None) -> CellPlan:
+def plan_cell(
+    config: RunConfig,
+    vocab_size: int | None = None,
+    train_tokens: int | None = None,
+    capacity: int = 0,
+) -> CellPlan:
     """Plans one cell.
 
     Args:
       config: the cell.
       vocab_size: V, if the data are known; GPT-2's is, unless the corpus decides.
       train_tokens: N, if the data are known.
+      capacity: the most tokens of any cell of the sweep, for which the arrays of all are made.
 
     Returns:
       Its plan.
@@ -63,7 +69,7 @@ def plan_cell(config: RunConfig, vocab_size: int | None = None, train_tokens: in
             params["params_trainable_phase2"] = None
     memory = None
     if vocab_size is not None and train_tokens is not None:
-        memory = expected_memory(config, vocab_size, train_tokens)
+        memory = expected_memory(config, vocab_size, max(train_tokens, capacity))
     return CellPlan(config, params, vocab_size, train_tokens, memory)
 
 
@@ -96,10 +102,10 @@ def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int) -> in
     return _PROCESS_BYTES + _FLOAT_BYTES * (tables + trained) + max(phase1, phase2)
 
 
-def work(config: RunConfig, vocab_size: int, train_tokens: int) -> float:
-    """Returns a cell's expected work in products, to foretell how long the cells to come will take."""
+def work(config: RunConfig, vocab_size: int, train_tokens: int, iterations: float, epochs: float) -> float:
+    """Returns the products that a cell's two phases take, to foretell how long the cells to come will."""
     model = config.model
     inputs = model.context_dim + model.num_input_tokens * model.embed_dim
-    phase1 = 3 * config.phase1.max_iterations * model.num_layers * model.context_dim * inputs
-    phase2 = 2 * config.phase2.epochs * model.embed_dim * vocab_size
+    phase1 = 3 * iterations * model.num_layers * model.context_dim * inputs
+    phase2 = 2 * epochs * model.embed_dim * vocab_size
     return float(train_tokens) * (phase1 + phase2)

@@ -38,9 +38,9 @@ def run_sweep(grid: Grid, folder: Path) -> bool:
     Raises:
       UserError: the data, the settings or the folder cannot be used.
     """
-    workdir.claim(folder, grid, device_name())
     path = folder / records.FILE_NAME
     done = {records.cell_key(record): record for record in records.read(path)}
+    workdir.claim(folder, grid, device_name(), has_records=bool(done))
     cells = grid.cells()
     left = [cell for cell in cells if _key(cell) not in done]
     if left:
@@ -65,28 +65,40 @@ def _run_cells(
     _check_same_corpus(data, counts, done)
     tokens = {count: len(data.train_ids(count)) for count in counts}
     vocab_size = data.vocabulary.size
-    plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples]) for cell in cells]
+    plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], max(tokens.values())) for cell in cells]
     print(
         f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {len(data.val_ids):,} validation"
         f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
     )
     if len(left) < len(cells):
         print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
-    to_do = [work(cell, vocab_size, tokens[cell.num_samples]) for cell in left]
-    began = time.perf_counter()
-    made = []
+    made: list[Record] = []
+    seconds = 0.0
     for number, cell in enumerate(left, 1):
+        began = time.perf_counter()
         progress = CellProgress(f"[{number}/{len(left)}] {cell.config_name} {cell.num_samples} samples")
         try:
             record = run_cell(cell, data.cell(cell), progress)
         finally:
             progress.close()
+        seconds += time.perf_counter() - began
         made.append(records.append(path, record))
-        # Later cells mostly run what is compiled by then.
-        spent = time.perf_counter() - began - sum(record["compile_seconds"] for record in made)
-        remaining = spent * sum(to_do[number:]) / sum(to_do[:number])
+        remaining = _seconds_left(left, made, seconds, tokens, vocab_size)
         print(_cell_line(number, len(left), made[-1], remaining), flush=True)
     return made
+
+
+def _seconds_left(
+    cells: list[RunConfig], made: list[Record], seconds: float, tokens: dict[int, int], vocab_size: int
+) -> float:
+    """Foretells the cells to come from the pace of those made, as if they took as many iterations."""
+    iterations, epochs = (
+        sum(record[name] for record in made) / len(made) for name in ("phase1_iterations", "phase2_epochs")
+    )
+    works = [work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells]
+    # What is compiled for one cell mostly serves the later ones too.
+    pace = (seconds - sum(record["compile_seconds"] for record in made)) / sum(works[: len(made)])
+    return max(0.0, pace * sum(works[len(made) :]))
 
 
 def _check_same_corpus(

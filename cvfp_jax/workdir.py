@@ -35,15 +35,17 @@ def _versions() -> dict[str, str]:
     return {"cvfp_jax": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
-def claim(workdir: Path, grid: Grid, device: str) -> None:
+def claim(workdir: Path, grid: Grid, device: str, has_records: bool) -> None:
     """Makes the folder a sweep's own, or checks that it already is.
 
-    The axes of a grid are no part of a sweep's identity: cells can be added to it.
+    The axes of a grid are no part of a sweep's identity: cells can be added to it. A folder without
+    records is anybody's, so that a first launch with a mistake in it stands in nobody's way.
 
     Args:
       workdir: the folder, made if it is missing.
       grid: the sweep.
       device: what it runs on.
+      has_records: whether the folder holds results.
 
     Raises:
       UserError: the folder holds a sweep that differs in a field, or cannot be written.
@@ -51,8 +53,8 @@ def claim(workdir: Path, grid: Grid, device: str) -> None:
     path = workdir / FILE_NAME
     shared = json.loads(json.dumps(grid.shared_fields()))
     axes = {name: list(values) for name, values in grid.axes.items()}
-    previous = _read(path)
-    if previous is not None:
+    if has_records:
+        previous = _read(path)
         if previous["axes"].keys() != axes.keys():
             raise UserError(
                 f"{workdir} holds a sweep over {', '.join(previous['axes'])}: use another --workdir."
@@ -71,12 +73,10 @@ def claim(workdir: Path, grid: Grid, device: str) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir.") from None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Returns what an earlier launch wrote; None if there was none."""
+def _read(path: Path) -> dict[str, Any]:
+    """Returns what an earlier launch wrote."""
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): use another --workdir.") from None
     fine = isinstance(content, dict) and all(

@@ -186,7 +186,7 @@ def test_a_cell_that_fails_does_not_stop_the_sweep(corpus, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_embedded_default_beats_its_unigram(tmp_path):
     """The quick preset cut down to one width and one size, with its own data and settings."""
-    flags = ["--context_dims=128", "--samples=160", f"--workdir={tmp_path}"]
+    flags = ["--context_dims=96", "--samples=100", f"--workdir={tmp_path}"]
     run = subprocess.run(
         [sys.executable, "launch.py", "--experiment=context_dim", *flags],
         cwd=ROOT,
@@ -196,6 +196,6 @@ def test_the_embedded_default_beats_its_unigram(tmp_path):
     assert run.returncode == 0, run.stderr
     (record,) = records.read(tmp_path / "records.jsonl")
     assert (record["corpus"], record["embedding"]) == ("pydocs", "spectral")
-    assert record["val_ppl"] < 0.8 * record["unigram_ppl"]
+    assert record["val_ppl"] < 0.9 * record["unigram_ppl"]
     assert record["phase1_status"] == "converged"
     assert 0.7 < record["val_effective_rank"] < 0.9

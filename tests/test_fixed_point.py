@@ -65,4 +65,4 @@ def test_leaving_and_coming_back_changes_no_bit(stops):
 
 
 def test_status_labels():
-    assert [status.label for status in Status] == ["running", "converged", "max steps", "non finite"]
+    assert [status.label for status in Status] == ["running", "converged", "max steps", "non-finite"]

@@ -26,6 +26,7 @@ def test_what_only_the_data_can_tell_is_null_until_they_are_read():
     read = plan_cell(corpus, vocab_size=1000, train_tokens=5000)
     assert read.params["params_total"] == 1000 * 768 + 2 * 768 + 2 * 1_181_952
     assert read.memory_bytes == expected_memory(corpus, 1000, 5000)
+    assert plan_cell(corpus, 1000, 5000, 9000).memory_bytes == expected_memory(corpus, 1000, 9000)
 
 
 def test_memory_grows_with_two_sets_of_contexts():
@@ -36,5 +37,7 @@ def test_memory_grows_with_two_sets_of_contexts():
 
 def test_work_is_proportional_to_the_tokens():
     config = RunConfig()
-    assert work(config, 50257, 2000) == pytest.approx(2 * work(config, 50257, 1000))
-    assert work(replace(config, {"model.context_dim": 1537}), 50257, 1000) > work(config, 50257, 1000)
+    once = work(config, 50257, 1000, iterations=30, epochs=5)
+    assert work(config, 50257, 2000, 30, 5) == pytest.approx(2 * once)
+    assert work(config, 50257, 1000, 60, 10) == pytest.approx(2 * once)
+    assert work(replace(config, {"model.context_dim": 1537}), 50257, 1000, 30, 5) > once

@@ -113,4 +113,4 @@ def test_a_phase1_that_breaks_down_is_recorded(tmp_path):
 def test_a_phase2_that_breaks_down_is_recorded(tmp_path):
     broken = run(replace(CONFIG, {"phase2.learning_rate": 1e30}))
     assert broken["status"].startswith("failed: phase 2 was not finite in epoch ")
-    assert records.append(tmp_path / "records.jsonl", broken)["phase2_status"] == "non finite"
+    assert records.append(tmp_path / "records.jsonl", broken)["phase2_status"] == "non-finite"

@@ -11,7 +11,7 @@ GRID = Grid(RunConfig(), {"model.context_dim": (8, 16), "num_samples": (5, 10)})
 
 
 def test_it_writes_what_made_the_results(tmp_path):
-    workdir.claim(tmp_path / "a", GRID, "cpu: test")
+    workdir.claim(tmp_path / "a", GRID, "cpu: test", has_records=False)
     content = json.loads((tmp_path / "a" / "config.json").read_text())
     assert content["config"]["phase1.max_iterations"] == 60
     assert content["axes"] == {"model.context_dim": [8, 16], "num_samples": [5, 10]}
@@ -22,35 +22,47 @@ def test_it_writes_what_made_the_results(tmp_path):
 
 
 def test_the_same_sweep_and_one_with_more_cells_are_let_in(tmp_path):
-    workdir.claim(tmp_path, GRID, "cpu")
-    workdir.claim(tmp_path, GRID, "cpu")
-    workdir.claim(tmp_path, GRID.resolve({"num_samples": (5, 10, 20)}, {}), "cpu")
+    workdir.claim(tmp_path, GRID, "cpu", has_records=False)
+    workdir.claim(tmp_path, GRID, "cpu", has_records=True)
+    workdir.claim(tmp_path, GRID.resolve({"num_samples": (5, 10, 20)}, {}), "cpu", has_records=True)
     assert json.loads((tmp_path / "config.json").read_text())["axes"]["num_samples"] == [5, 10, 20]
 
 
 def test_another_sweep_is_refused_and_the_field_named(tmp_path):
-    workdir.claim(tmp_path, GRID, "cpu")
+    workdir.claim(tmp_path, GRID, "cpu", has_records=False)
     before = (tmp_path / "config.json").read_bytes()
     other = GRID.resolve({}, {"phase1.max_iterations": "20"})
     with pytest.raises(UserError, match=r"config.phase1.max_iterations=60, not 20: .*--workdir"):
-        workdir.claim(tmp_path, other, "cpu")
+        workdir.claim(tmp_path, other, "cpu", has_records=True)
     fewer_axes = Grid(RunConfig(), {"num_samples": (5, 10)})
     with pytest.raises(UserError, match=r"over model\.context_dim, num_samples"):
-        workdir.claim(tmp_path, fewer_axes, "cpu")
+        workdir.claim(tmp_path, fewer_axes, "cpu", has_records=True)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_folder_without_results_is_anybodys(tmp_path):
+    workdir.claim(tmp_path, GRID, "cpu", has_records=False)
+    other = GRID.resolve({}, {"phase1.max_iterations": "20"})
+    workdir.claim(tmp_path, other, "cpu", has_records=False)
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["phase1.max_iterations"] == 20
+
+
+def test_results_without_a_config_are_refused(tmp_path):
+    with pytest.raises(UserError, match="use another --workdir"):
+        workdir.claim(tmp_path, GRID, "cpu", has_records=True)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1, "axes": {}}', "[" * 100_000])
 def test_a_foreign_config_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match="use another --workdir"):
-        workdir.claim(tmp_path, GRID, "cpu")
+        workdir.claim(tmp_path, GRID, "cpu", has_records=True)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="use another --workdir"):
-        workdir.claim(tmp_path / "file" / "inside", GRID, "cpu")
+        workdir.claim(tmp_path / "file" / "inside", GRID, "cpu", has_records=False)
 
 
 def test_without_git_there_is_no_revision(monkeypatch):

@@ -79,8 +79,8 @@ def markdown(title: str, summaries: Sequence[Summary], figures: dict[str, str]) 
         f"# {tables.escape(title)}",
         "",
         f"Corpus `{tables.escape(first['corpus'])}`, embedding `{tables.escape(first['embedding'])}`,"
-        f" vocabulary {first['vocabulary']} ({first['vocab_size']:,} tokens), {first['num_layers']} layers,"
-        f" {first['num_input_tokens']} input tokens, embedding width {first['embed_dim']}, seed"
+        f" vocabulary {first['vocabulary']} ({first['vocab_size']:,} tokens), layers {first['num_layers']},"
+        f" input tokens {first['num_input_tokens']}, embedding width {first['embed_dim']}, seed"
         f" {first['seed']}, {first['val_tokens']:,} validation tokens, device {first['device']}.",
         "",
         "ER is the effective rank in per cent of the context dimensions, P1 is phase 1, and the unigram"

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, Formatter, LogLocator, StrMethodFormatter
 
 from cvfp_jax.report.summary import Summary
 
@@ -23,8 +25,16 @@ def _axes(title: str, y_label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel="training tokens", ylabel=y_label, xscale="log")
+    _plain_ticks(axes.xaxis, EngFormatter(sep=""))
     axes.grid(True, which="both", alpha=0.25)
     return figure, axes
+
+
+def _plain_ticks(axis: Axis, formatter: Formatter) -> None:
+    """Labels a logarithmic axis with numbers as people write them, not with powers of ten."""
+    axis.set_major_formatter(formatter)
+    axis.set_minor_locator(LogLocator(subs=(2, 3, 4, 5, 7)))
+    axis.set_minor_formatter(formatter)
 
 
 def _points(summary: Summary, field: str) -> tuple[list[int], list[float]]:
@@ -36,6 +46,7 @@ def scaling_figure(summaries: Sequence[Summary], title: str) -> Figure:
     """Validation perplexity against training tokens, with the fitted laws and the unigram baseline."""
     figure, axes = _axes(title, "validation perplexity")
     axes.set_yscale("log")
+    _plain_ticks(axes.yaxis, StrMethodFormatter("{x:,.0f}"))
     baseline: dict[int, float] = {}
     for index, summary in enumerate(summaries):
         x, y = _points(summary, "val_ppl")
@@ -61,7 +72,7 @@ def effective_rank_figure(summaries: Sequence[Summary], title: str) -> Figure:
             x, shares = _points(summary, field)
             name = f"{summary.config_name}, {field.split('_')[0]}"
             axes.plot(x, [100 * share for share in shares], linestyle=line, label=name, **_style(index))
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=max(1, len(summaries)))
     return figure
 
 
