@@ -91,7 +91,9 @@ def read(path: Path) -> list[Record]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions.") from None
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; check its permissions, or use another --workdir."
+        ) from None
     found = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():

@@ -129,8 +129,8 @@ def test_a_dry_run_reads_nothing(tmp_path):
     flags = ["--experiment=context_dim", "--dry_run", "--corpus=text:/nowhere", f"--workdir={tmp_path / 'w'}"]
     shown = run(*flags)
     assert shown.returncode == 0, shown.stderr
-    assert "1L_200d_1tok" in shown.stdout
-    assert "66,200" in shown.stdout
+    assert "1L_150d_1tok" in shown.stdout
+    assert "37,350" in shown.stdout
     assert list(tmp_path.iterdir()) == []
 
 
