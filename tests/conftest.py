@@ -8,7 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 
+# The same examples every time, so that a failure is a change's; --hypothesis-profile=default explores.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 # No test reads or fills the user's cache.
 os.environ["CVFP_CACHE_DIR"] = tempfile.mkdtemp(prefix="cvfp-test-cache-")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -46,7 +46,8 @@ def test_it_lies_between_one_and_the_rank(n, d, rank, scale, seed):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 1e6, width=32), min_size=1, max_size=40).filter(any))
+# XLA takes subnormal numbers for zero on a CPU.
+@given(st.lists(st.floats(0, 1e6, width=32, allow_subnormal=False), min_size=1, max_size=40).filter(any))
 def test_the_spectrums_rank_lies_between_one_and_the_number_of_values(values):
     found = float(effective_rank_of_spectrum(jnp.asarray(values, jnp.float32)))
     assert 1.0 <= found <= sum(value > 0 for value in values) * (1 + 1e-5)
