@@ -1,14 +1,16 @@
 """Runs an experiment: python launch.py --experiment=context_dim. See --help."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
+from cvfp_jax import interrupt
 from cvfp_jax.cli import read_request, show_plan
 from cvfp_jax.errors import UserError
 from experiments import EXPERIMENTS
 
-OK, CELL_FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+OK, CELL_FAILED, USER_ERROR = 0, 1, 2
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,10 +19,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         request = read_request(argv, EXPERIMENTS)
         if isinstance(request, str):
-            print(request, end="")
+            print(request, end="", flush=True)
             return OK
         if request.dry_run:
-            print(show_plan(request.grid, request.json))
+            print(show_plan(request.grid, request.json), flush=True)
             return OK
         from cvfp_jax.sweep import run_sweep  # brings JAX, which the lines above do without
 
@@ -28,10 +30,17 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         print("interrupted: the same command goes on with the unfinished cells", file=sys.stderr)
-        return INTERRUPTED
+        return interrupt.INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    interrupt.listen()
+    code = main(sys.argv)
+    if code == interrupt.INTERRUPTED:
+        interrupt.leave(code)
+    sys.exit(code)

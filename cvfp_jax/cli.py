@@ -9,9 +9,11 @@ from typing import Any
 
 from absl import flags
 
-from cvfp_jax.config import RunConfig, flat_fields
+from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
+from cvfp_jax.field_docs import field_docs
 from cvfp_jax.grid import AXIS_FLAGS, Grid
+from cvfp_jax.workdir import folder_of
 
 # Flags that are short for a field.
 _SHORT = {
@@ -52,9 +54,9 @@ class Request:
 def _define_flags(experiments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     texts = {"experiment": f"what to run: {', '.join(experiments)}", **_TEXTS}
-    for name, value in flat_fields(RunConfig()).items():
+    for name, text in field_docs(RunConfig()).items():
         if name not in ("experiment", "preset"):
-            texts[_PREFIX + name] = f"{type(value).__name__}; see cvfp_jax/config.py"
+            texts[_PREFIX + name] = text
     for name, text in texts.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
     for name, text in _SWITCHES.items():
@@ -73,7 +75,11 @@ def _parse(argv: Sequence[str], values: flags.FlagValues) -> None:
             fields = ", ".join(name for name in values if name.startswith(_PREFIX))
             raise UserError(f"unknown field --{error.flagname}: the fields are {fields}.") from None
         raise UserError(f"unknown flag --{error.flagname}: {choices}.") from None
-    except flags.Error as error:
+    except flags.IllegalFlagValueError as error:
+        raise UserError(
+            f"{str(error).partition(': (')[0]}: a switch takes no value, or true or false."
+        ) from None
+    except (flags.Error, ValueError) as error:
         raise UserError(f"{error}: write --FLAG=VALUE; see --help.") from None
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: {choices}.")
@@ -144,7 +150,7 @@ def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Req
         raise UserError("--json prints a plan: add --dry_run.")
     return Request(
         presets[preset].resolve(axes, changes),
-        Path(given.get("workdir", f"runs/{experiment}-{preset}")),
+        folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
         bool(given["dry_run"]),
         bool(given["json"]),
     )
@@ -159,4 +165,5 @@ def show_plan(grid: Grid, as_json: bool) -> str:
     if as_json:
         return json.dumps([plan.to_json() for plan in plans], indent=1)
     note = "Tokens and memory, and with vocabulary=corpus all parameters, are known once the text is read."
-    return f"{plan_table(plans).text()}\n{note}"
+    settings = ", ".join(f"{name}={value}" for name, value in grid.shared_fields().items())
+    return f"{plan_table(plans).text()}\n{note}\nSettings: {settings}"

@@ -10,6 +10,12 @@ TRAIN_CONTEXTS = ("parallel", "sequential")
 VOCABULARIES = ("full", "corpus")
 
 
+CORPORA = "pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH"
+EMBEDDINGS = "gpt2, file:PATH, spectral or random"
+_LARGEST = 1_000_000_000
+_MOST_STEPS = 1_000_000  # a trace of each is kept
+
+
 def _require(condition: bool, field: str, value: object, allowed: str) -> None:
     """Raises a one-line error naming the field, its value and what is allowed."""
     if not condition:
@@ -18,6 +24,17 @@ def _require(condition: bool, field: str, value: object, allowed: str) -> None:
 
 def _positive(field: str, value: float) -> None:
     _require(math.isfinite(value) and value > 0, field, value, "a finite number above 0")
+
+
+def _at_least(least: int, field: str, value: int, most: int = _LARGEST) -> None:
+    _require(least <= value <= most, field, value, f"a whole number from {least} to {most}")
+
+
+def _place(kind: str, name: str, alone: tuple[str, ...], with_place: tuple[str, ...], choices: str) -> None:
+    """Refuses a source that is no known name, and no known kind with a place behind a colon."""
+    head, _, place = name.partition(":")
+    if name not in alone and not (head in with_place and place):
+        raise UserError(f"unknown {kind} {name!r}: choose {choices}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +50,7 @@ class ModelConfig:
         """Validates the fields."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            _require(value >= 1, f"model.{field.name}", value, "a whole number of at least 1")
+            _at_least(1, f"model.{field.name}", value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +71,14 @@ class Phase1Config:
         """Validates the fields."""
         for name in ("learning_rate", "convergence_threshold", "gradient_clip"):
             _positive(f"phase1.{name}", getattr(self, name))
-        for name, least in (("max_iterations", 2), ("min_iterations", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            _require(value >= least, f"phase1.{name}", value, f"a whole number of at least {least}")
+        _at_least(2, "phase1.max_iterations", self.max_iterations, _MOST_STEPS)
+        for name in ("min_iterations", "batch_size"):
+            _at_least(1, f"phase1.{name}", getattr(self, name))
+        if self.min_iterations > self.max_iterations:
+            raise UserError(
+                f"config.phase1.min_iterations={self.min_iterations} and"
+                f" config.phase1.max_iterations={self.max_iterations} do not go together: raise the second."
+            )
         for name in ("min_converged_ratio", "dist_reg_weight"):
             value = getattr(self, name)
             _require(0.0 <= value <= 1.0, f"phase1.{name}", value, "between 0 and 1")
@@ -84,7 +106,7 @@ class Phase2Config:
             _positive(f"phase2.{name}", getattr(self, name))
         for name in ("epochs", "patience", "batch_size"):
             value = getattr(self, name)
-            _require(value >= 1, f"phase2.{name}", value, "a whole number of at least 1")
+            _at_least(1, f"phase2.{name}", value)
         _require(
             self.train_contexts in TRAIN_CONTEXTS,
             "phase2.train_contexts",
@@ -110,6 +132,8 @@ class DataConfig:
         )
         cut = self.max_sample_tokens
         _require(cut >= 0, "data.max_sample_tokens", cut, "0 (whole samples) or a number of tokens")
+        _place("corpus", self.corpus, ("pydocs", "ultrachat"), ("ultrachat", "text"), CORPORA)
+        _place("embedding", self.embedding, ("gpt2", "spectral", "random"), ("file",), EMBEDDINGS)
         self.val_range()
 
     def val_range(self) -> tuple[int, int]:
@@ -119,7 +143,8 @@ class DataConfig:
         (1000, 1020)
         """
         start, colon, stop = self.val_samples.partition(":")
-        if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        digits = max(len(start), len(stop)) <= len(str(_LARGEST))
+        if not (colon and digits and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
             raise UserError(
                 f"val_samples={self.val_samples!r} is not a range: write START:STOP with START < STOP,"
                 " for example --val_samples=1000:1020."
@@ -143,7 +168,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Validates the fields against each other."""
-        _require(self.num_samples >= 1, "num_samples", self.num_samples, "a whole number of at least 1")
+        _at_least(1, "num_samples", self.num_samples)
         _require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
         _require(self.effective_rank_rows >= 0, "effective_rank_rows", self.effective_rank_rows, "0 or more")
         start, stop = self.data.val_range()

@@ -47,7 +47,10 @@ def _chunk(
     exponentials_CxV = jnp.exp(logits_CxV - largest_C[:, None])
     total_C = exponentials_CxV.sum(axis=1)
     loss_C = jnp.log(total_C) + largest_C - target_C
-    hits_C = (target_C == largest_C) & valid_C
+    # The first of equal logits counts, as argmax has it: tokens without a vector of their own are equal.
+    before_CxV = jnp.arange(len(table_VxE), dtype=targets_C.dtype)[None, :] < targets_C[:, None]
+    beaten_C = ((logits_CxV == largest_C[:, None]) & before_CxV).any(axis=1)
+    hits_C = (target_C == largest_C) & ~beaten_C & valid_C
     sums = Losses(jnp.where(valid_C, loss_C, 0).sum(), hits_C.sum(dtype=jnp.int32))
     return sums, exponentials_CxV, total_C
 

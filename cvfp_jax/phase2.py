@@ -39,6 +39,9 @@ class Stream(NamedTuple):
     def of(cls, ids: np.ndarray, contexts_NxD: jax.Array, capacity: int = 0) -> "Stream":
         """Pads a stream to at least so many tokens; streams of one capacity share their programs."""
         ids_N = np.pad(ids, (0, max(capacity - len(ids), 0)))
+        missing = max(capacity - 1 - len(contexts_NxD), 0)
+        if missing:
+            contexts_NxD = jnp.pad(contexts_NxD, ((0, missing), (0, 0)))
         return cls(jnp.asarray(ids_N, jnp.int32), contexts_NxD, np.int32(len(ids)))
 
     @property

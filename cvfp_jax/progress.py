@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
+from cvfp_jax import interrupt
 from cvfp_jax.config import RunConfig
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar:12}| {rate_fmt}, at most {remaining} left{postfix}"
@@ -40,6 +41,7 @@ class CellProgress:
         bar = self._open("phase 1", num_tokens * (config.phase1.max_iterations - 1))
 
         def show(steps: int, trace: dict[str, np.ndarray]) -> None:
+            interrupt.check()
             rate = trace["converged_tokens"][-1] / num_tokens
             bar.set_postfix_str(f"loss {trace['loss'][-1]:.4f}, converged {rate:.1%}", refresh=False)
             bar.update(steps * num_tokens - bar.n)
@@ -51,6 +53,7 @@ class CellProgress:
         bar = self._open("phase 2", num_tokens * config.phase2.epochs)
 
         def show(epoch: int, rows: int, loss: float) -> None:
+            interrupt.check()
             bar.set_postfix_str(f"epoch {epoch}, loss {loss:.4f}", refresh=False)
             bar.update((epoch - 1) * num_tokens + min(rows, num_tokens) - bar.n)
 

@@ -14,8 +14,9 @@ OK = "ok"
 FIELDS = (
     "experiment", "preset", "status", "config_name", "context_dim", "num_layers", "num_input_tokens",
     "embed_dim", "vocab_size", "num_samples", "train_tokens", "val_tokens", "corpus", "corpus_sha256",
-    "embedding", "vocabulary", "params_context_block", "params_token_block", "params_total",
-    "params_trainable_phase2", "phase1_iterations", "phase1_status", "phase1_convergence_rate",
+    "embedding", "embedding_sha256", "vocabulary", "params_context_block", "params_token_block",
+    "params_total", "params_trainable_phase2", "phase1_iterations", "phase1_status",
+    "phase1_convergence_rate",
     "phase1_loss", "residual_mean", "residual_max", "train_effective_rank", "val_effective_rank",
     "phase2_epochs", "phase2_status", "best_epoch", "train_loss", "val_loss", "train_ppl", "val_ppl",
     "val_acc", "unigram_loss", "unigram_ppl", "seed", "device", "phase1_seconds", "contexts_seconds",
@@ -74,6 +75,42 @@ def append(path: Path, record: Record) -> Record:
     return json.loads(line)
 
 
+def repair(path: Path) -> bool:
+    """Cuts off a last line that a killed writer left unfinished, or ends one that lacks only its end.
+
+    Args:
+      path: a file that ``append`` wrote, or none.
+
+    Returns:
+      Whether a line was cut off: its cell has to run again.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        with path.open("r+b") as file:
+            *_, last = file.read().split(b"\n")
+            if not last:
+                return False
+            try:
+                whole = isinstance(json.loads(last), dict)
+            except (ValueError, RecursionError):
+                whole = False
+            if whole:
+                file.write(b"\n")
+            else:
+                file.truncate(file.tell() - len(last))
+            return not whole
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot use {path}: {error.strerror}; check its permissions, or use another --workdir.")
+
+
 def read(path: Path) -> list[Record]:
     """Returns the records of a file; none if there is no file.
 
@@ -91,9 +128,7 @@ def read(path: Path) -> list[Record]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; check its permissions, or use another --workdir."
-        ) from None
+        raise _unusable(path, error) from None
     found = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():

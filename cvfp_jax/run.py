@@ -1,6 +1,7 @@
 """One cell: data -> phase 1 -> contexts -> effective rank -> phase 2 -> record."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -141,6 +142,7 @@ def _identity(config: RunConfig, data: CellData) -> Record:
         "corpus": config.data.corpus,
         "corpus_sha256": data.corpus_sha256,
         "embedding": config.data.embedding,
+        "embedding_sha256": data.table_sha256,
         "vocabulary": config.data.vocabulary,
         "unigram_loss": data.unigram_loss,
         "unigram_ppl": perplexity(data.unigram_loss),
@@ -167,7 +169,7 @@ _NOTHING_AFTER_PHASE1: dict[str, Any] = {
             "train_effective_rank", "val_effective_rank", "train_loss", "val_loss", "train_ppl", "val_ppl",
             "val_acc",
         ),
-        float("nan"),
+        math.nan,
     ),
 }  # fmt: skip
 
@@ -185,5 +187,6 @@ def _phase2_fields(result: Phase2Result) -> Record:
         "val_loss": epoch.val_loss,
         "train_ppl": perplexity(epoch.train_loss),
         "val_ppl": perplexity(epoch.val_loss),
-        "val_acc": epoch.val_acc,
+        # Where logits are not finite, no target got the largest one; that is no measure.
+        "val_acc": epoch.val_acc if math.isfinite(epoch.val_loss) else math.nan,
     }

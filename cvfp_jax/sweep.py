@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from cvfp_jax import records, workdir
+from cvfp_jax import interrupt, records, workdir
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data import dataset
 from cvfp_jax.errors import UserError
@@ -39,6 +39,8 @@ def run_sweep(grid: Grid, folder: Path) -> bool:
       UserError: the data, the settings or the folder cannot be used.
     """
     path = folder / records.FILE_NAME
+    if records.repair(path):
+        print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
     done = {records.cell_key(record): record for record in records.read(path)}
     workdir.claim(folder, grid, device_name(), has_records=bool(done))
     cells = grid.cells()
@@ -59,10 +61,13 @@ def _run_cells(
     cells: list[RunConfig], left: list[RunConfig], done: dict[tuple[str, int], Record], path: Path
 ) -> list[Record]:
     """Reads the data, shows the plan, and runs the cells that are left."""
-    counts = sorted({cell.num_samples for cell in cells})
+    # The sizes of finished cells too, so that they can be checked to have read the same text.
+    counts = sorted(
+        {cell.num_samples for cell in cells} | {record["num_samples"] for record in done.values()}
+    )
     print(f"reading corpus {cells[0].data.corpus} ...", flush=True)
     data = dataset.load(cells[0].data, counts)
-    _check_same_corpus(data, counts, done)
+    _check_same_corpus(data, done)
     tokens = {count: len(data.train_ids(count)) for count in counts}
     vocab_size = data.vocabulary.size
     plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], max(tokens.values())) for cell in cells]
@@ -78,11 +83,14 @@ def _run_cells(
         began = time.perf_counter()
         progress = CellProgress(f"[{number}/{len(left)}] {cell.config_name} {cell.num_samples} samples")
         try:
-            record = run_cell(cell, data.cell(cell), progress)
+            cell_data = data.cell(cell)
+            _check_same_table(cell, cell_data, [*done.values(), *made])
+            record = run_cell(cell, cell_data, progress)
         finally:
             progress.close()
         seconds += time.perf_counter() - began
         made.append(records.append(path, record))
+        interrupt.check()
         remaining = _seconds_left(left, made, seconds, tokens, vocab_size)
         print(_cell_line(number, len(left), made[-1], remaining), flush=True)
     return made
@@ -101,20 +109,28 @@ def _seconds_left(
     return max(0.0, pace * sum(works[len(made) :]))
 
 
-def _check_same_corpus(
-    data: dataset.SweepData, counts: list[int], done: dict[tuple[str, int], Record]
-) -> None:
+def _check_same_corpus(data: dataset.SweepData, done: dict[tuple[str, int], Record]) -> None:
     """Refuses to set new cells beside finished ones that read other text."""
-    hashes = {count: data.sha256(count) for count in counts}
+    hashes = {count: data.sha256(count) for count in {record["num_samples"] for record in done.values()}}
     for record in done.values():
-        recorded: str = record["corpus_sha256"]
-        found = hashes.get(record["num_samples"], recorded)
-        if found != recorded:
-            raise UserError(
-                f"corpus {record['corpus']} has changed since {record['config_name']} with"
-                f" {record['num_samples']} samples was run (corpus_sha256 {recorded[:12]}, now"
-                f" {found[:12]}): use another --workdir."
-            )
+        _refuse_change(f"corpus {record['corpus']}", record, "corpus_sha256", hashes[record["num_samples"]])
+
+
+def _check_same_table(cell: RunConfig, data: dataset.CellData, finished: list[Record]) -> None:
+    """Refuses to set a cell beside finished ones that had another embedding table."""
+    for record in finished:
+        # Each size has a spectral table of its own.
+        if cell.data.embedding != "spectral" or record["num_samples"] == cell.num_samples:
+            what = f"embedding {record['embedding']}"
+            _refuse_change(what, record, "embedding_sha256", data.table_sha256)
+
+
+def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
+    if record[field] != found:
+        raise UserError(
+            f"{what} has changed since {record['config_name']} with {record['num_samples']} samples was run"
+            f" ({field} {record[field][:12]}, now {found[:12]}): use another --workdir."
+        )
 
 
 def _cell_line(number: int, total: int, record: Record, remaining: float) -> str:
@@ -133,7 +149,13 @@ def _cell_line(number: int, total: int, record: Record, remaining: float) -> str
 
 def _report(config: RunConfig, found: list[Record], folder: Path) -> None:
     """Writes the report and shows its tables."""
-    summaries = write_report(_title(config), found, folder)
+    try:
+        summaries = write_report(_title(config), found, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the report of {folder / records.FILE_NAME}: {error.filename}: {error.strerror};"
+            " make room for it and give the same command again."
+        ) from None
     print(
         f"\n{tables.summary_table(summaries).text()}\n\n{tables.fits_table(summaries, PREDICT_AT).text()}\n"
     )

@@ -18,27 +18,44 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tiktoken")
 def git_revision() -> str | None:
     """Returns the project's commit, marked if files differ from it; None outside a checkout."""
     folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
     try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        # Installed inside another project's checkout, this file would be told that one's commit.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip() or None
 
 
 def _versions() -> dict[str, str]:
     return {"cvfp_jax": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
+def folder_of(text: str) -> Path:
+    """Returns the folder that --workdir names.
+
+    Raises:
+      UserError: it is no folder's name.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # an unknown user's home
+        raise UserError(f"--workdir={text} is not usable ({error}): use another.") from None
+    if not text or path.is_file():
+        raise UserError(f"--workdir={text} is not a folder: name a new or an existing one.")
+    return path
+
+
 def claim(workdir: Path, grid: Grid, device: str, has_records: bool) -> None:
     """Makes the folder a sweep's own, or checks that it already is.
 
-    The axes of a grid are no part of a sweep's identity: cells can be added to it. A folder without
+    The axes of a grid are no part of a sweep's identity: cells can be added to it, and the file lists
+    the values of all launches, beside the versions and the device of the last. A folder without
     records is anybody's, so that a first launch with a mistake in it stands in nobody's way.
 
     Args:
@@ -60,6 +77,8 @@ def claim(workdir: Path, grid: Grid, device: str, has_records: bool) -> None:
                 f"{workdir} holds a sweep over {', '.join(previous['axes'])}: use another --workdir."
             )
         _check_same(workdir, previous["config"], shared)
+        for name, values in axes.items():
+            axes[name] = list(dict.fromkeys([*previous["axes"][name], *values]))
     content: dict[str, Any] = {
         "config": shared,
         "axes": axes,
@@ -82,6 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     fine = isinstance(content, dict) and all(
         isinstance(content.get(part), dict) for part in ("config", "axes")
     )
+    fine = fine and all(isinstance(values, list) for values in content["axes"].values())
     if not fine:
         raise UserError(f"{path} was not written by this program: use another --workdir.")
     return content

@@ -75,7 +75,12 @@ def test_flags_replace_fields_and_axes():
         (["--seed=1", "--config.seed=2"], ["--seed and --config.seed set the same field"]),
         (["--config.num_samples=5"], ["is an axis of this sweep", "--samples=5"]),
         (["--json"], ["add --dry_run"]),
-        (["--dry_run=perhaps"], ["--dry_run"]),
+        (["--dry_run=perhaps"], ["--dry_run=perhaps: a switch takes no value"]),
+        (["--dry_run", "--nodry_run=1"], ["write --FLAG=VALUE"]),
+        (["--dry_run", "--corpus=wikipedia"], ["unknown corpus 'wikipedia'"]),
+        (["--workdir="], ["--workdir= is not a folder"]),
+        (["--workdir=launch.py"], ["--workdir=launch.py is not a folder"]),
+        (["--workdir=~nobody-of-this-name/x"], ["is not usable", "use another"]),
         (["--seed"], ["Missing value for flag --seed"]),
         (["stray"], ["unexpected argument 'stray'"]),
     ],
@@ -121,7 +126,13 @@ def test_list_and_help():
     assert "presets: quick, v1, v2" in listed.stdout
     helped = run("--help")
     assert helped.returncode == 0
-    for part in ("--config.phase1.max_iterations", "--val_samples", "--dry_run", "presets: quick, v1, v2"):
+    for part in (
+        "--config.phase1.max_iterations",
+        "standard deviation (float)",
+        "--val_samples",
+        "--dry_run",
+        "presets: quick, v1, v2",
+    ):
         assert part in helped.stdout
 
 
@@ -131,6 +142,7 @@ def test_a_dry_run_reads_nothing(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "1L_150d_1tok" in shown.stdout
     assert "37,350" in shown.stdout
+    assert "phase2.learning_rate=0.003" in shown.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,3 +169,11 @@ def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr(launch, "read_request", interrupt)
     assert launch.main(["launch.py"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = f"{sys.executable} launch.py --experiment=context_dim --dry_run --json | head -1"
+    piped = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (piped.returncode, piped.stderr) == (0, "")

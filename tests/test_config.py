@@ -23,7 +23,14 @@ from cvfp_jax.errors import UserError
         ({"model.context_dim": 0}, "config.model.context_dim=0"),
         ({"phase1.learning_rate": 0.0}, "config.phase1.learning_rate=0.0"),
         ({"phase1.learning_rate": float("nan")}, "config.phase1.learning_rate=nan"),
-        ({"phase1.max_iterations": 1}, "at least 2"),
+        ({"phase1.max_iterations": 1}, "from 2 to"),
+        ({"phase1.max_iterations": 2_000_000}, "from 2 to 1000000"),
+        ({"phase1.min_iterations": 61}, "phase1.min_iterations=61 and config.phase1.max_iterations=60"),
+        ({"num_samples": 10**12}, "config.num_samples=1000000000000"),
+        ({"data.corpus": "books"}, "unknown corpus 'books': choose pydocs"),
+        ({"data.corpus": "text:"}, "unknown corpus 'text:'"),
+        ({"data.embedding": "glove"}, "unknown embedding 'glove': choose gpt2"),
+        ({"data.val_samples": "1" * 30 + ":" + "2" * 31}, "START:STOP"),
         ({"phase1.min_converged_ratio": 1.1}, "between 0 and 1"),
         ({"phase1.dist_reg_weight": -0.1}, "between 0 and 1"),
         ({"phase1.context_noise": float("inf")}, "config.phase1.context_noise=inf"),
@@ -103,3 +110,15 @@ def test_a_replacement_is_validated_as_a_whole():
     # Either change alone would overlap.
     config = replace(RunConfig(num_samples=50), {"num_samples": 5, "data.val_samples": "5:9"})
     assert (config.num_samples, config.data.val_range()) == (5, (5, 9))
+
+
+@pytest.mark.parametrize("name", ["", "text", "text:", "wiki", "pydocs:x"])
+def test_unknown_corpora(name):
+    with pytest.raises(UserError, match=r"unknown corpus .*: choose pydocs, ultrachat"):
+        DataConfig(corpus=name)
+
+
+@pytest.mark.parametrize("name", ["", "gpt3", "file:", "file", "spectral:x"])
+def test_unknown_embeddings(name):
+    with pytest.raises(UserError, match=r"unknown embedding .*: choose gpt2, file:PATH"):
+        DataConfig(embedding=name)

@@ -83,3 +83,10 @@ def test_no_array_of_all_logits_is_made():
     loss = jax.jit(jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss))
     memory = loss.lower(hidden).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * rows * vocab
+
+
+@pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
+def test_of_equal_logits_the_first_counts_as_argmax_has_it(losses):
+    table = jnp.array([[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    hidden = jnp.array([[1.0, 0.0]] * 3)
+    assert int(losses(hidden, table, jnp.array([1, 2, 3]), jnp.ones(3, bool)).hits) == 1

@@ -76,3 +76,21 @@ def test_too_little_text(config, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": "a"}) for _ in range(20)))
     with pytest.raises(UserError, match=r"hold 1 tokens and the validation samples 2: each needs 2"):
         dataset.load(config, [1, 5])
+
+
+def test_the_hash_covers_the_text_that_decides_the_vocabulary(config, tmp_path):
+    config = dataclasses.replace(config, vocabulary="corpus")
+    before = dataset.load(config, [3])
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    lines[10] = json.dumps({"text": "an unheard of quagga"})
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    after = dataset.load(config, [3])
+    assert after.vocabulary.size > before.vocabulary.size
+    assert after.sha256(3) != before.sha256(3)
+
+
+def test_the_table_has_a_hash_of_its_own(config):
+    data = dataset.load(config, [3, 9])
+    one, other = (data.cell(run_of(config, samples)) for samples in (3, 9))
+    reseeded = data.cell(dataclasses.replace(run_of(config, 3), seed=1))
+    assert one.table_sha256 == other.table_sha256 != reseeded.table_sha256

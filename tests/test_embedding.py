@@ -121,12 +121,6 @@ def test_random_tables_have_the_originals_spread_and_depend_on_the_seed():
     np.testing.assert_array_equal(embedding.load_table("random", few, 4, NO_IDS, 1), one[[3, 9]])
 
 
-@pytest.mark.parametrize("name", ["", "gpt3", "file:", "file", "spectral:x"])
-def test_unknown_embeddings(name):
-    with pytest.raises(UserError, match=r"unknown embedding .*: choose gpt2, file:PATH"):
-        embedding.load_table(name, full_vocabulary(), 3, NO_IDS, 0)
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60), kind=st.sampled_from([".npy", ".npz", ".safetensors"]))
 def test_any_bytes_give_a_message(tmp_path, content, kind):

@@ -149,11 +149,51 @@ def test_a_corpus_that_changed_is_refused(tmp_path, capsys):
     fails(capsys, command(corpus, partly), "has changed since 1L_8d_1tok with 6 samples was run", "--workdir")
 
 
+def test_text_that_changed_is_noticed_by_cells_of_other_sizes(tmp_path, capsys):
+    folder, work = tmp_path / "corpus", tmp_path / "work"
+    corpus = tiny.write_corpus(folder)
+    assert launch.main(command(corpus, work, "--samples=12", "--context_dims=8")) == 0
+    lines = (folder / "corpus.jsonl").read_text().splitlines()
+    lines[9] = json.dumps({"text": "the cat sat on the mat"})
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    capsys.readouterr()
+    fails(capsys, command(corpus, work, "--samples=6", "--context_dims=8"), "corpus_sha256", "12 samples")
+
+
+def test_a_table_that_changed_is_refused(tmp_path, capsys):
+    corpus, table = tiny.write_corpus(tmp_path / "corpus"), tmp_path / "table.npy"
+    flags = [f"--embedding=file:{table}", "--context_dims=8", "--config.data.vocabulary=full"]
+    rng = np.random.default_rng(0)
+    np.save(table, rng.normal(size=(50257, 8)).astype(np.float32))
+    assert launch.main(command(corpus, tmp_path / "work", *flags, "--samples=6")) == 0
+    np.save(table, rng.normal(size=(50257, 8)).astype(np.float32))
+    capsys.readouterr()
+    fails(
+        capsys,
+        command(corpus, tmp_path / "work", *flags, "--samples=6,12"),
+        "embedding_sha256",
+        "has changed",
+    )
+
+
 def test_bad_records_are_refused(finished, corpus, tmp_path, capsys):
     workdir, _ = finished
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
-    (tmp_path / "records.jsonl").write_text('{"experiment": "cont')
+    (tmp_path / "records.jsonl").write_text('{"experiment": "cont\n')
     fails(capsys, command(corpus, tmp_path), "records.jsonl, line 1: not valid JSON")
+
+
+def test_a_line_that_a_killed_launch_left_unfinished_runs_again(finished, corpus, tmp_path, capsys):
+    workdir, _ = finished
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    content = (workdir / "records.jsonl").read_bytes()
+    (tmp_path / "records.jsonl").write_bytes(content[:-100])
+    assert launch.main(command(corpus, tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "unfinished and is cut off" in out
+    assert "running the other 1" in out
+    made = records.read(tmp_path / "records.jsonl")
+    assert without_times(made) == without_times(records.read(workdir / "records.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +219,7 @@ def test_a_cell_that_fails_does_not_stop_the_sweep(corpus, tmp_path, capsys):
     assert "1L_8d_1tok, 12 samples: failed: phase 2 was not finite" in out
     found = records.read(tmp_path / "records.jsonl")
     assert len(found) == 2
-    assert all(record["val_loss"] is None for record in found)
+    assert all(record["val_loss"] is None and record["val_acc"] is None for record in found)
     assert "failed: phase 2 was not finite" in (tmp_path / "report.md").read_text()
 
 

@@ -45,7 +45,7 @@ def test_predictions_follow_from_the_parameters_in_full_precision():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    alpha=st.floats(-3, 3),
+    alpha=st.floats(-3, -1e-3) | st.floats(1e-3, 3),
     log_A=st.floats(-20, 20),
     sizes=st.lists(st.integers(1, 10**9), min_size=3, max_size=8, unique=True).filter(
         lambda sizes: max(sizes) > 2 * min(sizes)
@@ -65,6 +65,10 @@ def test_too_few_points_are_said_and_not_fitted():
         assert all(math.isnan(value) for value in (law.alpha, law.log_A, law.r2, law.p_value, law.A))
     same = fit_power_law([10, 10, 10], [1.0, 2.0, 3.0])
     assert same.status == "not fitted: all points have the same size"
+
+
+def test_measures_that_do_not_differ_are_said_and_not_fitted():
+    assert fit_power_law([1, 2, 3], [4.0, 4.0, 4.0]).status == "not fitted: all points have the same measure"
 
 
 def test_replicates_of_a_size_are_points_too():

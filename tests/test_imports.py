@@ -10,8 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
-    {"errors"},
-    {"config", "scaling", "fixed_point", "diversity", "effective_rank", "cross_entropy", "optimizer", "mesh"},
+    {"errors", "interrupt"},
+    {
+        "config",
+        "field_docs",
+        "scaling",
+        "fixed_point",
+        "diversity",
+        "effective_rank",
+        "cross_entropy",
+        "optimizer",
+        "mesh",
+    },
     {"grid", "stopwatch", "progress", "data", "records"},
     {"model", "workdir"},
     {"micro_batches", "plan", "recurrence"},

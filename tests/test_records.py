@@ -81,3 +81,34 @@ def test_perplexity(loss, ppl):
 
 def test_the_perplexity_of_nan_is_nan():
     assert math.isnan(records.perplexity(math.nan))
+
+
+def test_an_unfinished_last_line_is_cut_off(tmp_path):
+    path = tmp_path / "records.jsonl"
+    assert not records.repair(path)
+    first, second = (records.append(path, record(num_samples=n)) for n in (50, 100))
+    whole = path.read_bytes()
+    assert not records.repair(path)
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-1])
+    assert not records.repair(path), "only the line's end is missing"
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-5])
+    assert records.repair(path)
+    assert records.read(path) == [first]
+    assert records.append(path, record(num_samples=100)) == second
+    assert records.read(path) == [first, second]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 3000))
+def test_wherever_a_writer_was_killed_the_lines_before_are_kept(tmp_path, cut):
+    path = tmp_path / "records.jsonl"
+    path.unlink(missing_ok=True)
+    written = [records.append(path, record(num_samples=n)) for n in (50, 100, 200)]
+    content = path.read_bytes()[:cut]
+    path.write_bytes(content)
+    records.repair(path)
+    found = records.read(path)
+    assert found == written[: len(found)]
+    assert len(found) >= content.count(b"\n")

@@ -34,6 +34,7 @@ def record(dim=8, samples=50, loss=6.0, **changes):
         "train_effective_rank": 0.8,
         "val_effective_rank": 0.7,
         "unigram_ppl": 700.0,
+        "unigram_loss": math.log(700.0),
     }
     return found | changes
 
@@ -61,6 +62,33 @@ def test_failed_cells_are_left_out_of_the_law_and_said_so():
     assert "1L_8d_1tok: the law leaves out the failed cells of 400 samples." in said
     figures.scaling_figure([summary], "title")
     document.markdown("title", [summary], {})
+
+
+def test_a_failed_cell_is_never_the_best_nor_measured():
+    broken = record(8, 400, 1.0, status="failed: phase 2 was not finite in epoch 2")
+    (summary,) = summarise([*law_records(8, -0.3, 9.0), broken])
+    assert summary.best["num_samples"] == 200
+    assert "measured from 5,000 to 20,000 tokens" in document.markdown("title", [summary], {})
+    (alone,) = summarise([broken])
+    assert alone.best is None
+    assert "measured from" not in document.markdown("title", [alone], {})
+
+
+def test_what_the_numbers_do_not_bear_out_is_said():
+    worse = record(8, 50, math.log(900.0))
+    said = document.warnings(summarise([worse]))
+    assert any("900.0, is no better than the unigram model's, 700.0" in w for w in said)
+    noisy = [record(8, n, loss) for n, loss in ((50, 5.0), (100, 5.5), (200, 4.9))]
+    said = document.warnings(summarise(noisy))
+    assert any("3 points do not tell this law from a flat one (p = " in w for w in said)
+    said = document.warnings(summarise(law_records(8, -2.0, 20.0)))
+    assert any("below 1, which cannot be, so it does not reach to 1,000,000" in w for w in said)
+
+
+def test_a_perplexity_below_one_is_no_prediction():
+    (summary,) = summarise(law_records(8, -2.0, 20.0))
+    (row,) = tables.fits_table([summary], [1_000, 10_000_000]).rows
+    assert row[-2:] == ["485.2", "below 1"]
 
 
 def test_an_overflowing_perplexity_is_no_hindrance():

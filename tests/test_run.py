@@ -30,7 +30,7 @@ def data_of(seed=0, **changes):
     rng = np.random.default_rng(seed)
     ids = (np.cumsum(np.where(rng.random(300) < 0.2, rng.integers(0, 12, 300), 1)) % 12).astype(np.int32)
     table = rng.normal(size=(12, 8)).astype(np.float32)
-    return dataclasses.replace(CellData(ids[:200], ids[200:], table, "0" * 64, 2.5), **changes)
+    return dataclasses.replace(CellData(ids[:200], ids[200:], table, "0" * 64, "1" * 64, 2.5), **changes)
 
 
 def run(config=CONFIG, data=None):

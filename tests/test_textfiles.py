@@ -133,3 +133,19 @@ def test_any_bytes_give_samples_or_a_message(tmp_path, content, kind):
         assert samples
         assert all(sample.strip() for sample in samples)
     assert "\n" not in message
+
+
+def test_line_ends_of_other_systems_are_newlines_and_nothing_else_is(tmp_path):
+    text = "a\r\nb\rc\x0cd\u2028e\x85f"
+    expected = "a\nb\nc\x0cd\u2028e\x85f"
+    assert read(write(tmp_path / "folder" / "a.txt", text).parent) == [expected]
+    assert read(write(tmp_path / "a.txt", text)) == [expected]
+
+
+def test_json_that_python_cannot_read(tmp_path):
+    number = "1" * 5000
+    for name in ("a.json", "a.jsonl"):
+        with pytest.raises(UserError, match=r"line 1: not readable JSON .*; shorten it\.$"):
+            read(write(tmp_path / name, f'{{"text": "a", "n": {number}}}'))
+    with pytest.raises(UserError, match=r"line 2: not valid JSON \(Extra data\); .* name it \.jsonl"):
+        read(write(tmp_path / "lines.json", '{"text": "a"}\n{"text": "b"}'))

@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import pytest
 
@@ -26,6 +27,9 @@ def test_the_same_sweep_and_one_with_more_cells_are_let_in(tmp_path):
     workdir.claim(tmp_path, GRID, "cpu", has_records=True)
     workdir.claim(tmp_path, GRID.resolve({"num_samples": (5, 10, 20)}, {}), "cpu", has_records=True)
     assert json.loads((tmp_path / "config.json").read_text())["axes"]["num_samples"] == [5, 10, 20]
+    workdir.claim(tmp_path, GRID.resolve({"num_samples": (40, 5)}, {}), "cpu", has_records=True)
+    axes = json.loads((tmp_path / "config.json").read_text())["axes"]
+    assert axes == {"model.context_dim": [8, 16], "num_samples": [5, 10, 20, 40]}
 
 
 def test_another_sweep_is_refused_and_the_field_named(tmp_path):
@@ -52,7 +56,18 @@ def test_results_without_a_config_are_refused(tmp_path):
         workdir.claim(tmp_path, GRID, "cpu", has_records=True)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1, "axes": {}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"config": 1, "axes": {}}',
+        '{"config": {}, "axes": {"num_samples": 1}}',
+        "[" * 100_000,
+    ],
+)
 def test_a_foreign_config_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match="use another --workdir"):
@@ -71,3 +86,16 @@ def test_without_git_there_is_no_revision(monkeypatch):
 
     monkeypatch.setattr(workdir.subprocess, "run", missing)
     assert workdir.git_revision() is None
+
+
+def test_another_projects_commit_is_not_taken_for_this_ones(tmp_path, monkeypatch):
+    for arguments in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-q", "--allow-empty", "-m", "a"],
+    ):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "workdir.py").write_text("")
+    monkeypatch.setattr(workdir, "__file__", str(tmp_path / "workdir.py"))
+    assert workdir.git_revision() is None
+    subprocess.run(["git", "add", "workdir.py"], cwd=tmp_path, check=True)
+    assert workdir.git_revision() is not None

@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def cached_arrays(
-    kind: str, key: Iterable[bytes | str], make: Callable[[], dict[str, np.ndarray]]
+    kind: str, names: set[str], key: Iterable[bytes | str], make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Returns ``make()``, or what it returned when it was last called with this key.
 
@@ -59,6 +60,7 @@ def cached_arrays(
 
     Args:
       kind: what the arrays are; the first part of the file's name.
+      names: the arrays' names.
       key: everything that ``make`` depends on.
       make: returns named arrays of numbers.
 
@@ -69,10 +71,14 @@ def cached_arrays(
     try:
         # Opened here, because numpy leaves a file open that turns out to be no archive.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            return dict(file.items())
+            arrays = dict(file.items())
+        if arrays.keys() == names:
+            return arrays
+        logging.warning("making the incomplete cache file %s again", path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    # What zipfile and numpy raise for flipped bits.
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         logging.warning("making the unreadable cache file %s again: %s", path, error)
     arrays = make()
     try:

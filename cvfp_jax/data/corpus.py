@@ -7,7 +7,6 @@ from cvfp_jax.data import pydocs, textfiles
 from cvfp_jax.errors import UserError
 
 ULTRACHAT = "HuggingFaceH4/ultrachat_200k"
-KINDS = "pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH"
 
 
 def read_samples(corpus: str, ranges: Iterable[range]) -> list[list[str]]:
@@ -21,12 +20,7 @@ def read_samples(corpus: str, ranges: Iterable[range]) -> list[list[str]]:
       The texts of each range.
 
     Raises:
-      UserError: the corpus is unknown, cannot be read, or has too few samples.
-
-    >>> read_samples("wikipedia", [range(1)])
-    Traceback (most recent call last):
-    ...
-    cvfp_jax.errors.UserError: unknown corpus 'wikipedia': ...
+      UserError: the corpus cannot be read, or has too few samples.
     """
     wanted = list(ranges)
     stop = max(part.stop for part in wanted)
@@ -35,10 +29,8 @@ def read_samples(corpus: str, ranges: Iterable[range]) -> list[list[str]]:
         return _read_ultrachat(corpus, place or ULTRACHAT, wanted)
     if corpus == "pydocs":
         samples = pydocs.read_samples(stop)
-    elif kind == "text" and place:
-        samples = list(itertools.islice(textfiles.iterate_samples(place), stop))
     else:
-        raise UserError(f"unknown corpus {corpus!r}: choose {KINDS}.")
+        samples = list(itertools.islice(textfiles.iterate_samples(place), stop))
     _check_enough(corpus, len(samples), wanted)
     return [samples[part.start : part.stop] for part in wanted]
 
@@ -48,7 +40,8 @@ def _check_enough(corpus: str, available: int, wanted: list[range]) -> None:
         if part.stop > available:
             raise UserError(
                 f"corpus {corpus} has {available} samples, but samples {part.start}:{part.stop} are asked"
-                f" for: lower --samples and --val_samples=START:STOP until all lie below {available}."
+                f" for: use more text (in a single .txt or .md file blank lines part the samples), or lower"
+                f" --samples and --val_samples=START:STOP until both lie within 0:{available}."
             )
 
 

@@ -17,7 +17,8 @@ class CellData:
     train_ids: np.ndarray  # int32 [N]
     val_ids: np.ndarray  # int32 [M]
     table: np.ndarray  # float32 [V, E]
-    corpus_sha256: str  # of the training and validation texts
+    corpus_sha256: str  # of the training and validation texts and the vocabulary
+    table_sha256: str
     unigram_loss: float  # nats a token, on the same validation targets
     capacity: int = 0  # the most training tokens of any cell of the sweep
 
@@ -38,8 +39,9 @@ class SweepData:
         return self.vocabulary.renumber(self.train.first(num_samples))
 
     def sha256(self, num_samples: int) -> str:
-        """Returns the hash of the training and validation texts of a cell."""
-        return cache.content_hash([*self.train_texts[:num_samples], "validation", *self.val_texts])
+        """Returns the hash of the training and validation texts of a cell, and of the vocabulary."""
+        texts = [*self.train_texts[:num_samples], "validation", *self.val_texts]
+        return cache.content_hash([*texts, "vocabulary", self.vocabulary.token_ids.tobytes()])
 
     def cell(self, run: RunConfig) -> CellData:
         """Returns the data of one cell.
@@ -62,6 +64,7 @@ class SweepData:
             self.val_ids,
             table,
             self.sha256(run.num_samples),
+            cache.content_hash([table.tobytes()]),
             unigram.unigram_loss(train_ids, self.val_ids[1:], self.vocabulary.size),
             len(self.train.ids),
         )

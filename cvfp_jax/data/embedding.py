@@ -11,7 +11,6 @@ from cvfp_jax.errors import UserError
 
 GPT2 = "openai-community/gpt2"
 RANDOM_STD = 0.02
-KINDS = "gpt2, file:PATH (.npy, .npz or .safetensors), spectral or random"
 _TENSOR_NAMES = ("wte.weight", "transformer.wte.weight")
 
 
@@ -31,13 +30,13 @@ def load_table(
       Float32 [V, E].
 
     Raises:
-      UserError: the embedding is unknown, cannot be read, or has another shape.
+      UserError: the embedding cannot be read, or has another shape.
 
     >>> from cvfp_jax.data.stream import full_vocabulary
     >>> load_table("random", full_vocabulary(), 4, np.zeros(0), seed=0).shape
     (50257, 4)
     """
-    kind, _, place = embedding.partition(":")
+    place = embedding.partition(":")[2]
     if embedding == "spectral":
         return spectral.spectral_table(train_ids, vocabulary.size, embed_dim)
     if embedding == "random":
@@ -45,10 +44,8 @@ def load_table(
         table = np.random.default_rng(seed).normal(0.0, RANDOM_STD, shape).astype(np.float32)
     elif embedding == "gpt2":
         table = read_table(_download_gpt2())
-    elif kind == "file" and place:
-        table = read_table(Path(place).expanduser())
     else:
-        raise UserError(f"unknown embedding {embedding!r}: choose {KINDS}.")
+        table = read_table(_file(place))
     if table.shape[1] != embed_dim:
         raise UserError(
             f"embedding {embedding} has {table.shape[1]} dimensions, but config.model.embed_dim={embed_dim}:"
@@ -76,6 +73,13 @@ def _download_gpt2() -> Path:
             f"embedding gpt2 could not be downloaded ({type(error).__name__}: {error});"
             f" check the network, or {offline}."
         ) from None
+
+
+def _file(place: str) -> Path:
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:  # an unknown user's home
+        raise UserError(f"embedding file:{place} cannot be used ({error}): give another path.") from None
 
 
 def read_table(path: Path) -> np.ndarray:

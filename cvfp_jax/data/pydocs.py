@@ -113,7 +113,7 @@ def read_samples(stop: int) -> list[str]:
             "ends": np.cumsum([len(part) for part in data], dtype=np.int64),
         }
 
-    arrays = cache.cached_arrays("pydocs", [str(MIN_CHARACTERS), str(stop), *state], make)
+    arrays = cache.cached_arrays("pydocs", {"text", "ends"}, [str(MIN_CHARACTERS), str(stop), *state], make)
     if not len(arrays["ends"]):
         raise UserError(
             f"corpus pydocs found no docstrings in {len(files)} modules: this Python was installed without"

@@ -86,8 +86,8 @@ def spectral_table(ids: np.ndarray, vocab_size: int, embed_dim: int) -> np.ndarr
     if len(present) <= embed_dim:
         raise UserError(
             f"embedding spectral needs more than {embed_dim} different tokens, but the training text holds"
-            f" {len(present)}: use more samples, or fewer dimensions with"
-            f" --config.model.embed_dim={max(1, len(present) // 2)}."
+            f" {len(present)}: use more text, --embedding=random, or fewer dimensions with"
+            " --config.model.embed_dim."
         )
 
     def make() -> dict[str, np.ndarray]:
@@ -107,4 +107,4 @@ def spectral_table(ids: np.ndarray, vocab_size: int, embed_dim: int) -> np.ndarr
         f"{vocab_size} {embed_dim} {WINDOW} {ROW_NORM}",
         np.asarray(ids, np.int32).tobytes(),
     ]
-    return cache.cached_arrays("spectral", key, make)["table"]
+    return cache.cached_arrays("spectral", {"table"}, key, make)["table"]

@@ -47,7 +47,9 @@ def tokenize(texts: Sequence[str], max_sample_tokens: int = 0) -> TokenStream:
             "boundaries": np.cumsum([0, *map(len, samples)], dtype=np.int64),
         }
 
-    arrays = cache.cached_arrays("tokens", ["gpt2", str(max_sample_tokens), *texts], make)
+    arrays = cache.cached_arrays(
+        "tokens", {"ids", "boundaries"}, ["gpt2", str(max_sample_tokens), *texts], make
+    )
     return TokenStream(arrays["ids"], arrays["boundaries"])
 
 

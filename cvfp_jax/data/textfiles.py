@@ -53,8 +53,9 @@ def _join_turns(turns: Any, field: str, key: str, where: str) -> str:
 
 
 def _decoded(path: Path) -> str:
+    """The text of a file, its lines ended by newlines alone."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
@@ -74,7 +75,8 @@ def _text(path: Path) -> Iterator[str]:
 def _paragraphs(path: Path) -> Iterator[str]:
     """Yields the blocks of a file between blank lines."""
     block: list[str] = []
-    for line in [*_decoded(path).splitlines(), ""]:
+    # Not splitlines(): form feeds and U+2028 are text.
+    for line in [*_decoded(path).split("\n"), ""]:
         if line.strip():
             block.append(line)
         elif block:
@@ -86,10 +88,15 @@ def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        lines = error.msg == "Extra data" and path.suffix.lower() == ".json"
+        remedy = (
+            "if it holds a record a line, name it .jsonl" if lines else "the file may have been cut short"
+        )
         raise UserError(
-            f"{path}, line {first_line + error.lineno - 1}: not valid JSON ({error.msg});"
-            " the file may have been cut short."
+            f"{path}, line {first_line + error.lineno - 1}: not valid JSON ({error.msg}); {remedy}."
         ) from None
+    except ValueError as error:  # numbers of thousands of digits
+        raise UserError(f"{path}, line {first_line}: not readable JSON ({error}); shorten it.") from None
     except RecursionError:
         raise UserError(f"{path}, line {first_line}: JSON nested too deeply; flatten it.") from None
 
@@ -132,6 +139,18 @@ READERS: dict[str, Callable[[Path], Iterator[str]]] = {
 }
 
 
+def _existing(place: str) -> Path:
+    """Returns the path that a text names, which must be there."""
+    try:
+        path = Path(place).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long; an unknown user's home
+        raise UserError(f"corpus text:{place} cannot be used ({error}): give another path.") from None
+    if not there:
+        raise UserError(f"corpus text:{place} does not exist: give the path of a file or folder.")
+    return path
+
+
 def iterate_samples(place: str) -> Iterator[str]:
     """Yields the samples of a file or of all readable files of a folder, in the order of their names.
 
@@ -146,19 +165,17 @@ def iterate_samples(place: str) -> Iterator[str]:
     Raises:
       UserError: the path, a file or a record cannot be used; the message names it.
     """
-    path = Path(place).expanduser()
+    path = _existing(place)
     kinds = " ".join(READERS)
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file()]
         if not files:
             raise UserError(f"corpus text:{place} holds no file of a known kind: it needs {kinds}.")
         files.sort(key=lambda file: file.relative_to(path).as_posix())
-    elif path.is_file():
+    else:
         if path.suffix.lower() not in READERS:
             raise UserError(f"corpus text:{place} is not of a known kind: it must be one of {kinds}.")
         files = [path]
-    else:
-        raise UserError(f"corpus text:{place} does not exist: give the path of a file or folder.")
     for file in files:
         reader = READERS[file.suffix.lower()]
         if reader is _text and file == path:
@@ -166,6 +183,7 @@ def iterate_samples(place: str) -> Iterator[str]:
         samples = reader(file)
         first = next(samples, None)
         if first is None:
-            raise UserError(f"{file}: the file is empty; remove it or give it samples with {FIELDS}.")
+            needs = "text" if reader in (_text, _paragraphs) else f"samples with {FIELDS}"
+            raise UserError(f"{file}: the file is empty; remove it or give it {needs}.")
         yield first
         yield from samples

@@ -9,6 +9,8 @@ from cvfp_jax.records import Record
 from cvfp_jax.report import tables
 from cvfp_jax.report.summary import PREDICT_AT, Summary, summarise
 
+_SIGNIFICANT = 0.05
+
 
 def findings(summaries: Sequence[Summary]) -> list[str]:
     """Returns the sentences that the numbers support, each with the numbers in it."""
@@ -56,11 +58,29 @@ def warnings(summaries: Sequence[Summary]) -> list[str]:
                     f"{name}: phase 1 ended at its last iteration, {record['phase1_iterations']}, with"
                     f" {tables.percent(record['phase1_convergence_rate'])} of the tokens converged."
                 )
-            if record["phase2_status"] == "max steps" and record["best_epoch"] == record["phase2_epochs"]:
+            if record["status"] == "ok" and record["val_loss"] >= record["unigram_loss"]:
+                found.append(
+                    f"{name}: the validation perplexity, {tables.number(record['val_ppl'])}, is no better"
+                    f" than the unigram model's, {tables.number(record['unigram_ppl'])}."
+                )
+            capped = record["phase2_status"] == "max steps" and record["phase2_epochs"] > 1
+            if capped and record["best_epoch"] == record["phase2_epochs"]:
                 found.append(
                     f"{name}: phase 2 ended at its last epoch, {record['phase2_epochs']}, while the"
                     " validation loss was still falling."
                 )
+        law = summary.law
+        if law.fitted and law.p_value > _SIGNIFICANT:
+            found.append(
+                f"{summary.config_name}: {law.n} points do not tell this law from a flat one"
+                f" (p = {law.p_value:.2g})."
+            )
+        below = [size for size in PREDICT_AT if law.fitted and law.predict(size) < 1]
+        if below:
+            found.append(
+                f"{summary.config_name}: the law predicts perplexities below 1, which cannot be, so it does"
+                f" not reach to {below[0]:,} tokens."
+            )
         if summary.left_out:
             left_out = ", ".join(str(record["num_samples"]) for record in summary.left_out)
             found.append(f"{summary.config_name}: the law leaves out the failed cells of {left_out} samples.")
@@ -74,7 +94,8 @@ def _bullets(lines: Sequence[str]) -> list[str]:
 def markdown(title: str, summaries: Sequence[Summary], figures: dict[str, str]) -> str:
     """Returns the report as Markdown."""
     first = summaries[0].records[0]
-    sizes = [record["train_tokens"] for summary in summaries for record in summary.records]
+    sizes = [record["train_tokens"] for summary in summaries for record in summary.points]
+    span = f"; measured from {min(sizes):,} to {max(sizes):,} tokens" if sizes else ""
     lines = [
         f"# {tables.escape(title)}",
         "",
@@ -84,7 +105,11 @@ def markdown(title: str, summaries: Sequence[Summary], figures: dict[str, str]) 
         f" {first['seed']}, {first['val_tokens']:,} validation tokens, device {first['device']}.",
         "",
         "ER is the effective rank in per cent of the context dimensions, P1 is phase 1, and the unigram"
-        " perplexity is that of an add-one unigram model of the same training tokens.",
+        " perplexity is that of an add-one unigram model of the same training tokens. Train PPL is the mean"
+        " over the batches of the best epoch, each measured before its step. Converged is the share of the"
+        " tokens whose context had stopped moving, and residual the mean squared change that one more pass at"
+        " fixed parameters would make. Standard errors are single ones of the least-squares fit, with as many"
+        " degrees of freedom as points less two.",
         "",
         "## Summary",
         "",
@@ -106,8 +131,8 @@ def markdown(title: str, summaries: Sequence[Summary], figures: dict[str, str]) 
     lines += [
         "## Power laws",
         "",
-        f"PPL = A tokens^alpha, least squares of ln PPL on ln tokens; measured from {min(sizes):,} to"
-        f" {max(sizes):,} tokens. What stands beyond is extrapolated and carries no interval.",
+        f"PPL = A tokens^alpha, least squares of ln PPL on ln tokens{span}. What stands beyond is"
+        " extrapolated and carries no interval; a perplexity below 1 cannot be, so there the law has ended.",
         "",
         tables.fits_table(summaries, PREDICT_AT).markdown(),
         "",

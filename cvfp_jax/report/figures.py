@@ -8,13 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, Formatter, LogLocator, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullFormatter, StrMethodFormatter
 
 from cvfp_jax.report.summary import Summary
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, each with a marker of its own.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
+_WIDE = 30  # beyond this ratio an axis has room for the labels of whole decades only
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -53,13 +54,17 @@ def scaling_figure(summaries: Sequence[Summary], title: str) -> Figure:
         style = _style(index)
         label = summary.config_name
         if summary.law.fitted:
-            label += f": alpha {summary.law.alpha:.3f} ± {summary.law.std_err:.3f}"
-            sizes = [record["train_tokens"] for record in summary.records]
+            label += f": alpha {summary.law.alpha:.3f} (s.e. {summary.law.std_err:.3f})"
+            sizes = [record["train_tokens"] for record in summary.points]
             line = np.geomspace(min(sizes), max(sizes))
             axes.plot(line, [summary.law.predict(size) for size in line], color=style["color"])
         axes.plot(x, y, linestyle="none", label=label, **style)
         baseline |= dict(zip(*_points(summary, "unigram_ppl"), strict=True))
-    axes.plot(*zip(*sorted(baseline.items()), strict=True), "--", color="grey", label="unigram baseline")
+    # Marked, because a line through one point does not show.
+    axes.plot(*zip(*sorted(baseline.items()), strict=True), "--.", color="grey", label="unigram baseline")
+    low, high = axes.get_ylim()
+    if high / low > _WIDE:
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend()
     return figure
 
@@ -72,7 +77,7 @@ def effective_rank_figure(summaries: Sequence[Summary], title: str) -> Figure:
             x, shares = _points(summary, field)
             name = f"{summary.config_name}, {field.split('_')[0]}"
             axes.plot(x, [100 * share for share in shares], linestyle=line, label=name, **_style(index))
-    figure.legend(loc="outside lower center", ncols=max(1, len(summaries)))
+    figure.legend(loc="outside lower center", ncols=min(4, len(summaries)))
     return figure
 
 

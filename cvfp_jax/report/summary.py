@@ -22,8 +22,12 @@ class Summary:
     @property
     def best(self) -> Record | None:
         """The record of the lowest validation loss."""
-        usable = [record for record in self.records if record["val_loss"] is not None]
-        return min(usable, key=lambda record: record["val_loss"], default=None)
+        return min(self.points, key=lambda record: record["val_loss"], default=None)
+
+    @property
+    def points(self) -> list[Record]:
+        """The records that the law goes through."""
+        return [record for record in self.records if _usable(record)]
 
     @property
     def left_out(self) -> list[Record]:

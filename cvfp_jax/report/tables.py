@@ -121,7 +121,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
                 summary.config_name,
                 whole(summary.records[0]["params_context_block"]),
                 number(law.alpha, 4),
-                f"{law.A:.3g}" if law.fitted else UNKNOWN,
+                f"{law.A:.3e}" if law.fitted else UNKNOWN,
                 number(law.r2, 3),
                 number(best["val_ppl"]) if best else UNKNOWN,
                 number(best["unigram_ppl"]) if best else UNKNOWN,
@@ -167,8 +167,9 @@ def fits_table(summaries: Sequence[Summary], predict_at: Sequence[int]) -> Table
     for summary in summaries:
         law = summary.law
         if law.fitted:
-            cells = [number(law.alpha, 4), number(law.std_err, 4), f"{law.p_value:.2g}", f"{law.A:.4g}"]
-            cells += [number(law.r2, 4), *(number(law.predict(size)) for size in predict_at)]
+            cells = [number(law.alpha, 4), number(law.std_err, 4), f"{law.p_value:.2g}", f"{law.A:.3e}"]
+            predictions = [law.predict(size) for size in predict_at]
+            cells += [number(law.r2, 4), *("below 1" if y < 1 else number(y) for y in predictions)]
         else:
             cells = [law.status] + [UNKNOWN] * (len(columns) - 3)
         rows.append([summary.config_name, str(law.n), *cells])

@@ -52,7 +52,8 @@ def fit_power_law(x: Sequence[float], log_y: Sequence[float]) -> PowerLaw:
       log_y: natural logarithms of the measure; of a perplexity, its mean loss in nats a token.
 
     Returns:
-      The law, or why there is none: fewer than three points, or fewer than two different sizes.
+      The law, or why there is none: fewer than three points, or fewer than two different sizes or
+      measures.
 
     Raises:
       ValueError: the lengths differ, a size is not above zero, or a number is not finite.
@@ -75,6 +76,8 @@ def fit_power_law(x: Sequence[float], log_y: Sequence[float]) -> PowerLaw:
         return PowerLaw(f"not fitted: {n} points, {MIN_POINTS} or more are needed", n)
     if len(set(x)) < 2:
         return PowerLaw("not fitted: all points have the same size", n)
+    if len(set(log_y)) < 2:
+        return PowerLaw("not fitted: all points have the same measure", n)
     line = stats.linregress([math.log(value) for value in x], log_y)
     return PowerLaw(
         FITTED,
