@@ -74,11 +74,6 @@ class Phase1Config:
         _at_least(2, "phase1.max_iterations", self.max_iterations, _MOST_STEPS)
         for name in ("min_iterations", "batch_size"):
             _at_least(1, f"phase1.{name}", getattr(self, name))
-        if self.min_iterations > self.max_iterations:
-            raise UserError(
-                f"config.phase1.min_iterations={self.min_iterations} and"
-                f" config.phase1.max_iterations={self.max_iterations} do not go together: raise the second."
-            )
         for name in ("min_converged_ratio", "dist_reg_weight"):
             value = getattr(self, name)
             _require(0.0 <= value <= 1.0, f"phase1.{name}", value, "between 0 and 1")

@@ -25,7 +25,6 @@ from cvfp_jax.errors import UserError
         ({"phase1.learning_rate": float("nan")}, "config.phase1.learning_rate=nan"),
         ({"phase1.max_iterations": 1}, "from 2 to"),
         ({"phase1.max_iterations": 2_000_000}, "from 2 to 1000000"),
-        ({"phase1.min_iterations": 61}, "phase1.min_iterations=61 and config.phase1.max_iterations=60"),
         ({"num_samples": 10**12}, "config.num_samples=1000000000000"),
         ({"data.corpus": "books"}, "unknown corpus 'books': choose pydocs"),
         ({"data.corpus": "text:"}, "unknown corpus 'text:'"),
