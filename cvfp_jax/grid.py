@@ -4,8 +4,9 @@ import dataclasses
 import itertools
 from typing import Any
 
-from cvfp_jax.config import RunConfig, flat_fields, parse_changes, replace
+from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
+from cvfp_jax.fields import flat_fields, parse_changes, replace
 
 AXIS_FLAGS = {"num_samples": "samples", "model.context_dim": "context_dims"}
 

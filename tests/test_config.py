@@ -10,11 +10,9 @@ from cvfp_jax.config import (
     Phase1Config,
     Phase2Config,
     RunConfig,
-    flat_fields,
-    parse_changes,
-    replace,
 )
 from cvfp_jax.errors import UserError
+from cvfp_jax.fields import flat_fields, parse_changes, replace
 
 
 @pytest.mark.parametrize(

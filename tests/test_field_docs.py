@@ -1,7 +1,8 @@
 import dataclasses
 
-from cvfp_jax.config import RunConfig, flat_fields
+from cvfp_jax.config import RunConfig
 from cvfp_jax.field_docs import field_docs
+from cvfp_jax.fields import flat_fields
 
 
 def test_every_field_is_described_by_its_comment_and_type():

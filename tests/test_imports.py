@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
-    {"errors", "interrupt"},
+    {"errors", "interrupt", "fields"},
     {
         "config",
         "field_docs",

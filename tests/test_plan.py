@@ -1,6 +1,7 @@
 import pytest
 
-from cvfp_jax.config import RunConfig, replace
+from cvfp_jax.config import RunConfig
+from cvfp_jax.fields import replace
 from cvfp_jax.plan import expected_memory, plan_cell, work
 
 

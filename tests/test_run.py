@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from cvfp_jax import records
-from cvfp_jax.config import RunConfig, replace
+from cvfp_jax.config import RunConfig
 from cvfp_jax.data.dataset import CellData
+from cvfp_jax.fields import replace
 from cvfp_jax.progress import CellProgress
 from cvfp_jax.run import run_cell
 
