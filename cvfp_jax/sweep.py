@@ -21,6 +21,15 @@ def _title(config: RunConfig) -> str:
     return f"{config.experiment}, preset {config.preset}"
 
 
+def _range(values: list[int]) -> str:
+    """Writes the least and the greatest of sorted numbers, once if they are the same.
+
+    >>> _range([6289, 58797]), _range([1024])
+    ('6,289 to 58,797', '1,024')
+    """
+    return " to ".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]]))
+
+
 def _key(config: RunConfig) -> tuple[str, int]:
     return config.config_name, config.num_samples
 
@@ -69,10 +78,11 @@ def _run_cells(
     data = dataset.load(cells[0].data, counts)
     _check_same_corpus(data, done)
     tokens = {count: len(data.train_ids(count)) for count in counts}
+    val_tokens = sorted({len(data.val_ids(count)) for count in counts})
     vocab_size = data.vocabulary.size
     plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], max(tokens.values())) for cell in cells]
     print(
-        f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {len(data.val_ids):,} validation"
+        f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {_range(val_tokens)} validation"
         f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
     )
     if len(left) < len(cells):

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cvfp_jax.data import corpus
+from cvfp_jax.data.textfiles import Turns
 from cvfp_jax.errors import UserError
 
 
@@ -17,6 +18,20 @@ def test_ranges_are_read_by_place(folder):
     first, second = corpus.read_samples(f"text:{folder}", [range(2), range(5, 7)])
     assert first == ["sample 0", "sample 1"]
     assert second == ["sample 5", "sample 6"]
+
+
+def test_turns_reach_text_but_not_pydocs(tmp_path):
+    turns = [{"content": "Hi"}, {"content": "Ho"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}))
+    (texts,) = corpus.read_samples(f"text:{tmp_path}", [range(1)], Turns(separator=" "))
+    assert texts == ["Hi Ho"]
+    assert corpus.read_samples("pydocs", [range(2)], Turns(first_only=True, separator=" ")) == (
+        corpus.read_samples("pydocs", [range(2)])
+    )
+
+
+def test_an_empty_range_is_no_samples(folder):
+    assert corpus.read_samples(f"text:{folder}", [range(2), range(0)])[1] == []
 
 
 def test_too_few_samples(folder):
@@ -63,10 +78,15 @@ def ultrachat_copy(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # the library's own
-def test_ultrachat_is_read_in_its_order_with_turns_joined(ultrachat_copy):
+def test_ultrachat_is_read_in_its_order_with_the_turns_asked_for(ultrachat_copy):
     first, second = corpus.read_samples(f"ultrachat:{ultrachat_copy}", [range(2), range(14, 17)])
     assert first == ["train_sft 0\nanswer", "train_sft 1\nanswer"]
     assert [text.split("\n")[0] for text in second] == ["train_sft 14", "train_sft 15", "train_sft 16"]
+    (first, none) = corpus.read_samples(
+        f"ultrachat:{ultrachat_copy}", [range(2), range(0)], Turns(first_only=True)
+    )
+    assert first == ["train_sft 0", "train_sft 1"]
+    assert none == []
     with pytest.raises(UserError, match="has 30 samples"):
         corpus.read_samples(f"ultrachat:{ultrachat_copy}", [range(31)])
 

@@ -1,10 +1,13 @@
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cvfp_jax.config import DataConfig, ModelConfig, RunConfig
+from cvfp_jax.config import SEPARATORS, DataConfig, ModelConfig, RunConfig
 from cvfp_jax.data import dataset, tokenizer
 from cvfp_jax.errors import UserError
 
@@ -62,7 +65,7 @@ def test_a_corpus_vocabulary_holds_what_occurs_up_to_the_end_of_the_validation_r
 def test_samples_are_cut(config):
     data = dataset.load(dataclasses.replace(config, max_sample_tokens=5), [4])
     assert len(data.train_ids(4)) == 20
-    assert len(data.val_ids) == 10
+    assert len(data.val_ids(4)) == 10
 
 
 def test_the_unigram_baseline_is_that_of_the_cells_own_tokens(config):
@@ -94,3 +97,93 @@ def test_the_table_has_a_hash_of_its_own(config):
     one, other = (data.cell(run_of(config, samples)) for samples in (3, 9))
     reseeded = data.cell(dataclasses.replace(run_of(config, 3), seed=1))
     assert one.table_sha256 == other.table_sha256 != reseeded.table_sha256
+
+
+def tail_of(config, share="0.25", **changes):
+    return dataclasses.replace(config, val_samples=f"tail:{share}", **changes)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    counts=st.lists(st.integers(2, 19), min_size=1, max_size=4),
+    share=st.floats(0.15, 0.85),
+    vocabulary=st.sampled_from(["full", "corpus"]),
+    cut=st.sampled_from([0, 7]),
+)
+def test_a_tail_parts_each_cells_own_tokens(config, counts, share, vocabulary, cut):
+    config = tail_of(config, share, vocabulary=vocabulary, max_sample_tokens=cut)
+    data = dataset.load(config, counts)
+    samples = tokenizer.encode(data.train_texts)
+    for count in counts:
+        train_ids, val_ids = data.train_ids(count), data.val_ids(count)
+        whole = np.concatenate([ids[: cut or None] for ids in samples[:count]])
+        both = data.vocabulary.token_ids[np.concatenate([train_ids, val_ids])]
+        np.testing.assert_array_equal(both, whole)
+        assert len(val_ids) == int(share * len(whole))
+    assert data.capacity == max(len(data.train_ids(count)) for count in counts)
+
+
+def test_a_cell_has_its_tail_and_a_baseline_of_the_rest(config):
+    data = dataset.load(tail_of(config), [3, 9])
+    small, large = (data.cell(run_of(data.config, samples)) for samples in (3, 9))
+    assert texts_of(small.train_ids, data.vocabulary) + texts_of(small.val_ids, data.vocabulary) == (
+        "".join(data.train_texts[:3])
+    )
+    assert len(small.val_ids) < len(large.val_ids)
+    assert small.capacity == large.capacity == len(large.train_ids)
+    counts = np.bincount(small.train_ids, minlength=50257) + 1
+    expected = -np.log(counts / counts.sum())[small.val_ids[1:]].mean()
+    assert small.unigram_loss == pytest.approx(expected)
+
+
+def test_a_tail_needs_no_sample_but_the_training_ones(config):
+    data = dataset.load(tail_of(config), [21])
+    assert (len(data.train_texts), len(data.val_texts)) == (21, 0)
+    with pytest.raises(UserError, match="has 21 samples, but samples 0:22 are asked for"):
+        dataset.load(tail_of(config), [22])
+
+
+def test_a_corpus_vocabulary_holds_the_tail_of_the_largest_cell(config):
+    data = dataset.load(tail_of(config, vocabulary="corpus"), [3, 20])
+    zebra = tokenizer.encode([" zebra"])[0][0]
+    assert zebra not in data.vocabulary.token_ids[data.train_ids(20)]
+    assert zebra in data.vocabulary.token_ids[data.val_ids(20)]
+    assert data.cell(run_of(data.config, 3)).table.shape == (data.vocabulary.size, 4)
+
+
+def test_the_hash_tells_splits_of_the_same_text_apart(config):
+    configs = [config, dataclasses.replace(config, val_samples="17:19"), tail_of(config)]
+    configs.append(tail_of(config, "0.3"))
+    hashes = {dataset.load(each, counts).sha256(3) for each in configs for counts in ([3], [3, 9])}
+    assert len(hashes) == len(configs)
+    data = dataset.load(tail_of(config), [3, 9])
+    assert data.sha256(3) != data.sha256(9)
+
+
+@pytest.mark.parametrize(("share", "train", "val"), [("0.05", 11, 0), ("0.99", 1, 10), ("0.1", 10, 1)])
+def test_a_tail_that_leaves_too_little(config, share, train, val):
+    with pytest.raises(UserError) as caught:
+        dataset.load(tail_of(config, share, max_sample_tokens=11), [1, 19])
+    message = str(caught.value)
+    assert f"the 1 smallest training samples hold 11 tokens, of which val_samples=tail:{share}" in message
+    assert f"leaves {train} to train on and {val} to validate on: each needs 2 or more" in message
+    assert "use more samples or another share" in message
+    assert "\n" not in message
+
+
+def test_other_turns_are_other_tokens_even_with_a_warm_cache(config, tmp_path):
+    turns = [{"content": "one two"}, {"content": "three"}]
+    (tmp_path / "a.jsonl").write_text("\n".join([json.dumps({"messages": turns})] * 20))
+    found = {}
+    # Twice, so that each is read from the cache once.
+    for which, separator in [*itertools.product(("all", "first"), SEPARATORS)] * 2:
+        data = dataset.load(dataclasses.replace(config, turns=which, turn_separator=separator), [2])
+        for ids in (data.train_ids(2), data.val_ids(2)):
+            text = texts_of(ids, data.vocabulary)
+            assert found.setdefault((which, separator), text) == text
+    assert found == {
+        ("all", "newline"): "one two\nthree" * 2,
+        ("all", "space"): "one two three" * 2,
+        ("first", "newline"): "one two" * 2,
+        ("first", "space"): "one two" * 2,
+    }

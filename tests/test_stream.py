@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +38,23 @@ def test_the_second_time_nothing_is_encoded(monkeypatch, tmp_path):
     second = stream.tokenize(TEXTS)
     np.testing.assert_array_equal(first.ids, second.ids)
     np.testing.assert_array_equal(first.boundaries, second.boundaries)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 3000), st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_a_tail_and_what_is_before_it_are_the_whole_stream(size, share):
+    ids = np.arange(size, dtype=np.int32)
+    train, val = stream.split_tail(ids, share)
+    assert len(val) == int(share * size)
+    np.testing.assert_array_equal(np.concatenate([train, val]), ids)
+
+
+@pytest.mark.parametrize(
+    ("size", "train", "val"),
+    [(62_891, 56_602, 6_289), (122_795, 110_516, 12_279), (240_132, 216_119, 24_013)],
+)
+def test_a_tail_has_the_reports_sizes(size, train, val):
+    assert [len(part) for part in stream.split_tail(np.zeros(size, np.int32), 0.1)] == [train, val]
 
 
 @settings(max_examples=50, deadline=None)

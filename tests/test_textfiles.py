@@ -5,12 +5,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvfp_jax.data.textfiles import iterate_samples
+from cvfp_jax.data.textfiles import READERS, Turns, iterate_samples
 from cvfp_jax.errors import UserError
 
 
-def read(path):
-    return list(iterate_samples(str(path)))
+def read(path, **turns):
+    return list(iterate_samples(str(path), Turns(**turns)))
 
 
 def write(path, content):
@@ -39,6 +39,59 @@ def test_every_shape_of_record_in_parquet(tmp_path, record):
 
     parquet.write_table(pyarrow.Table.from_pylist([record] * 3), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == ["Hi\nHo"] * 3
+
+
+def write_records(path, records):
+    """Writes records as a file of any kind that holds them."""
+    if path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(records), path)
+        return path
+    lines = [json.dumps(record) for record in records]
+    return write(path, "\n".join(lines) if path.suffix == ".jsonl" else f"[{', '.join(lines)}]")
+
+
+RECORD_KINDS = [kind for kind in READERS if kind not in (".txt", ".md")]
+
+
+@pytest.mark.parametrize("kind", RECORD_KINDS)
+@pytest.mark.parametrize("record", [ULTRACHAT, SHAREGPT])
+@pytest.mark.parametrize(
+    ("turns", "text"),
+    [({}, "Hi\nHo"), ({"separator": " "}, "Hi Ho"), ({"first_only": True, "separator": " "}, "Hi")],
+)
+def test_turns_are_those_asked_for_in_every_reader(tmp_path, kind, record, turns, text):
+    assert read(write_records(tmp_path / f"a{kind}", [record] * 2), **turns) == [text] * 2
+
+
+@pytest.mark.parametrize("turns", [{"separator": " "}, {"first_only": True}])
+def test_what_is_no_conversation_has_no_turns(tmp_path, turns):
+    write(tmp_path / "a.txt", "Hi\nHo\n\nHa")
+    for kind in RECORD_KINDS:
+        write_records(tmp_path / f"b{kind}", [PLAIN])
+    write_records(tmp_path / "c.json", ["Hi\nHo"])
+    assert read(tmp_path, **turns) == ["Hi\nHo\n\nHa", *["Hi\nHo"] * (len(RECORD_KINDS) + 1)]
+    assert read(tmp_path / "a.txt", **turns) == ["Hi\nHo", "Ha"]
+
+
+def test_a_first_turn_that_says_nothing(tmp_path):
+    turns = [{"content": " "}, {"content": "Ho"}]
+    path = write_records(tmp_path / "a.jsonl", [{"messages": turns}])
+    assert read(path) == [" \nHo"]
+    message = r"a.jsonl, line 1: the first turn is empty; .* --config.data.turns=all"
+    with pytest.raises(UserError, match=message):
+        read(path, first_only=True)
+    write_records(path, [{"messages": turns[:1]}])
+    with pytest.raises(UserError, match="line 1: the sample is empty; remove it"):
+        read(path, first_only=True)
+
+
+def test_the_other_turns_are_checked_even_if_only_the_first_is_read(tmp_path):
+    path = write_records(tmp_path / "a.jsonl", [{"messages": [{"content": "Hi"}, {"content": 3}]}])
+    with pytest.raises(UserError, match="messages is not a list of turns"):
+        read(path, first_only=True)
 
 
 def test_a_folder_is_read_in_the_order_of_names_a_document_a_file(tmp_path):

@@ -9,12 +9,15 @@ from cvfp_jax.errors import UserError
 ULTRACHAT = "HuggingFaceH4/ultrachat_200k"
 
 
-def read_samples(corpus: str, ranges: Iterable[range]) -> list[list[str]]:
+def read_samples(
+    corpus: str, ranges: Iterable[range], turns: textfiles.Turns = textfiles.ALL_TURNS
+) -> list[list[str]]:
     """Reads ranges of a corpus's samples.
 
     Args:
       corpus: ``pydocs``, ``text:PATH``, ``ultrachat`` or ``ultrachat:FOLDER``.
       ranges: sample indices, counted from 0 in the corpus's own order.
+      turns: how a conversation becomes a text; samples of other kinds are texts already.
 
     Returns:
       The texts of each range.
@@ -26,11 +29,11 @@ def read_samples(corpus: str, ranges: Iterable[range]) -> list[list[str]]:
     stop = max(part.stop for part in wanted)
     kind, _, place = corpus.partition(":")
     if kind == "ultrachat":
-        return _read_ultrachat(corpus, place or ULTRACHAT, wanted)
+        return _read_ultrachat(corpus, place or ULTRACHAT, wanted, turns)
     if corpus == "pydocs":
         samples = pydocs.read_samples(stop)
     else:
-        samples = list(itertools.islice(textfiles.iterate_samples(place), stop))
+        samples = list(itertools.islice(textfiles.iterate_samples(place, turns), stop))
     _check_enough(corpus, len(samples), wanted)
     return [samples[part.start : part.stop] for part in wanted]
 
@@ -45,7 +48,7 @@ def _check_enough(corpus: str, available: int, wanted: list[range]) -> None:
             )
 
 
-def _read_ultrachat(corpus: str, source: str, wanted: list[range]) -> list[list[str]]:
+def _read_ultrachat(corpus: str, source: str, wanted: list[range], turns: textfiles.Turns) -> list[list[str]]:
     """Reads UltraChat's conversations in the order of the data set, from the hub or a local copy."""
     offline = "for an offline run use --corpus=pydocs or --corpus=text:PATH"
     try:
@@ -62,7 +65,7 @@ def _read_ultrachat(corpus: str, source: str, wanted: list[range]) -> list[list[
     _check_enough(corpus, len(rows), wanted)
     return [
         [
-            textfiles.sample_text(row, f"{corpus}, row {part.start + place}")
+            textfiles.sample_text(row, f"{corpus}, row {part.start + place}", turns)
             for place, row in enumerate(rows.select(part))
         ]
         for part in wanted

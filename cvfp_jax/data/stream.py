@@ -24,6 +24,23 @@ class TokenStream:
         return self.ids[: self.boundaries[num_samples]]
 
 
+def split_tail(ids: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a stream in two: the last ``int(share * N)`` tokens validate, those before them train.
+
+    Args:
+      ids: int [N].
+      share: of the tokens, above 0 and below 1.
+
+    Returns:
+      The training and the validation ids; either can be empty where N is small.
+
+    >>> [part.tolist() for part in split_tail(np.arange(8), 0.3)]
+    [[0, 1, 2, 3, 4, 5], [6, 7]]
+    """
+    cut = len(ids) - int(share * len(ids))
+    return ids[:cut], ids[cut:]
+
+
 def tokenize(texts: Sequence[str], max_sample_tokens: int = 0) -> TokenStream:
     """Encodes samples as one stream, kept on disk by the hash of the texts.
 

@@ -1,39 +1,63 @@
 """Samples from the user's own files: text, Markdown, JSON, JSON Lines and Parquet."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cvfp_jax.errors import UserError
 
 FIELDS = "messages: [{role, content}], conversations: [{from, value}], or text"
+_TURN_KEYS = {"messages": "content", "conversations": "value"}
 
 
-def sample_text(record: Any, where: str) -> str:
-    """Returns the text of one record; the turns of a conversation are joined by a newline.
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """Which turns of a conversation are its text, and what stands between them."""
+
+    first_only: bool = False
+    separator: str = "\n"
+
+    def join(self, texts: Sequence[str]) -> str:
+        """Returns the text of a conversation of at least one turn.
+
+        >>> Turns(separator=" ").join(["Hi", "Ho"]), Turns(first_only=True).join(["Hi", "Ho"])
+        ('Hi Ho', 'Hi')
+        """
+        return texts[0] if self.first_only else self.separator.join(texts)
+
+
+ALL_TURNS = Turns()
+
+
+def sample_text(record: Any, where: str, turns: Turns = ALL_TURNS) -> str:
+    """Returns the text of one record.
 
     Args:
       record: a string, or an object with one of the fields named in ``FIELDS``.
       where: the record's file and line, for messages.
+      turns: how a conversation becomes a text; other records are texts already.
 
     Returns:
       The text, which is not blank.
 
     Raises:
-      UserError: no field is recognised, or the text is blank.
+      UserError: no field is recognised, a turn is no text, or the sample's text is blank.
 
     >>> sample_text({"messages": [{"role": "user", "content": "Hi"}, {"content": "Ho"}]}, "")
     'Hi\\nHo'
     """
-    text = None
-    if isinstance(record, str):
-        text = record
-    elif isinstance(record, dict):
-        for field, key in (("messages", "content"), ("conversations", "value"), ("text", None)):
-            if field in record:
-                text = record[field] if key is None else _join_turns(record[field], field, key, where)
-                break
+    text = record.get("text") if isinstance(record, dict) else record
+    for field, key in _TURN_KEYS.items():
+        if isinstance(record, dict) and field in record:
+            texts = _turn_texts(record[field], field, key, where)
+            text = turns.join(texts)
+            if not text.strip() and any(map(str.strip, texts)):
+                raise UserError(
+                    f"{where}: the first turn is empty; remove the sample or use --config.data.turns=all."
+                )
+            break
     if not isinstance(text, str):
         found = f"fields {', '.join(map(str, record))}" if isinstance(record, dict) else type(record).__name__
         raise UserError(f"{where}: no usable field (found {found}); a sample needs {FIELDS}.")
@@ -43,12 +67,13 @@ def sample_text(record: Any, where: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _join_turns(turns: Any, field: str, key: str, where: str) -> str:
-    if isinstance(turns, list):
-        found = [turn.get(key) if isinstance(turn, dict) else None for turn in turns]
+def _turn_texts(conversation: Any, field: str, key: str, where: str) -> list[str]:
+    """Returns the text of each turn, of which there is one or more."""
+    if isinstance(conversation, list):
+        found = [turn.get(key) if isinstance(turn, dict) else None for turn in conversation]
         texts = [text for text in found if isinstance(text, str)]
         if texts and len(texts) == len(found):
-            return "\n".join(texts)
+            return texts
     raise UserError(f"{where}: {field} is not a list of turns with a text field {key!r}.")
 
 
@@ -68,11 +93,15 @@ def _decoded(path: Path) -> str:
         ) from None
 
 
-def _text(path: Path) -> Iterator[str]:
-    yield sample_text(_decoded(path), str(path))
+# A record and its place, for messages.
+_Record = tuple[Any, str]
 
 
-def _paragraphs(path: Path) -> Iterator[str]:
+def _text(path: Path) -> Iterator[_Record]:
+    yield _decoded(path), str(path)
+
+
+def _paragraphs(path: Path) -> Iterator[_Record]:
     """Yields the blocks of a file between blank lines."""
     block: list[str] = []
     # Not splitlines(): form feeds and U+2028 are text.
@@ -80,7 +109,7 @@ def _paragraphs(path: Path) -> Iterator[str]:
         if line.strip():
             block.append(line)
         elif block:
-            yield "\n".join(block)
+            yield "\n".join(block), str(path)
             block = []
 
 
@@ -101,20 +130,20 @@ def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
         raise UserError(f"{path}, line {first_line}: JSON nested too deeply; flatten it.") from None
 
 
-def _json(path: Path) -> Iterator[str]:
+def _json(path: Path) -> Iterator[_Record]:
     records = _parse_json(_decoded(path), path)
     for number, record in enumerate(records if isinstance(records, list) else [records], 1):
-        yield sample_text(record, f"{path}, record {number}")
+        yield record, f"{path}, record {number}"
 
 
-def _jsonl(path: Path) -> Iterator[str]:
+def _jsonl(path: Path) -> Iterator[_Record]:
     # Not splitlines(): JSON strings may hold U+2028 and its kin unescaped.
     for number, line in enumerate(_decoded(path).split("\n"), 1):
         if line.strip():
-            yield sample_text(_parse_json(line, path, number), f"{path}, line {number}")
+            yield _parse_json(line, path, number), f"{path}, line {number}"
 
 
-def _parquet(path: Path) -> Iterator[str]:
+def _parquet(path: Path) -> Iterator[_Record]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -125,12 +154,12 @@ def _parquet(path: Path) -> Iterator[str]:
             for batch in file.iter_batches(batch_size=1024):
                 for record in batch.to_pylist():
                     number += 1
-                    yield sample_text(record, f"{path}, row {number}")
+                    yield record, f"{path}, row {number}"
     except (ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); export it again.") from None
 
 
-READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+READERS: dict[str, Callable[[Path], Iterator[_Record]]] = {
     ".txt": _text,
     ".md": _text,
     ".json": _json,
@@ -151,13 +180,14 @@ def _existing(place: str) -> Path:
     return path
 
 
-def iterate_samples(place: str) -> Iterator[str]:
+def iterate_samples(place: str, turns: Turns = ALL_TURNS) -> Iterator[str]:
     """Yields the samples of a file or of all readable files of a folder, in the order of their names.
 
     In a folder a .txt or .md file is one sample; given alone it is a sample a paragraph.
 
     Args:
       place: path of a file or folder.
+      turns: how a conversation becomes a text.
 
     Yields:
       One text a sample.
@@ -180,10 +210,10 @@ def iterate_samples(place: str) -> Iterator[str]:
         reader = READERS[file.suffix.lower()]
         if reader is _text and file == path:
             reader = _paragraphs
-        samples = reader(file)
-        first = next(samples, None)
-        if first is None:
+        is_empty = True
+        for record, where in reader(file):
+            is_empty = False
+            yield sample_text(record, where, turns)
+        if is_empty:
             needs = "text" if reader in (_text, _paragraphs) else f"samples with {FIELDS}"
             raise UserError(f"{file}: the file is empty; remove it or give it {needs}.")
-        yield first
-        yield from samples
