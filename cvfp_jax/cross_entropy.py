@@ -38,10 +38,16 @@ def _chunks(rows: Rows, vocab_size: int) -> Rows:
 
 
 def _chunk(
-    hidden_CxE: jax.Array, table_VxE: jax.Array, targets_C: jax.Array, valid_C: jax.Array
+    hidden_CxE: jax.Array,
+    table_VxE: jax.Array,
+    targets_C: jax.Array,
+    valid_C: jax.Array,
+    bias_V: jax.Array | None = None,
 ) -> tuple[Losses, jax.Array, jax.Array]:
     """Returns a chunk's sums, its exponentials and their row sums."""
     logits_CxV = hidden_CxE @ table_VxE.T
+    if bias_V is not None:
+        logits_CxV += bias_V[None, :]
     target_C = jnp.take_along_axis(logits_CxV, targets_C[:, None], axis=1)[:, 0]
     largest_C = logits_CxV.max(axis=1)
     exponentials_CxV = jnp.exp(logits_CxV - largest_C[:, None])
@@ -56,17 +62,22 @@ def _chunk(
 
 
 def trained_head_losses(
-    hidden_BxE: jax.Array, table_VxE: jax.Array, targets_B: jax.Array, valid_B: jax.Array
+    hidden_BxE: jax.Array,
+    table_VxE: jax.Array,
+    targets_B: jax.Array,
+    valid_B: jax.Array,
+    bias_V: jax.Array | None = None,
 ) -> Losses:
-    """Returns the summed cross-entropy of ``softmax(hidden @ table.T)``, differentiable in both.
+    """Returns the summed cross-entropy of ``softmax(hidden @ table.T + bias)``, differentiable in all three.
 
     The backward pass makes each chunk's logits again, so they are never kept.
 
     Args:
       hidden_BxE: float.
-      table_VxE: float, the tied table.
+      table_VxE: float, the tied table or the head's own.
       targets_B: int, the right tokens.
       valid_B: bool, which rows count.
+      bias_V: float, the head's bias, if it has one.
 
     Returns:
       The sums over the rows that count; divide by their number for means.
@@ -75,7 +86,7 @@ def trained_head_losses(
     @jax.checkpoint
     def visit(rows: Rows) -> Losses:
         hidden, targets, valid = rows
-        return _chunk(hidden, table_VxE, targets, valid)[0]
+        return _chunk(hidden, table_VxE, targets, valid, bias_V)[0]
 
     sums = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), len(table_VxE)))
     return Losses(sums.loss.sum(), sums.hits.sum(dtype=jnp.int32))

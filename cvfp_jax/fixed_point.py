@@ -16,11 +16,13 @@ class Status(enum.IntEnum):
     CONVERGED = 1
     MAX_STEPS = 2
     NON_FINITE = 3
+    STALLED = 4
 
     @property
     def label(self) -> str:
         """The status in words, as records and reports print it."""
-        return "non-finite" if self is Status.NON_FINITE else self.name.lower().replace("_", " ")
+        labels = {Status.NON_FINITE: "non-finite", Status.STALLED: "no improvement"}
+        return labels.get(self, self.name.lower().replace("_", " "))
 
 
 class StepResult(NamedTuple):
@@ -28,7 +30,7 @@ class StepResult(NamedTuple):
 
     state: Any
     metrics: dict[str, jax.Array]  # scalars
-    converged: jax.Array  # bool
+    status: jax.Array  # int32, a Status: RUNNING, CONVERGED or STALLED
     finite: jax.Array  # bool
 
 
@@ -79,7 +81,8 @@ def iterate(step: Step, solution: Solution, until: jax.Array | int | None = None
       Ortega and Rheinboldt, Iterative Solution of Nonlinear Equations in Several Variables, 1970.
 
     >>> def halve(x, index):
-    ...     return StepResult(x / 2, {"x": x}, converged=x < 0.2, finite=jnp.isfinite(x))
+    ...     status = jnp.where(x < 0.2, Status.CONVERGED, Status.RUNNING)
+    ...     return StepResult(x / 2, {"x": x}, status, finite=jnp.isfinite(x))
     >>> solution = iterate(halve, start(halve, jnp.float32(1.0), max_steps=10))
     >>> Status(int(solution.status)).label, int(solution.steps), float(solution.state)
     ('converged', 4, 0.0625)
@@ -97,8 +100,8 @@ def iterate(step: Step, solution: Solution, until: jax.Array | int | None = None
             name: values.at[solution.steps].set(result.metrics[name])
             for name, values in solution.trace.items()
         }
-        status = jnp.where(steps >= max_steps, Status.MAX_STEPS, Status.RUNNING)
-        status = jnp.where(result.converged, Status.CONVERGED, status)
+        last = (steps >= max_steps) & (result.status == Status.RUNNING)
+        status = jnp.where(last, Status.MAX_STEPS, result.status)
         status = jnp.where(result.finite, status, Status.NON_FINITE)
         return Solution(result.state, status.astype(jnp.int32), steps, trace)
 

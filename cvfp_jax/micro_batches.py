@@ -41,18 +41,25 @@ def num_batches(tokens: Tokens, batch_size: int) -> jax.Array:
 
 
 def renew_contexts(
-    contexts_NxD: jax.Array, tokens: Tokens, batch_size: int, num_input_tokens: int, visit: Visit, sums: Any
+    contexts_NxD: jax.Array,
+    tokens: Tokens,
+    batch_size: int,
+    num_input_tokens: int,
+    wrap: bool,
+    visit: Visit,
+    sums: Any,
 ) -> tuple[jax.Array, Any]:
     """Visits all micro-batches in order.
 
-    The context before a micro-batch's first token is taken across the border, and before the stream's
-    first token it is the last token's: the original's convention.
+    The context before a micro-batch's first token is taken across the border; before the stream's first
+    token it is the last token's, if contexts wrap around as in R1 to R4, or zero.
 
     Args:
       contexts_NxD: float, the previous contexts, padded as the stream is.
       tokens: the stream.
       batch_size: B.
       num_input_tokens: K.
+      wrap: whether the context before the first token is the last token's.
       visit: makes a micro-batch's new contexts, and something to add up.
       sums: a pytree of zeros like what ``visit`` adds.
 
@@ -75,6 +82,7 @@ def renew_contexts(
 
     # The new contexts go to a second buffer: writing over the old ones, XLA's CPU compiler would copy
     # all of them for every micro-batch.
-    carry = (jnp.zeros_like(contexts_NxD), contexts_NxD[tokens.num_tokens - 1], sums)
+    before_D = contexts_NxD[tokens.num_tokens - 1] if wrap else jnp.zeros_like(contexts_NxD[0])
+    carry = (jnp.zeros_like(contexts_NxD), before_D, sums)
     new_NxD, _, sums = lax.fori_loop(0, num_batches(tokens, batch_size), body, carry)
     return new_NxD, sums

@@ -4,26 +4,32 @@ Shapes: B rows, D context width, E embedding width, K input tokens, L layers, V 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from cvfp_jax.config import ModelConfig
+from cvfp_jax.widths import context_widths, token_context_widths, token_widths
 
 LAYER_NORM_EPSILON = 1e-5
 WEIGHT_STD = 0.1
 BIAS_STD = 0.01
+FFN_EXPANSION = 4
+
+# Sets entries to zero at random and scales up the others.
+Drop = Callable[[jax.Array], jax.Array]
 
 
-def _linear(width_in: int, width_out: int, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(width_in: int, width_out: int, init: str, rngs: nnx.Rngs) -> nnx.Linear:
+    normal = init == "normal"
     return nnx.Linear(
         width_in,
         width_out,
-        kernel_init=nnx.initializers.normal(WEIGHT_STD),
-        bias_init=nnx.initializers.normal(BIAS_STD),
+        kernel_init=nnx.initializers.normal(WEIGHT_STD) if normal else nnx.initializers.xavier_uniform(),
+        bias_init=nnx.initializers.normal(BIAS_STD) if normal else nnx.initializers.zeros,
         rngs=rngs,
     )
 
@@ -33,39 +39,84 @@ def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, rngs=rngs)
 
 
-class Layer(nnx.Module):
-    """``LN(R(kept) + relu(W [context; token] + b))``: what context and token layers share.
+class LayerKind(NamedTuple):
+    """What all layers of a model have in common."""
 
-    The weight's rows for the context come first. ``R`` is the identity where the kept input is as
-    wide as the output, and a linear map with bias elsewhere.
+    activation: str = "relu"
+    num_linear: int = 1
+    init: str = "normal"
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "LayerKind":
+        """The kind that a config asks for."""
+        return cls(config.activation, config.ffn_num_layers, config.init)
+
+    def activate(self, x: jax.Array) -> jax.Array:
+        """Returns relu(x), or x Phi(x) with Phi the normal distribution."""
+        return jax.nn.relu(x) if self.activation == "relu" else jax.nn.gelu(x, approximate=False)
+
+
+class Layer(nnx.Module):
+    """``LN(R(kept) + f([context; token]))``: what context and token layers share.
+
+    ``f(x) = phi(W x + b)``, or with a second linear map ``phi(W' phi(W x + b) + b')`` and four times the
+    input's width between the two. The weight's rows for the context come first. ``R`` is the identity
+    where the kept input is as wide as the output, and a linear map with bias elsewhere. A layer without
+    context or token input has one of width zero.
     """
 
     def __init__(
-        self, context_dim: int, token_dim: int, kept_dim: int, out_dim: int, *, rngs: nnx.Rngs
+        self,
+        context_dim: int,
+        token_dim: int,
+        kept_dim: int,
+        out_dim: int,
+        kind: LayerKind = LayerKind(),  # noqa: B008 (immutable)
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
-        """Makes weights N(0, 0.1^2), biases N(0, 0.01^2) and a LayerNorm of gain 1."""
+        """Makes the weights, and a LayerNorm of gain 1."""
         self.context_dim = context_dim
-        self.linear = _linear(context_dim + token_dim, out_dim, rngs)
+        self.token_dim = token_dim
+        self.kind = kind
+        width_in = context_dim + token_dim
+        inner = out_dim if kind.num_linear == 1 else FFN_EXPANSION * width_in
+        self.linear = _linear(width_in, inner, kind.init, rngs)
+        self.second = _linear(inner, out_dim, kind.init, rngs) if kind.num_linear == 2 else None
         self.norm = _layer_norm(out_dim, rngs)
-        self.residual = _linear(kept_dim, out_dim, rngs) if kept_dim != out_dim else None
+        self.residual = _linear(kept_dim, out_dim, kind.init, rngs) if kept_dim != out_dim else None
 
     def token_term(self, token: jax.Array) -> jax.Array:
-        """The part of the product that does not depend on the context, with the bias."""
+        """The part of the first product that does not depend on the context, with the bias."""
         bias: nnx.Param = self.linear.bias  # type: ignore[assignment]  # it always has one
-        return token @ self.linear.kernel[self.context_dim :] + bias[None, :]
+        return token[:, : self.token_dim] @ self.linear.kernel[self.context_dim :] + bias[None, :]
 
-    def step(self, kept: jax.Array, context: jax.Array, token_term: jax.Array) -> jax.Array:
-        """The layer's output, given its token term."""
-        delta = jax.nn.relu(context @ self.linear.kernel[: self.context_dim] + token_term)
+    def step(
+        self, kept: jax.Array, context: jax.Array, token_term: jax.Array, drop: Drop | None = None
+    ) -> jax.Array:
+        """The layer's output, given its token term; ``drop`` thins out what it adds."""
+        delta = self.kind.activate(context @ self.linear.kernel[: self.context_dim] + token_term)
+        if self.second is not None:
+            delta = self.kind.activate(self.second(delta))
+        if drop is not None:
+            delta = drop(delta)
         return self.norm((self.residual(kept) if self.residual else kept) + delta)
 
 
 class ContextLayer(Layer):
-    """``c' = LN(R(c) + relu(W [c; w] + b))``, for a context c and a token window w."""
+    """``c' = LN(R(c) + f([c; w]))``, for a context c and a token window w."""
 
-    def __init__(self, context_dim: int, token_dim: int, out_dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        context_dim: int,
+        token_dim: int,
+        out_dim: int,
+        kind: LayerKind = LayerKind(),  # noqa: B008
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
         """Makes a layer that keeps its context input."""
-        super().__init__(context_dim, token_dim, context_dim, out_dim, rngs=rngs)
+        super().__init__(context_dim, token_dim, context_dim, out_dim, kind, rngs=rngs)
 
     def __call__(self, context: jax.Array, token: jax.Array) -> jax.Array:
         """Returns the next context."""
@@ -73,41 +124,56 @@ class ContextLayer(Layer):
 
 
 class TokenLayer(Layer):
-    """``h' = LN(R(h) + relu(W [c; h] + b))``, for a context c and a token state h."""
+    """``h' = LN(R(h) + f([c; h]))``, for a context c and a token state h."""
 
-    def __init__(self, context_dim: int, token_dim: int, out_dim: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        context_dim: int,
+        token_dim: int,
+        out_dim: int,
+        kind: LayerKind = LayerKind(),  # noqa: B008
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
         """Makes a layer that keeps its token input."""
-        super().__init__(context_dim, token_dim, token_dim, out_dim, rngs=rngs)
+        super().__init__(context_dim, token_dim, token_dim, out_dim, kind, rngs=rngs)
 
-    def __call__(self, context: jax.Array, token: jax.Array) -> jax.Array:
+    def __call__(self, context: jax.Array, token: jax.Array, drop: Drop | None = None) -> jax.Array:
         """Returns the next token state."""
-        return self.step(token, context, self.token_term(token))
+        return self.step(token, context, self.token_term(token), drop)
 
 
 class ContextBlock(nnx.Module):
-    """L context layers of width D, each of which also reads the window of the last K tokens."""
+    """L context layers from width D to width D."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Makes the layers."""
         self.context_dim = config.context_dim
         self.num_input_tokens = config.num_input_tokens
-        D, window = config.context_dim, config.num_input_tokens * config.embed_dim
-        self.layers = nnx.List([ContextLayer(D, window, D, rngs=rngs) for _ in range(config.num_layers)])
+        widths, window = context_widths(config), config.num_input_tokens * config.embed_dim
+        tokens = [window if i == 0 or config.token_input_all_layers else 0 for i in range(config.num_layers)]
+        kind = LayerKind.of(config)
+        self.layers = nnx.List(
+            [
+                ContextLayer(a, token, b, kind, rngs=rngs)
+                for (a, b), token in zip(itertools.pairwise(widths), tokens, strict=True)
+            ]
+        )
 
     def token_terms(self, window_BxKE: jax.Array) -> list[jax.Array]:
-        """Returns each layer's token term, [B, D]: all of the block that can be computed ahead of time."""
+        """Returns each layer's token term, [B, D_i]: all that can be computed ahead of time."""
         return [layer.token_term(window_BxKE) for layer in self.layers]
 
-    def step(self, context_BxD: jax.Array, token_terms_LxBxD: Sequence[jax.Array]) -> list[jax.Array]:
-        """Returns the contexts after each layer, [B, D]; the last is the block's output."""
+    def step(self, context_BxD: jax.Array, token_terms: Sequence[jax.Array]) -> list[jax.Array]:
+        """Returns the contexts after each layer, [B, D_i]; the last is the block's output."""
         contexts = []
-        for layer, token_term in zip(self.layers, token_terms_LxBxD, strict=True):
+        for layer, token_term in zip(self.layers, token_terms, strict=True):
             context_BxD = layer.step(context_BxD, context_BxD, token_term)
             contexts.append(context_BxD)
         return contexts
 
     def every_layer(self, context_BxD: jax.Array, window_BxKE: jax.Array) -> list[jax.Array]:
-        """Returns the contexts after each layer, [B, D]."""
+        """Returns the contexts after each layer, [B, D_i]."""
         return self.step(context_BxD, self.token_terms(window_BxKE))
 
     def __call__(self, context_BxD: jax.Array, window_BxKE: jax.Array) -> jax.Array:
@@ -115,44 +181,27 @@ class ContextBlock(nnx.Module):
         return self.every_layer(context_BxD, window_BxKE)[-1]
 
 
-def token_widths(config: ModelConfig) -> list[int]:
-    """Returns the token block's widths, from the window's K E to E in near-equal steps.
-
-    ``T_i = K E - floor((K - 1) E i / L)`` for i = 0..L.
-
-    Args:
-      config: gives K, E and L.
-
-    Returns:
-      L + 1 widths.
-
-    >>> token_widths(ModelConfig(num_layers=3, num_input_tokens=2))
-    [1536, 1280, 1024, 768]
-    """
-    K, E, L = config.num_input_tokens, config.embed_dim, config.num_layers
-    return [K * E - (K - 1) * E * i // L for i in range(L + 1)]
-
-
 class TokenBlock(nnx.Module):
-    """L token layers; layer i reads the context after context layer i."""
+    """Token layers, each of which also reads the context that the mode gives it."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Makes the layers."""
-        widths = token_widths(config)
-        self.layers = nnx.List(
-            [TokenLayer(config.context_dim, a, b, rngs=rngs) for a, b in itertools.pairwise(widths)]
-        )
+        kind = LayerKind.of(config)
+        widths = zip(token_context_widths(config), itertools.pairwise(token_widths(config)), strict=True)
+        self.layers = nnx.List([TokenLayer(c, a, b, kind, rngs=rngs) for c, (a, b) in widths])
 
-    def __call__(self, contexts_LxBxD: Sequence[jax.Array], window_BxKE: jax.Array) -> jax.Array:
+    def __call__(
+        self, contexts: Sequence[jax.Array], window_BxKE: jax.Array, drops: Sequence[Drop | None] = ()
+    ) -> jax.Array:
         """Returns the hidden vector that the head reads, [B, E]."""
         hidden = window_BxKE
-        for layer, context_BxD in zip(self.layers, contexts_LxBxD, strict=True):
-            hidden = layer(context_BxD, hidden)
+        for layer, context, drop in itertools.zip_longest(self.layers, contexts, drops):
+            hidden = layer(context, hidden, drop)
         return hidden
 
 
 class Embedding(nnx.Module):
-    """A table of token vectors, frozen and tied to the head, and the LayerNorm on the way in."""
+    """A frozen table of token vectors, and the LayerNorm on the way in."""
 
     def __init__(self, table_VxE: jax.Array, *, rngs: nnx.Rngs) -> None:
         """Takes the table as it is."""
@@ -164,14 +213,25 @@ class Embedding(nnx.Module):
         return self.norm(self.table[...])
 
 
+class Head(nnx.Module):
+    """An untied head, ``hidden @ table.T + bias``, zero to begin with."""
+
+    def __init__(self, vocab_size: int, embed_dim: int) -> None:
+        """Makes zeros."""
+        self.table = nnx.Param(jnp.zeros((vocab_size, embed_dim)))
+        self.bias = nnx.Param(jnp.zeros((vocab_size,)))
+
+
 class LanguageModel(nnx.Module):
-    """The whole system; its logits are ``hidden @ table.T``."""
+    """The whole system; its logits are ``hidden @ table.T``, of the embedding's table or an untied head's."""
 
     def __init__(self, config: ModelConfig, table_VxE: jax.Array, *, rngs: nnx.Rngs) -> None:
         """Makes the blocks and takes the table."""
+        self.config = config
         self.embedding = Embedding(table_VxE, rngs=rngs)
-        self.context_block = ContextBlock(config, rngs=rngs)
+        self.context_blocks = nnx.List([ContextBlock(config, rngs=rngs) for _ in range(config.num_blocks)])
         self.token_block = TokenBlock(config, rngs=rngs)
+        self.head = None if config.use_weight_tying else Head(*table_VxE.shape)
 
 
 def token_windows(
@@ -199,38 +259,3 @@ def token_windows(
     vectors_BxKxE = vectors_VxE[ids_N[jnp.maximum(places_BxK, 0)]]
     vectors_BxKxE = jnp.where((places_BxK >= 0)[:, :, None], vectors_BxKxE, 0)
     return vectors_BxKxE.reshape(len(places_B), -1)
-
-
-def num_params(config: ModelConfig, vocab_size: int, freeze_embedding: bool = True) -> dict[str, int]:
-    """Counts parameters as the reports print them.
-
-    Args:
-      config: the architecture.
-      vocab_size: V.
-      freeze_embedding: whether phase 2 leaves the table alone.
-
-    Returns:
-      ``params_context_block``, ``params_token_block``, ``params_total`` (with the table and its
-      LayerNorm) and ``params_trainable_phase2``: the token block, the table unless it is frozen, and
-      the LayerNorm, which the reports count although no gradient reaches it while its outputs are
-      cached.
-
-    >>> num_params(ModelConfig(), 50257)["params_context_block"]
-    1181952
-    """
-
-    def make() -> LanguageModel:
-        return LanguageModel(config, jnp.zeros((vocab_size, config.embed_dim)), rngs=nnx.Rngs(0))
-
-    model = nnx.eval_shape(make)
-
-    def count(module: nnx.Module) -> int:
-        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
-
-    trained_table = 0 if freeze_embedding else vocab_size * config.embed_dim
-    return {
-        "params_context_block": count(model.context_block),
-        "params_token_block": count(model.token_block),
-        "params_total": count(model),
-        "params_trainable_phase2": count(model.token_block) + count(model.embedding.norm) + trained_table,
-    }

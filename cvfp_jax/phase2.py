@@ -1,83 +1,28 @@
 """Phase 2: the token block learned by next-token prediction, with the contexts frozen.
 
-Shapes: N tokens of a stream, B rows of a batch, D context width, E embedding width, V tokens.
+Shapes: D context width, V tokens, E embedding width.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from cvfp_jax.config import Phase2Config
-from cvfp_jax.cross_entropy import Losses, frozen_head_losses, trained_head_losses
 from cvfp_jax.fixed_point import Status
-from cvfp_jax.mesh import over_rows, replicated
-from cvfp_jax.model import ContextBlock, TokenBlock, token_windows
-from cvfp_jax.optimizer import clipped_adam
-from cvfp_jax.recurrence import predecessors
+from cvfp_jax.mesh import replicated
+from cvfp_jax.model import LanguageModel, TokenBlock
+from cvfp_jax.phase2_step import Frozen, Settings, Stream, Trained, TrainState, compiled
+from cvfp_jax.recurrence import sequential_contexts
 
 # The host waits for the device every so many batches, so that progress tells of work done.
 _BATCHES_BETWEEN_REPORTS = 16
-
-
-class Stream(NamedTuple):
-    """A token stream with the context after each token; row t predicts token t + 1."""
-
-    ids_N: jax.Array  # int32; what stands beyond the stream's tokens is padding
-    contexts_NxD: jax.Array  # may end one row early: nothing is predicted from the last token
-    num_tokens: np.int32
-
-    @classmethod
-    def of(cls, ids: np.ndarray, contexts_NxD: jax.Array, capacity: int = 0) -> "Stream":
-        """Pads a stream to at least so many tokens; streams of one capacity share their programs."""
-        ids_N = np.pad(ids, (0, max(capacity - len(ids), 0)))
-        missing = max(capacity - 1 - len(contexts_NxD), 0)
-        if missing:
-            contexts_NxD = jnp.pad(contexts_NxD, ((0, missing), (0, 0)))
-        return cls(jnp.asarray(ids_N, jnp.int32), contexts_NxD, np.int32(len(ids)))
-
-    @property
-    def num_rows(self) -> int:
-        """The number of predictions."""
-        return int(self.num_tokens) - 1
-
-
-class Trained(NamedTuple):
-    """What phase 2 changes."""
-
-    token_block: Any
-    table_VxE: jax.Array | None  # the tied head, if it is not frozen
-
-
-class _Frozen(NamedTuple):
-    """What phase 2 reads and does not change."""
-
-    context_block: Any
-    vectors_VxE: jax.Array
-    table_VxE: jax.Array
-
-
-class _TrainState(NamedTuple):
-    params: Trained
-    optimizer: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    """What the compiled steps depend on beside the shapes of arrays."""
-
-    config: Phase2Config
-    context_block: nnx.GraphDef
-    token_block: nnx.GraphDef
-    mesh: Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +40,10 @@ Progress = Callable[[int, int, float], None]
 
 @dataclasses.dataclass(frozen=True)
 class Phase2Result:
-    """The weights of the epoch with the lowest validation loss, and the course of training."""
+    """The weights of the best epoch, and the course of training."""
 
     token_block: TokenBlock
-    table_VxE: jax.Array  # the head's
+    best_params: Trained
     last_params: Trained  # of the last epoch, as the original leaves them
     epochs: list[Epoch]
     best_epoch: int  # from 1; 0 if no epoch ended with finite losses
@@ -107,62 +52,51 @@ class Phase2Result:
     grad_norms: np.ndarray  # before clipping
 
 
-def _losses(
-    params: Trained, frozen: _Frozen, stream: Stream, first: jax.Array, settings: _Settings
-) -> tuple[Losses, jax.Array]:
-    """Returns the sums over the rows of the batch that starts at a row, and their number."""
-    num_rows = stream.num_tokens - 1
-    batch_size = min(settings.config.batch_size, len(stream.ids_N) - 1)
-    devices = settings.mesh.size
-    offsets_B = jnp.arange(-(-batch_size // devices) * devices, dtype=jnp.int32)
-    offsets_B = jax.lax.with_sharding_constraint(offsets_B, over_rows(settings.mesh))
-    valid_B = (offsets_B < batch_size) & (first + offsets_B < num_rows)
-    places_B = jnp.minimum(first + offsets_B, num_rows - 1)
-    block = nnx.merge(settings.context_block, frozen.context_block)
-    window_BxKE = token_windows(frozen.vectors_VxE, stream.ids_N, places_B, block.num_input_tokens)
-    # Only the last layer's contexts are kept in memory; those of the layers before are made again.
-    contexts_LxBxD = block.every_layer(predecessors(stream.contexts_NxD, places_B), window_BxKE)
-    hidden_BxE = nnx.merge(settings.token_block, params.token_block)(contexts_LxBxD, window_BxKE)
-    targets_B = stream.ids_N[places_B + 1]
-    if params.table_VxE is None:
-        losses = frozen_head_losses(hidden_BxE, frozen.table_VxE, targets_B, valid_B)
-    else:
-        losses = trained_head_losses(hidden_BxE, params.table_VxE, targets_B, valid_B)
-    return losses, valid_B.sum(dtype=jnp.int32)
+class EarlyStopping:
+    """Which epoch is the best, and whether training still gains.
+
+    An epoch gains if its validation loss is lower than the best epoch's, and its perplexity by more
+    than ``min_ppl_improvement``. Training stops after ``patience`` epochs in a row that did not. An
+    epoch that is better by less is not the best (``small_gain=dropped``, as R5's scripts have it), or
+    it is (``kept``, as the original's library has it).
+
+    References:
+      rato-tokyo/new-llm, report of 2025-12-03.
+
+    >>> rule = EarlyStopping(Phase2Config(patience=1, min_ppl_improvement=0.5))
+    >>> [rule.is_best(number, math.log(ppl)) for number, ppl in ((1, 9.0), (2, 8.0), (3, 7.9))]
+    [True, True, False]
+    >>> rule.best_epoch, rule.is_over
+    (2, True)
+    """
+
+    def __init__(self, config: Phase2Config) -> None:
+        """No epoch has been seen."""
+        self._config = config
+        self._best_loss = math.inf
+        self._failures = 0
+        self.best_epoch = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        return self._failures >= self._config.patience
+
+    def is_best(self, number: int, val_loss: float) -> bool:
+        """Notes an epoch and says whether it is the best so far."""
+        lower = val_loss < self._best_loss
+        least = self._config.min_ppl_improvement
+        gained = lower and (least == 0.0 or _perplexity(self._best_loss) - _perplexity(val_loss) > least)
+        self._failures = 0 if gained else self._failures + 1
+        best = gained or (lower and self._config.small_gain == "kept")
+        if best:
+            self._best_loss, self.best_epoch = val_loss, number
+        return best
 
 
-def _train_step(
-    state: _TrainState, frozen: _Frozen, stream: Stream, first: jax.Array, settings: _Settings
-) -> tuple[_TrainState, jax.Array, jax.Array]:
-    """One optimizer step on one batch; returns its mean loss before the step and its gradient norm."""
-
-    def mean_loss(params: Trained) -> jax.Array:
-        losses, count = _losses(params, frozen, stream, first, settings)
-        return losses.loss / count.astype(losses.loss.dtype)
-
-    loss, gradient = jax.value_and_grad(mean_loss)(state.params)
-    optimizer = clipped_adam(settings.config.learning_rate, settings.config.gradient_clip)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return _TrainState(params, optimizer_state), loss, optax.tree.norm(gradient)
-
-
-@functools.cache
-def _compiled(settings: _Settings) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Returns the training and the evaluation step, compiled for a mesh."""
-    whole = replicated(settings.mesh)
-    train = jax.jit(
-        functools.partial(_train_step, settings=settings),
-        in_shardings=(whole, whole, whole, whole),
-        out_shardings=(whole, whole, whole),
-        donate_argnums=0,
-    )
-    evaluate = jax.jit(
-        functools.partial(_losses, settings=settings),
-        in_shardings=(whole, whole, whole, whole),
-        out_shardings=(whole, whole),
-    )
-    return train, evaluate
+def _perplexity(loss: float) -> float:
+    # Beyond e^700, which is no perplexity of interest, a double ends.
+    return math.exp(min(loss, 700.0))
 
 
 def _batches(stream: Stream, config: Phase2Config) -> list[tuple[np.int32, int]]:
@@ -171,66 +105,92 @@ def _batches(stream: Stream, config: Phase2Config) -> list[tuple[np.int32, int]]
     return [(np.int32(first), min(config.batch_size, stream.num_rows - first)) for first in starts]
 
 
-def _evaluate(params: Trained, frozen: _Frozen, stream: Stream, settings: _Settings) -> tuple[float, float]:
+def _evaluate(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[float, float]:
     """Returns the mean loss and the accuracy over a stream."""
-    _, step = _compiled(settings)
+    if settings.recomputed:
+        frozen, stream = _renewed(params, frozen, stream, settings)
+    _, step = compiled(settings)
     batches = _batches(stream, settings.config)
-    results = jax.device_get([step(params, frozen, stream, first)[0] for first, _ in batches])
+    results = jax.device_get([step(params, frozen, stream, first) for first, _ in batches])
     # Summed in double precision: a stream holds millions of losses.
     loss = math.fsum(float(result.loss) for result in results)
     return loss / stream.num_rows, sum(int(result.hits) for result in results) / stream.num_rows
 
 
+def _renewed(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[Frozen, Stream]:
+    """The token vectors and exact contexts of the embedding's LayerNorm as it is now."""
+    vectors_VxE = nnx.merge(settings.embed_norm, params.embed_norm)(frozen.table_VxE)
+    block = nnx.merge(settings.context_block, frozen.context_block)
+    contexts_NxD = sequential_contexts(block, vectors_VxE, np.asarray(stream.ids_N)[: stream.num_rows])
+    return frozen._replace(vectors_VxE=vectors_VxE), stream._replace(contexts_NxD=contexts_NxD)
+
+
+def prepare(
+    model: LanguageModel, config: Phase2Config, mesh: Mesh, key: jax.Array
+) -> tuple[TrainState, Frozen, Settings]:
+    """Returns the state before the first step, what does not change, and the settings of the steps."""
+    context_graph, context_params = nnx.split(model.context_blocks[0])
+    token_graph, token_params = nnx.split(model.token_block)
+    norm_graph, norm_params = nnx.split(model.embedding.norm)
+    settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh)
+    table_VxE = model.embedding.table[...]
+    frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, key)
+    trained = Trained(token_params)
+    if model.head is not None:
+        trained = trained._replace(table_VxE=model.head.table[...], bias_V=model.head.bias[...])
+    elif not config.freeze_embedding:
+        trained = trained._replace(table_VxE=table_VxE)
+    if settings.recomputed:
+        trained = trained._replace(embed_norm=norm_params)
+    place = functools.partial(jax.device_put, device=replicated(mesh))
+    # Each step donates its state, which must not share arrays with the caller's model.
+    trained = jax.tree.map(jnp.copy, trained)
+    context_D = jnp.zeros((model.config.context_dim,), table_VxE.dtype)
+    state = TrainState(trained, settings.optimizer().init(trained), context_D)
+    return place(state), place(frozen), settings
+
+
 def learn_tokens(
-    context_block: ContextBlock,
-    token_block: TokenBlock,
-    vectors_VxE: jax.Array,
-    table_VxE: jax.Array,
+    model: LanguageModel,
     train: Stream,
     val: Stream,
     config: Phase2Config,
     mesh: Mesh,
+    *,
+    key: jax.Array | None = None,
     progress: Progress | None = None,
 ) -> Phase2Result:
     """Learns a token block that predicts the next token from frozen contexts.
 
-    ``loss = -mean_t ln softmax(TokenBlock(C_t, w_t) @ table.T)[x_{t+1}]``, one step of clipped Adam
-    for each batch of consecutive rows, in order. Training ends when the validation loss has not been
-    strictly lower than its lowest for ``patience`` epochs; the weights of the best epoch are returned.
+    ``loss = -mean_t ln softmax(head(TokenBlock(C_t, w_t)))[x_{t+1}]``, one step of clipped Adam for each
+    batch of consecutive rows, in order; ``EarlyStopping`` says which epoch is the best and which the
+    last. With ``train_contexts=recomputed`` the contexts of a batch are made token by token from the
+    context before it, with the embedding's LayerNorm as it has been trained so far.
 
     Args:
-      context_block: the trained context block.
-      token_block: the untrained token block; both are left as they are.
-      vectors_VxE: float32, the token vectors that the blocks read.
-      table_VxE: float32, the tied head; trained along unless ``config.freeze_embedding``.
+      model: the trained context blocks and the untrained rest; it is left as it is.
       train: the training stream.
       val: the validation stream.
       config: the settings.
       mesh: the devices; each batch is shared among them by rows.
+      key: draws what dropout leaves out.
       progress: called every few batches.
 
     Returns:
       A ``Phase2Result``.
 
     References:
-      rato-tokyo/new-llm, report of 2025-11-30.
+      rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
-    context_graph, context_params = nnx.split(context_block)
-    token_graph, token_params = nnx.split(token_block)
-    settings = _Settings(config, context_graph, token_graph, mesh)
-    place = functools.partial(jax.device_put, device=replicated(mesh))
-    frozen = place(_Frozen(context_params, vectors_VxE, table_VxE))
-    train, val = place(train), place(val)
-    # Each step donates its state, which must not share arrays with the caller's blocks.
-    params = jax.tree.map(jnp.copy, Trained(token_params, None if config.freeze_embedding else table_VxE))
-    optimizer = clipped_adam(config.learning_rate, config.gradient_clip)
-    state = place(_TrainState(params, optimizer.init(params)))
-    best, best_loss, best_epoch = jax.tree.map(jnp.copy, state.params), math.inf, 0
+    state, frozen, settings = prepare(model, config, mesh, jax.random.key(0) if key is None else key)
+    train, val = (jax.device_put(stream, replicated(mesh)) for stream in (train, val))
+    best = jax.tree.map(jnp.copy, state.params)
+    rule = EarlyStopping(config)
     epochs: list[Epoch] = []
     steps: list[tuple[float, float]] = []
     status = Status.MAX_STEPS
     for number in range(1, config.epochs + 1):
-        state, losses = _train_epoch(state, frozen, train, settings, number, progress)
+        state, losses = train_epoch(state, frozen, train, settings, number, progress)
         steps += losses
         batches = zip(losses, _batches(train, config), strict=True)
         train_loss = math.fsum(loss * rows for (loss, _), (_, rows) in batches) / train.num_rows
@@ -239,36 +199,36 @@ def learn_tokens(
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             status = Status.NON_FINITE
             break
-        if val_loss < best_loss:
-            best, best_loss, best_epoch = jax.tree.map(jnp.copy, state.params), val_loss, number
-        elif number - best_epoch >= config.patience:
+        if rule.is_best(number, val_loss):
+            best = jax.tree.map(jnp.copy, state.params)
+        if rule.is_over:
             status = Status.CONVERGED
             break
     return Phase2Result(
-        nnx.merge(token_graph, best.token_block),
-        table_VxE if best.table_VxE is None else best.table_VxE,
+        nnx.merge(settings.token_block, best.token_block),
+        best,
         state.params,
         epochs,
-        best_epoch,
+        rule.best_epoch,
         status,
         np.array([loss for loss, _ in steps]),
         np.array([norm for _, norm in steps]),
     )
 
 
-def _train_epoch(
-    state: _TrainState,
-    frozen: _Frozen,
+def train_epoch(
+    state: TrainState,
+    frozen: Frozen,
     stream: Stream,
-    settings: _Settings,
+    settings: Settings,
     number: int,
     progress: Progress | None,
-) -> tuple[_TrainState, list[tuple[float, float]]]:
+) -> tuple[TrainState, list[tuple[float, float]]]:
     """Returns the new state, and the loss and gradient norm of each batch."""
-    step, _ = _compiled(settings)
+    step, _ = compiled(settings)
     measures: list[tuple[jax.Array, jax.Array]] = []
     for first, rows in _batches(stream, settings.config):
-        state, loss, norm = step(state, frozen, stream, first)
+        state, loss, norm = step(state, frozen, stream, first, np.int32(number))
         measures.append((loss, norm))
         if progress and len(measures) % _BATCHES_BETWEEN_REPORTS == 0:
             progress(number, int(first) + rows, float(loss))

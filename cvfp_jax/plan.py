@@ -5,7 +5,7 @@ from typing import Any
 
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.tokenizer import VOCAB_SIZE
-from cvfp_jax.model import num_params
+from cvfp_jax.widths import num_params
 
 _FLOAT_BYTES = 4
 # Python, JAX and its compiler, SciPy and the cell's programs, as measured on a CPU.
@@ -62,11 +62,13 @@ def plan_cell(
     if config.data.vocabulary == "full":
         vocab_size = VOCAB_SIZE
     params: dict[str, int | None] = {}
-    params |= num_params(config.model, vocab_size or 1, config.phase2.freeze_embedding)
+    phase2 = config.phase2
+    params |= num_params(config.model, vocab_size or 1, phase2.freeze_embedding, phase2.count_embed_norm)
     if vocab_size is None:
-        params["params_total"] = None
-        if not config.phase2.freeze_embedding:
-            params["params_trainable_phase2"] = None
+        unknown = ["params_total"]
+        if not (config.model.use_weight_tying and phase2.freeze_embedding):
+            unknown += ["params_head", "params_trainable_phase2"]
+        params |= dict.fromkeys(unknown)
     memory = None
     if vocab_size is not None and train_tokens is not None:
         memory = expected_memory(config, vocab_size, max(train_tokens, capacity))
@@ -88,15 +90,16 @@ def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int) -> in
       Bytes.
     """
     model = config.model
-    contexts = train_tokens * model.context_dim
-    rows = min(config.phase1.batch_size, train_tokens)
+    contexts = train_tokens * model.context_dim * model.num_blocks
+    rows = min(config.phase1.batch_size, train_tokens) or train_tokens
     window = model.num_input_tokens * model.embed_dim
     activations = rows * (_ROWS_OF_D * model.context_dim * model.num_layers + _ROWS_OF_KE * window)
     # The table on the host and on the device, and the vectors made of it.
     tables = 3 * vocab_size * model.embed_dim
     counts = num_params(model, vocab_size)
     # Parameters, gradient, two moments and an update.
-    trained = 5 * (counts["params_context_block"] + counts["params_token_block"])
+    blocks = counts["params_context_block"] + counts["params_token_block"]
+    trained = 5 * (blocks + counts["params_head"])
     phase1 = _FLOAT_BYTES * (2 * contexts + activations)
     phase2 = _FLOAT_BYTES * contexts + _HEAD_BYTES
     return _PROCESS_BYTES + _FLOAT_BYTES * (tables + trained) + max(phase1, phase2)

@@ -36,9 +36,12 @@ class CellProgress:
         )
         return self._bar
 
-    def phase1(self, config: RunConfig, num_tokens: int) -> Callable[[int, dict[str, np.ndarray]], None]:
-        """Opens the bar of phase 1 and returns what moves it."""
-        bar = self._open("phase 1", num_tokens * (config.phase1.max_iterations - 1))
+    def phase1(
+        self, config: RunConfig, block: int, num_tokens: int
+    ) -> Callable[[int, dict[str, np.ndarray]], None]:
+        """Opens the bar of a block's phase 1 and returns what moves it."""
+        name = f"phase 1, block {block + 1}" if config.model.num_blocks > 1 else "phase 1"
+        bar = self._open(name, num_tokens * (config.phase1.max_iterations - 1))
 
         def show(steps: int, trace: dict[str, np.ndarray]) -> None:
             interrupt.check()

@@ -70,6 +70,49 @@ def sequential_contexts(
     return contexts_NxD[: len(ids)]
 
 
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _apply(
+    params: Any, vectors_VxE: jax.Array, ids_N: jax.Array, contexts_NxD: jax.Array, graphdef: nnx.GraphDef
+) -> jax.Array:
+    block = nnx.merge(graphdef, params)
+    chunk = min(CHUNK, len(ids_N))
+
+    def visit(first: jax.Array) -> jax.Array:
+        places_B = first + jnp.arange(chunk, dtype=jnp.int32)
+        window_BxKE = token_windows(vectors_VxE, ids_N, places_B, block.num_input_tokens)
+        return block(predecessors(contexts_NxD, places_B), window_BxKE)
+
+    contexts_MxBxD = lax.map(visit, jnp.arange(0, len(ids_N), chunk, dtype=jnp.int32))
+    return contexts_MxBxD.reshape(-1, block.context_dim)
+
+
+def parallel_contexts(
+    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, contexts_NxD: jax.Array
+) -> jax.Array:
+    """Returns one more iteration of all contexts, all tokens in parallel.
+
+    ``c_t = block(P_{t-1}, w_t)`` without noise, with P the given contexts and ``P_{-1} = 0``. Given those
+    that phase 1 ends with, this is the original's parallel cache.
+
+    Args:
+      block: the trained block.
+      vectors_VxE: float32, the token vectors.
+      ids: int [N], the stream.
+      contexts_NxD: float32, the contexts; more than N rows are kept as they are, padding.
+
+    Returns:
+      Float32, as many rows as contexts.
+
+    References:
+      rato-tokyo/new-llm, report of 2025-11-30.
+    """
+    graphdef, params = nnx.split(block)
+    rows = len(contexts_NxD)
+    padding = -rows % min(CHUNK, rows)
+    ids_N = jnp.asarray(np.pad(ids, (0, rows + padding - len(ids))), jnp.int32)
+    return _apply(params, vectors_VxE, ids_N, contexts_NxD, graphdef)[:rows]
+
+
 def predecessors(contexts_NxD: jax.Array, places_B: jax.Array) -> jax.Array:
     """Returns the context before each place of a stream; zero before the first.
 

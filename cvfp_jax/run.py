@@ -1,7 +1,9 @@
 """One cell: data -> phase 1 -> contexts -> effective rank -> phase 2 -> record."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,21 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cvfp_jax.blocks import exact_contexts, learn_blocks
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.dataset import CellData
+from cvfp_jax.diagnostics import block_diagnostics
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.mesh import make_mesh
-from cvfp_jax.model import LanguageModel, num_params
-from cvfp_jax.phase1 import Phase1Result, learn_contexts
-from cvfp_jax.phase2 import Phase2Result, Stream, learn_tokens
+from cvfp_jax.model import LanguageModel
+from cvfp_jax.phase1 import Phase1Result
+from cvfp_jax.phase2 import Phase2Result, learn_tokens
+from cvfp_jax.phase2_step import Stream
 from cvfp_jax.progress import CellProgress
 from cvfp_jax.records import OK, Record, perplexity
-from cvfp_jax.recurrence import sequential_contexts
+from cvfp_jax.recurrence import parallel_contexts
 from cvfp_jax.stopwatch import Stopwatch
+from cvfp_jax.widths import num_params
 
 # Random numbers are functions of the seed and of what they are for.
-_INIT, _PHASE1, _TRAIN_ROWS, _VAL_ROWS = range(4)
+_USES = 6
+_INIT, _PHASE1, _TRAIN_ROWS, _VAL_ROWS, _DIAGNOSTICS, _DROPOUT = range(_USES)
 
 
 @dataclasses.dataclass
@@ -33,6 +40,7 @@ class _Watches:
     phase1: Stopwatch = dataclasses.field(default_factory=Stopwatch)
     contexts: Stopwatch = dataclasses.field(default_factory=Stopwatch)
     effective_rank: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+    diagnostics: Stopwatch = dataclasses.field(default_factory=Stopwatch)
     phase2: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
     def fields(self) -> dict[str, float]:
@@ -66,63 +74,79 @@ def run_cell(config: RunConfig, data: CellData, progress: CellProgress) -> Recor
 
 
 def _run_cell(config: RunConfig, data: CellData, progress: CellProgress) -> Record:
-    keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in (_INIT, _PHASE1)]
-    table_VxE = jnp.asarray(data.table)
-    model = LanguageModel(config.model, table_VxE, rngs=nnx.Rngs(keys[_INIT]))
+    keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
+    model = LanguageModel(config.model, jnp.asarray(data.table), rngs=nnx.Rngs(keys[_INIT]))
     vectors_VxE = model.embedding.token_vectors()
     watches = _Watches()
+    phase2 = config.phase2
     record: Record = {
         **_identity(config, data),
-        **num_params(config.model, len(data.table), config.phase2.freeze_embedding),
+        **num_params(config.model, len(data.table), phase2.freeze_embedding, phase2.count_embed_norm),
         "seed": config.seed,
         "device": device_name(),
     }
 
     with watches.phase1:
-        first = learn_contexts(
-            model.context_block,
+        learned = learn_blocks(
+            list(model.context_blocks),
             vectors_VxE,
             data.train_ids,
             config.phase1,
             keys[_PHASE1],
+            val_ids=data.val_ids,
             capacity=data.capacity,
-            progress=progress.phase1(config, len(data.train_ids)),
+            progress=functools.partial(progress.phase1, config),
         )
-    record |= _phase1_fields(first)
-    if first.status == Status.NON_FINITE:
-        status = f"failed: phase 1 was not finite at iteration {first.iterations}"
+    record |= _phase1_fields(learned)
+    if record["phase1_status"] == Status.NON_FINITE.label:
+        status = f"failed: phase 1 was not finite at iteration {record['phase1_iterations']}"
         return {**record, **_NOTHING_AFTER_PHASE1, **watches.fields(), "status": status}
+    blocks = [result.block for result in learned]
+    model.context_blocks = nnx.List(blocks)
+
+    def rank_share(contexts_NxD: jax.Array, num_rows: int, use: int) -> float:
+        rng = np.random.default_rng([config.seed, use])
+        return effective_rank(contexts_NxD, num_rows, config.effective_rank_rows, rng) / contexts_NxD.shape[1]
 
     with watches.contexts:
-
-        def exact(ids: np.ndarray) -> jax.Array:
-            # No token follows the last one, so nothing is predicted from its context.
-            return sequential_contexts(first.block, vectors_VxE, ids[:-1])
-
-        val_contexts_MxD = exact(data.val_ids)
-        parallel = config.phase2.train_contexts == "parallel"
-        train_contexts_NxD = first.contexts_NxD if parallel else exact(data.train_ids)
-        jax.block_until_ready((val_contexts_MxD, train_contexts_NxD))
+        # No token follows the last one, so nothing is predicted from its context.
+        val_contexts_MxD = jax.block_until_ready(exact_contexts(blocks, vectors_VxE, data.val_ids[:-1]))
+        train_contexts_NxD = learned[0].contexts_NxD
+        if config.phase2.train_contexts == "sequential":
+            train_contexts_NxD = exact_contexts(blocks, vectors_VxE, data.train_ids)
+        jax.block_until_ready(train_contexts_NxD)
     with watches.effective_rank:
-
-        def rank_share(contexts_NxD: jax.Array, num_rows: int, use: int) -> float:
-            rng = np.random.default_rng([config.seed, use])
-            rank = effective_rank(contexts_NxD, num_rows, config.effective_rank_rows, rng)
-            return rank / config.model.context_dim
-
-        record["train_effective_rank"] = rank_share(first.contexts_NxD, len(data.train_ids), _TRAIN_ROWS)
+        # Of what phase 1 ended with, as the reports have it; blocks have ended on different tokens.
+        ended = train_contexts_NxD if len(blocks) > 1 else learned[0].contexts_NxD
+        record["train_effective_rank"] = rank_share(ended, len(data.train_ids), _TRAIN_ROWS)
         record["val_effective_rank"] = rank_share(val_contexts_MxD, len(data.val_ids) - 1, _VAL_ROWS)
+    with watches.diagnostics:
+        record |= block_diagnostics(
+            blocks[0],
+            vectors_VxE,
+            data.val_ids,
+            val_contexts_MxD[:, : config.model.context_dim],
+            record["val_effective_rank"],
+            num_trials=config.val_convergence_trials,
+            key=keys[_DIAGNOSTICS],
+            rng=np.random.default_rng([config.seed, _DIAGNOSTICS]),
+        )
+    # What phase 1 ended with is not needed any more.
+    del learned, ended
+    with watches.contexts:
+        if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
+            train_contexts_NxD = parallel_contexts(blocks[0], vectors_VxE, data.train_ids, train_contexts_NxD)
+        jax.block_until_ready(train_contexts_NxD)
 
     with watches.phase2:
+        recomputed = config.phase2.train_contexts == "recomputed"
         second = learn_tokens(
-            first.block,
-            model.token_block,
-            vectors_VxE,
-            table_VxE,
-            Stream.of(data.train_ids, train_contexts_NxD, data.capacity),
-            Stream.of(data.val_ids, val_contexts_MxD),
+            model,
+            Stream.of(data.train_ids, None if recomputed else train_contexts_NxD, data.capacity),
+            Stream.of(data.val_ids, None if recomputed else val_contexts_MxD),
             config.phase2,
             make_mesh(),
+            key=keys[_DROPOUT],
             progress=progress.phase2(config, len(data.train_ids)),
         )
     return {**record, **_phase2_fields(second), **watches.fields()}
@@ -149,14 +173,26 @@ def _identity(config: RunConfig, data: CellData) -> Record:
     }
 
 
-def _phase1_fields(result: Phase1Result) -> Record:
+# Of several blocks' ways to end, the record names the one to worry about most.
+_WORST_FIRST = (Status.NON_FINITE, Status.MAX_STEPS, Status.STALLED, Status.CONVERGED)
+
+
+def _phase1_fields(results: Sequence[Phase1Result]) -> Record:
+    """The measures of phase 1; means over blocks, and the largest number of iterations and residual."""
+
+    def mean(field: str) -> float:
+        return sum(getattr(result, field) for result in results) / len(results)
+
+    statuses = {result.status for result in results}
     return {
-        "phase1_iterations": result.iterations,
-        "phase1_status": result.status.label,
-        "phase1_convergence_rate": result.convergence_rate,
-        "phase1_loss": float(result.trace["loss"][-1]),
-        "residual_mean": result.residual_mean,
-        "residual_max": result.residual_max,
+        "phase1_iterations": max(result.iterations for result in results),
+        "phase1_block_iterations": [result.iterations for result in results],
+        "phase1_status": next(status for status in _WORST_FIRST if status in statuses).label,
+        "phase1_convergence_rate": mean("convergence_rate"),
+        "phase1_loss": sum(float(result.trace["loss"][-1]) for result in results) / len(results),
+        "phase1_val_ranks": [rank for result in results for rank in result.val_ranks],
+        "residual_mean": mean("residual_mean"),
+        "residual_max": max(result.residual_max for result in results),
     }
 
 

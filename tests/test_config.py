@@ -33,7 +33,7 @@ from cvfp_jax.fields import flat_fields, parse_changes, replace
         ({"phase1.context_noise": float("inf")}, "config.phase1.context_noise=inf"),
         ({"phase1.convergence_threshold": -1.0}, "above 0"),
         ({"phase2.epochs": 0}, "config.phase2.epochs=0"),
-        ({"phase2.train_contexts": "exact"}, "parallel or sequential"),
+        ({"phase2.train_contexts": "exact"}, "parallel, sequential or recomputed"),
         ({"data.vocabulary": "half"}, "full or corpus"),
         ({"data.max_sample_tokens": -1}, "config.data.max_sample_tokens=-1"),
         ({"data.val_samples": "10"}, "START:STOP"),

@@ -10,10 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
-    {"errors", "interrupt", "fields"},
+    {"errors", "interrupt"},
     {
         "config",
         "field_docs",
+        "fields",
         "scaling",
         "fixed_point",
         "diversity",
@@ -23,9 +24,10 @@ LAYERS = [
         "mesh",
     },
     {"grid", "stopwatch", "progress", "data", "records"},
-    {"model", "workdir"},
+    {"model", "workdir", "widths", "stop_rules"},
     {"micro_batches", "plan", "recurrence"},
-    {"phase1", "phase2"},
+    {"context_inputs", "phase1_step"},
+    {"phase1", "phase2", "diagnostics"},
     {"run", "report"},
     {"sweep", "cli"},
 ]

@@ -56,7 +56,7 @@ class SweepData:
         return len(self._split(len(self.train_texts))[0])
 
     def sha256(self, num_samples: int) -> str:
-        """Returns the hash of a cell's texts, of what parts training from validation, and of the vocabulary."""
+        """Returns the hash of a cell's texts, of what parts them, and of the vocabulary."""
         # A tail is no text of its own: what tells one from another is where it is cut.
         cut = ["validation"] if self.config.val_tail is None else ["tail", self.config.val_samples]
         texts = [*self.train_texts[:num_samples], *cut, *self.val_texts]

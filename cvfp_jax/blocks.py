@@ -1,0 +1,88 @@
+"""Context blocks on disjoint data: each learned on its own share of the tokens.
+
+Shapes: N tokens, D context width of a block, E embedding width, V tokens.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvfp_jax.config import Phase1Config
+from cvfp_jax.model import ContextBlock
+from cvfp_jax.optimizer import stale_norm_after
+from cvfp_jax.phase1 import Phase1Result, Progress, learn_contexts
+from cvfp_jax.recurrence import sequential_contexts
+
+
+def shares(num_tokens: int, num_blocks: int) -> list[slice]:
+    """Returns the tokens of each block: equal shares, the last one longer by what is left.
+
+    A share reaches one token into the next, whose first token its last context predicts.
+
+    >>> [(share.start, share.stop) for share in shares(10, 3)]
+    [(0, 4), (3, 7), (6, 10)]
+    """
+    size = num_tokens // num_blocks
+    starts = [number * size for number in range(num_blocks)]
+    return [slice(a, b + 1) for a, b in zip(starts, [*starts[1:], num_tokens - 1], strict=True)]
+
+
+def learn_blocks(
+    blocks: Sequence[ContextBlock],
+    vectors_VxE: jax.Array,
+    ids: np.ndarray,
+    config: Phase1Config,
+    key: jax.Array,
+    *,
+    val_ids: np.ndarray | None = None,
+    capacity: int = 0,
+    progress: Callable[[int, int], Progress] | None = None,
+) -> list[Phase1Result]:
+    """Learns each block on its share of a stream, one after the other.
+
+    Args:
+      blocks: the untrained blocks; they are left as they are.
+      vectors_VxE: float32, the token vectors.
+      ids: int [N], the stream.
+      config: the settings. Each block is clipped by its own gradients; ``compat_stale_clip`` counts
+        those of the blocks before it in the norm, as the original does.
+      key: the random key.
+      val_ids: int, the validation stream, for ``stop=val_effective_rank``.
+      capacity: the least number of tokens of the whole stream to compile for.
+      progress: makes the progress of a block, given its number from 0 and its number of tokens.
+
+    Returns:
+      A result a block.
+
+    References:
+      rato-tokyo/new-llm, experiment of 2025-12-02 (two blocks on halves of the data).
+    """
+    parts = shares(len(ids), len(blocks))
+    # A share of the largest stream, with what a last share has left over.
+    room = capacity // len(blocks) + len(blocks) if len(blocks) > 1 else capacity
+    stale_norm = 0.0 if config.compat_stale_clip else None
+    results = []
+    for number, (block, part) in enumerate(zip(blocks, parts, strict=True)):
+        result = learn_contexts(
+            block,
+            vectors_VxE,
+            ids[part],
+            config,
+            jax.random.fold_in(key, number) if number else key,
+            val_ids=val_ids,
+            capacity=room,
+            stale_norm=stale_norm,
+            progress=progress(number, len(ids[part])) if progress else None,
+        )
+        results.append(result)
+        if stale_norm is not None:
+            stale_norm = stale_norm_after(result.trace["grad_norm"], config.gradient_clip, stale_norm)
+    return results
+
+
+def exact_contexts(blocks: Sequence[ContextBlock], vectors_VxE: jax.Array, ids: np.ndarray) -> jax.Array:
+    """Returns the left-to-right contexts of all blocks side by side, float32 [N, blocks D]."""
+    contexts = [sequential_contexts(block, vectors_VxE, ids) for block in blocks]
+    return contexts[0] if len(contexts) == 1 else jnp.concatenate(contexts, axis=1)
