@@ -31,6 +31,7 @@ _TEXTS = {
     "val_samples": "validation samples, START:STOP, behind the training samples",
     "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
     "seed": "seed of every random number",
+    "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
 }
 _SWITCHES = {
     "list": "print the experiments and their presets",
@@ -39,6 +40,7 @@ _SWITCHES = {
     "help": "print this text",
 }
 _PREFIX = "config."
+_MOST_SEEDS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,20 @@ def _axis(flag: str, text: str) -> tuple[int, ...]:
         ) from None
 
 
+def _seeds(base: int, count: str, first: str | None) -> tuple[int, ...]:
+    """The seeds that --seeds and --seed ask for."""
+    try:
+        number, start = int(count), base if first is None else int(first)
+        if not 1 <= number <= _MOST_SEEDS:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--seeds={count} is not a number of replicates from --seed={first or base} on: write for"
+            f" example --seeds=3, at most {_MOST_SEEDS}."
+        ) from None
+    return tuple(range(start, start + number))
+
+
 def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Request | str:
     """Reads a command line.
 
@@ -145,11 +161,15 @@ def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Req
         if _SHORT[flag] in changes:
             raise UserError(f"--{flag} and --{_PREFIX}{_SHORT[flag]} set the same field: give one of them.")
         changes[_SHORT[flag]] = given[flag]
-    axes = {name: _axis(flag, given[flag]) for name, flag in AXIS_FLAGS.items() if flag in given}
+    grid = presets[preset]
+    lists = {name: flag for name, flag in AXIS_FLAGS.items() if name != "seed"}
+    axes = {name: _axis(flag, given[flag]) for name, flag in lists.items() if flag in given}
+    if "seeds" in given:
+        axes["seed"] = _seeds(grid.base.seed, given["seeds"], changes.pop("seed", None))
     if given["json"] and not given["dry_run"]:
         raise UserError("--json prints a plan: add --dry_run.")
     return Request(
-        presets[preset].resolve(axes, changes),
+        grid.resolve(axes, changes),
         folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
         bool(given["dry_run"]),
         bool(given["json"]),
