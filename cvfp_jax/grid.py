@@ -90,7 +90,7 @@ class Grid:
             _check_axis(AXIS_FLAGS[name], values)
         for name in axes.keys() & changes.keys():
             raise UserError(
-                f"--{AXIS_FLAGS[name]} and --config.{name}={changes[name]} set the same axis: give one of them."
+                f"--{AXIS_FLAGS[name]} and --config.{name}={changes[name]} set the same axis: give one."
             )
         lists = {
             name: _parse_list(self.base, name, changes[name]) for name in self.axes.keys() & changes.keys()

@@ -74,6 +74,11 @@ def _squared_change(new_BxD: jax.Array, batch: Batch) -> jax.Array:
     return jnp.where(batch.valid_B, jnp.square(new_BxD - batch.previous_BxD).mean(axis=1), 0)
 
 
+def has_converged(change_B: jax.Array, config: Phase1Config) -> jax.Array:
+    """Says of each token whether its mean squared change is below the threshold, strictly."""
+    return change_B < config.convergence_threshold
+
+
 def _loss(
     params: Any, batch: Batch, key: jax.Array, settings: Settings
 ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
@@ -85,7 +90,7 @@ def _loss(
     cvfp = change_B.sum() / n
     spread = DIVERSITY_LOSSES[settings.config.diversity](contexts_BxD, batch.valid_B, key)
     total = (1 - weight) * cvfp + weight * spread
-    converged_B = batch.valid_B & (change_B < settings.config.convergence_threshold)
+    converged_B = batch.valid_B & has_converged(change_B, settings.config)
     sums = {
         "loss": total * n,
         "cvfp_loss": cvfp * n,

@@ -1,4 +1,8 @@
-"""The original's names for parameters, and its layout: weights [out, in], ``y = x @ W.T + b``."""
+"""The original's names for parameters, and its layout: weights [out, in], ``y = x @ W.T + b``.
+
+The names changed with time: a layer stands at ``layers.N.``, at ``layer.`` or at the block itself, and its
+linear maps at ``fnn.N`` or ``fnn.fnn.N``.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,47 +12,50 @@ from cvfp_jax.config import ModelConfig
 from cvfp_jax.model import ContextBlock, ContextLayer, LanguageModel, Layer
 
 
-def _norm_name(layer: Layer) -> str:
-    return "context_norm" if isinstance(layer, ContextLayer) else "token_norm"
-
-
-def layer_parameters(layer: Layer) -> dict[str, tuple[nnx.Module, str]]:
+def layer_parameters(layer: Layer, network: str = "fnn.") -> dict[str, tuple[nnx.Module, str]]:
     """Maps each of the original's names to the module and the attribute that hold the parameter."""
-    places = {
-        "fnn.0.weight": (layer.linear, "kernel"),
-        "fnn.0.bias": (layer.linear, "bias"),
-        f"{_norm_name(layer)}.weight": (layer.norm, "scale"),
-        f"{_norm_name(layer)}.bias": (layer.norm, "bias"),
-    }
-    if layer.residual is not None:
-        places |= {
-            "residual_proj.weight": (layer.residual, "kernel"),
-            "residual_proj.bias": (layer.residual, "bias"),
-        }
+    norm = "context_norm" if isinstance(layer, ContextLayer) else "token_norm"
+    linears = {f"{network}0": layer.linear, f"{network}2": layer.second, "residual_proj": layer.residual}
+    places = {f"{norm}.weight": (layer.norm, "scale"), f"{norm}.bias": (layer.norm, "bias")}
+    for name, linear in linears.items():
+        if linear is not None:
+            places |= {f"{name}.weight": (linear, "kernel"), f"{name}.bias": (linear, "bias")}
     return places
+
+
+def parameters(block, names, prefix="") -> dict[str, tuple[nnx.Module, str]]:
+    """Maps the names that a block's parameters have among these to where they are held."""
+    places = {}
+    for number, layer in enumerate(block.layers):
+        starts = [prefix + start for start in (f"layers.{number}.", "layer.", "")]
+        networks = ("fnn.fnn.", "fnn.")
+        found = [(a, b) for a in starts for b in networks if f"{a}{b}0.weight" in names]
+        start, network = found[0] if found else (starts[0], networks[1])
+        places |= {start + name: place for name, place in layer_parameters(layer, network).items()}
+    return places
+
+
+def _get(place) -> np.ndarray:
+    module, attribute = place
+    array = np.asarray(getattr(module, attribute)[...])
+    return array.T if attribute == "kernel" else array
 
 
 def load_layer(layer, arrays, prefix="", dtype=np.float32):
     """Gives a layer the original's parameters."""
-    for name, (module, attribute) in layer_parameters(layer).items():
-        array = arrays[prefix + name].astype(dtype)
-        setattr(module, attribute, nnx.Param(jnp.asarray(array.T if attribute == "kernel" else array)))
+    load_block(type("Block", (), {"layers": [layer]}), arrays, prefix, dtype)
 
 
 def load_block(block, arrays, prefix="", dtype=np.float32):
     """Gives a block the original's parameters."""
-    for number, layer in enumerate(block.layers):
-        load_layer(layer, arrays, f"{prefix}layers.{number}.", dtype)
+    for name, (module, attribute) in parameters(block, arrays, prefix).items():
+        array = arrays[name].astype(dtype)
+        setattr(module, attribute, nnx.Param(jnp.asarray(array.T if attribute == "kernel" else array)))
 
 
-def named(block, prefix=""):
+def named(block, prefix="", names=()):
     """Returns a block's parameters, or gradients merged into one, by the original's names."""
-    found = {}
-    for number, layer in enumerate(block.layers):
-        for name, (module, attribute) in layer_parameters(layer).items():
-            array = np.asarray(getattr(module, attribute)[...])
-            found[f"{prefix}layers.{number}.{name}"] = array.T if attribute == "kernel" else array
-    return found
+    return {name: _get(place) for name, place in parameters(block, names, prefix).items()}
 
 
 def block_name(block) -> str:
@@ -59,9 +66,16 @@ def make_model(config: ModelConfig, table, seed=0) -> LanguageModel:
     return LanguageModel(config, jnp.asarray(table), rngs=nnx.Rngs(seed))
 
 
-def load_model(config: ModelConfig, table, arrays, prefix) -> LanguageModel:
+def load_model(config: ModelConfig, table, arrays, prefix, dtype=np.float32) -> LanguageModel:
     """Returns a model with the original's parameters."""
-    model = make_model(config, table)
-    for block in (model.context_block, model.token_block):
-        load_block(block, arrays, f"{prefix}{block_name(block)}.")
+    model = make_model(config, table.astype(dtype))
+    blocks = list(model.context_blocks)
+    for number, block in enumerate(blocks):
+        name = "context_block" if len(blocks) == 1 else f"context_blocks.{number}"
+        load_block(block, arrays, f"{prefix}{name}.", dtype)
+    load_block(model.token_block, arrays, f"{prefix}token_block.", dtype)
+    if f"{prefix}embed_norm.weight" in arrays:
+        for ours, theirs in (("scale", "weight"), ("bias", "bias")):
+            array = arrays[f"{prefix}embed_norm.{theirs}"].astype(dtype)
+            setattr(model.embedding.norm, ours, nnx.Param(jnp.asarray(array)))
     return model

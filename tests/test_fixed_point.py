@@ -12,7 +12,12 @@ def cosine(x, index):
     """One step of x <- cos x, whose fixed point is 0.739085..."""
     new = jnp.cos(x)
     change = jnp.abs(new - x)
-    return StepResult(new, {"change": change, "index": index}, change < 1e-6, jnp.isfinite(new))
+    return StepResult(
+        new,
+        {"change": change, "index": index},
+        jnp.where(change < 1e-6, Status.CONVERGED, Status.RUNNING),
+        jnp.isfinite(new),
+    )
 
 
 def run(step, state, max_steps, until=None) -> Solution:
@@ -45,7 +50,8 @@ def test_converging_at_the_last_step_counts_as_converged():
 def test_a_step_that_is_not_finite_ends_it_whatever_else_it_says():
     def explode(x, index):
         new = x * 1e30
-        return StepResult(new, {"x": new}, jnp.bool_(True) & ~jnp.isfinite(new), jnp.isfinite(new))
+        finite = jnp.isfinite(new)
+        return StepResult(new, {"x": new}, jnp.where(finite, Status.RUNNING, Status.CONVERGED), finite)
 
     solution = run(explode, jnp.float32(1.0), 10)
     assert (int(solution.status), int(solution.steps)) == (Status.NON_FINITE, 2)
@@ -65,4 +71,10 @@ def test_leaving_and_coming_back_changes_no_bit(stops):
 
 
 def test_status_labels():
-    assert [status.label for status in Status] == ["running", "converged", "max steps", "non-finite"]
+    assert [status.label for status in Status] == [
+        "running",
+        "converged",
+        "max steps",
+        "non-finite",
+        "no improvement",
+    ]

@@ -9,8 +9,9 @@ from cvfp_jax.micro_batches import Tokens, num_batches, renew_contexts
 from cvfp_jax.model import ContextBlock, token_windows
 
 
+@pytest.mark.parametrize("wrap", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 20])
-def test_a_pass_equals_one_application_to_the_whole_stream(batch_size):
+def test_a_pass_equals_one_application_to_the_whole_stream(batch_size, wrap):
     rng = np.random.default_rng(0)
     count, padded = 7, 20
     block = ContextBlock(ModelConfig(6, 5, 2, 3), rngs=nnx.Rngs(0))
@@ -24,9 +25,12 @@ def test_a_pass_equals_one_application_to_the_whole_stream(batch_size):
     def visit(batch):
         return batch.valid_B.sum(), block(batch.shifted_BxD, batch.window_BxKE)
 
-    new, seen = renew_contexts(jnp.asarray(contexts), tokens, batch_size, 3, visit, jnp.int32(0))
+    new, seen = renew_contexts(jnp.asarray(contexts), tokens, batch_size, 3, wrap, visit, jnp.int32(0))
     window = token_windows(vectors, ids, jnp.arange(count), 3)
-    expected = block(jnp.asarray(np.roll(contexts[:count], 1, axis=0)), window)
+    shifted = np.roll(contexts[:count], 1, axis=0)
+    if not wrap:
+        shifted[0] = 0
+    expected = block(jnp.asarray(shifted), window)
     np.testing.assert_allclose(new[:count], expected, rtol=0, atol=1e-6)
     assert not np.asarray(new[count:]).any()
     assert int(seen) == count
@@ -43,7 +47,7 @@ def test_a_context_depends_on_its_predecessor_and_its_window_only():
     def renew(contexts, vectors):
         tokens = Tokens(vectors, ids, jnp.int32(count))
         window_block = lambda batch: (jnp.int32(0), block(batch.shifted_BxD, batch.window_BxKE))  # noqa: E731
-        return renew_contexts(contexts, tokens, 4, K, window_block, jnp.int32(0))[0]
+        return renew_contexts(contexts, tokens, 4, K, True, window_block, jnp.int32(0))[0]
 
     jacobians = jax.jacfwd(renew, (0, 1))(contexts, vectors)
     on_contexts, on_tokens = (np.abs(np.asarray(j)).sum(axis=(1, 3)) > 0 for j in jacobians)

@@ -12,9 +12,11 @@ from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.mesh import make_mesh
 from cvfp_jax.model import token_windows
-from cvfp_jax.phase1 import advance, conclude, prepare
-from cvfp_jax.phase2 import Stream, learn_tokens
-from cvfp_jax.recurrence import predecessors, sequential_contexts
+from cvfp_jax.phase1 import conclude, prepare
+from cvfp_jax.phase1_step import advance
+from cvfp_jax.phase2 import learn_tokens
+from cvfp_jax.phase2_step import Stream
+from cvfp_jax.recurrence import parallel_contexts, predecessors, sequential_contexts
 
 CASES = [
     "c01_tiny_onebatch",
@@ -84,7 +86,7 @@ def replay(request, golden):
         dist_reg_weight=case["w"],
     )
     solution, inputs, settings = prepare(
-        model.context_block,
+        model.context_blocks[0],
         vectors,
         arrays["tokens_train"],
         config,
@@ -102,12 +104,13 @@ def replay(request, golden):
         )
     first = conclude(advance(solution, inputs, jnp.int32(case["max_it"]), settings), inputs, settings)
     val_contexts = sequential_contexts(first.block, vectors, arrays["tokens_val"][:-1])
+    model.context_blocks[0] = first.block
+    train_contexts = first.contexts_NxD
+    if not model.config.reads_every_layer:
+        train_contexts = parallel_contexts(first.block, vectors, arrays["tokens_train"], train_contexts)
     second = learn_tokens(
-        first.block,
-        model.token_block,
-        vectors,
-        model.embedding.table[...],
-        Stream.of(arrays["tokens_train"], first.contexts_NxD),
+        model,
+        Stream.of(arrays["tokens_train"], train_contexts),
         Stream.of(arrays["tokens_val"], val_contexts),
         Phase2Config(
             learning_rate=case["p2_lr"],
