@@ -181,7 +181,7 @@ def show_plan(grid: Grid, as_json: bool) -> str:
     from cvfp_jax.plan import plan_cell  # brings JAX, which --help and --list do without
     from cvfp_jax.report.tables import plan_table
 
-    plans = [plan_cell(cell) for cell in grid.cells()]
+    plans = [plan_cell(cell, series=grid.series(cell)) for cell in grid.cells()]
     if as_json:
         return json.dumps([plan.to_json() for plan in plans], indent=1)
     note = "Tokens and memory, and with vocabulary=corpus all parameters, are known once the text is read."

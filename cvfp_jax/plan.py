@@ -21,6 +21,7 @@ class CellPlan:
     """One cell's parameters and, where its data are known, its tokens, memory and work."""
 
     config: RunConfig
+    series: str
     params: dict[str, int | None]
     vocab_size: int | None
     train_tokens: int | None
@@ -30,6 +31,8 @@ class CellPlan:
         """Returns the plan as JSON; what only the data can tell is null."""
         return {
             "config_name": self.config.config_name,
+            "series": self.series,
+            "seed": self.config.seed,
             "context_dim": self.config.model.context_dim,
             "num_samples": self.config.num_samples,
             "vocab_size": self.vocab_size,
@@ -44,6 +47,7 @@ def plan_cell(
     vocab_size: int | None = None,
     train_tokens: int | None = None,
     capacity: int = 0,
+    series: str | None = None,
 ) -> CellPlan:
     """Plans one cell.
 
@@ -52,6 +56,7 @@ def plan_cell(
       vocab_size: V, if the data are known; GPT-2's is, unless the corpus decides.
       train_tokens: N, if the data are known.
       capacity: the most tokens of any cell of the sweep, for which the arrays of all are made.
+      series: the cell's name; that of its config if none is given.
 
     Returns:
       Its plan.
@@ -72,7 +77,7 @@ def plan_cell(
     memory = None
     if vocab_size is not None and train_tokens is not None:
         memory = expected_memory(config, vocab_size, max(train_tokens, capacity))
-    return CellPlan(config, params, vocab_size, train_tokens, memory)
+    return CellPlan(config, series or config.config_name, params, vocab_size, train_tokens, memory)
 
 
 def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int) -> int:

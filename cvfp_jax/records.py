@@ -12,15 +12,17 @@ FILE_NAME = "records.jsonl"
 OK = "ok"
 # Every record has these; a record may have more.
 FIELDS = (
-    "experiment", "preset", "status", "config_name", "context_dim", "num_layers", "num_input_tokens",
-    "embed_dim", "vocab_size", "num_samples", "train_tokens", "val_tokens", "corpus", "corpus_sha256",
-    "embedding", "embedding_sha256", "vocabulary", "params_context_block", "params_token_block",
-    "params_total", "params_trainable_phase2", "phase1_iterations", "phase1_status",
-    "phase1_convergence_rate",
-    "phase1_loss", "residual_mean", "residual_max", "train_effective_rank", "val_effective_rank",
-    "phase2_epochs", "phase2_status", "best_epoch", "train_loss", "val_loss", "train_ppl", "val_ppl",
-    "val_acc", "unigram_loss", "unigram_ppl", "seed", "device", "phase1_seconds", "contexts_seconds",
-    "effective_rank_seconds", "phase2_seconds", "compile_seconds",
+    "experiment", "preset", "cell", "series", "status", "config_name", "context_dim", "num_layers",
+    "num_input_tokens", "embed_dim", "vocab_size", "num_samples", "train_tokens", "val_tokens", "corpus",
+    "corpus_sha256", "embedding", "embedding_sha256", "vocabulary", "params_context_block",
+    "params_token_block", "params_head", "params_total", "params_trainable_phase2", "phase1_iterations",
+    "phase1_status", "phase1_convergence_rate", "phase1_block_iterations", "phase1_loss", "residual_mean",
+    "residual_max", "train_effective_rank", "val_effective_rank", "rank_verdict", "val_convergence_status",
+    "val_convergence_slope", "is_identity", "is_zero_solution", "is_global_attractor", "context_norm_mean",
+    "context_distance_mean", "phase2_epochs", "phase2_status", "best_epoch", "train_loss", "val_loss",
+    "train_ppl", "val_ppl", "val_acc", "unigram_loss", "unigram_ppl", "seed", "device", "phase1_seconds",
+    "contexts_seconds", "effective_rank_seconds", "diagnostics_seconds", "phase2_seconds",
+    "compile_seconds",
 )  # fmt: skip
 
 Record = dict[str, Any]
@@ -149,6 +151,15 @@ def read(path: Path) -> list[Record]:
     return found
 
 
-def cell_key(record: Record) -> tuple[str, int]:
-    """What tells a record from the others of its sweep."""
-    return record["config_name"], record["num_samples"]
+def cell_key(place: Record) -> str:
+    """Returns what tells a cell from the others of its sweep: its value on each axis.
+
+    >>> cell_key({"num_samples": 50, "model.context_dim": 8})
+    '{"model.context_dim": 8, "num_samples": 50}'
+    """
+    return json.dumps(place, sort_keys=True)
+
+
+def label(record: Record) -> str:
+    """Returns a cell's name for people."""
+    return f"{record['series']}, {record['num_samples']} samples"

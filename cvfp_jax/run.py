@@ -207,6 +207,12 @@ _NOTHING_AFTER_PHASE1: dict[str, Any] = {
         ),
         math.nan,
     ),
+    **dict.fromkeys(
+        (
+            "rank_verdict", "val_convergence_status", "val_convergence_slope", "is_identity",
+            "is_zero_solution", "is_global_attractor", "context_norm_mean", "context_distance_mean",
+        )
+    ),
 }  # fmt: skip
 
 

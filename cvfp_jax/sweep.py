@@ -1,5 +1,6 @@
 """A sweep: its cells one after the other, each finished cell a record, and the report of them all."""
 
+import math
 import time
 from pathlib import Path
 
@@ -30,10 +31,6 @@ def _range(values: list[int]) -> str:
     return " to ".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]]))
 
 
-def _key(config: RunConfig) -> tuple[str, int]:
-    return config.config_name, config.num_samples
-
-
 def run_sweep(grid: Grid, folder: Path) -> bool:
     """Runs the cells that have no record yet and writes the report of all records.
 
@@ -50,87 +47,127 @@ def run_sweep(grid: Grid, folder: Path) -> bool:
     path = folder / records.FILE_NAME
     if records.repair(path):
         print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
-    done = {records.cell_key(record): record for record in records.read(path)}
+    done = {records.cell_key(record["cell"]): record for record in records.read(path)}
     workdir.claim(folder, grid, device_name(), has_records=bool(done))
-    cells = grid.cells()
-    left = [cell for cell in cells if _key(cell) not in done]
-    if left:
-        for record in _run_cells(cells, left, done, path):
-            done[records.cell_key(record)] = record
+    wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
+    if cells_left(grid, done):
+        _run_cells(grid, done, path)
     else:
-        print(f"all {len(cells)} cells are finished in {path}: nothing to run")
+        print(f"all {len(wanted)} cells are finished in {path}: nothing to run")
     _report(grid.base, list(done.values()), folder)
-    failed = [done[_key(cell)] for cell in cells if done[_key(cell)]["status"].startswith("failed")]
+    failed = [done[key] for key in wanted if key in done and done[key]["status"].startswith("failed")]
     for record in failed:
-        print(f"{record['config_name']}, {record['num_samples']} samples: {record['status']}")
+        print(f"{records.label(record)}: {record['status']}")
     return not failed
 
 
-def _run_cells(
-    cells: list[RunConfig], left: list[RunConfig], done: dict[tuple[str, int], Record], path: Path
-) -> list[Record]:
-    """Reads the data, shows the plan, and runs the cells that are left."""
+def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
+    """Returns the cells that are still to be run, in order.
+
+    A search leaves out the values behind ``patience`` in a row without a better perplexity, the other
+    axes being equal.
+    """
+    left: list[RunConfig] = []
+    best: dict[str, float] = {}
+    failures: dict[str, int] = {}
+    for cell in grid.cells():
+        place = grid.place(cell)
+        record = done.get(records.cell_key(place))
+        if grid.search is None:
+            left += [] if record else [cell]
+            continue
+        others = records.cell_key({name: value for name, value in place.items() if name != grid.search.axis})
+        if failures.get(others, 0) >= grid.search.patience:
+            continue
+        if record is None:
+            left.append(cell)
+            continue
+        loss = math.inf if record["val_loss"] is None else record["val_loss"]
+        failures[others] = 0 if loss < best.get(others, math.inf) else failures.get(others, 0) + 1
+        best[others] = min(loss, best.get(others, math.inf))
+    return left
+
+
+def _run_cells(grid: Grid, done: dict[str, Record], path: Path) -> None:
+    """Reads the data, shows the plan, and runs the cells that are left, adding their records."""
+    cells, left = grid.cells(), cells_left(grid, done)
     # The sizes of finished cells too, so that they can be checked to have read the same text.
     counts = sorted(
         {cell.num_samples for cell in cells} | {record["num_samples"] for record in done.values()}
     )
     print(f"reading corpus {cells[0].data.corpus} ...", flush=True)
     data = dataset.load(cells[0].data, counts)
-    _check_same_corpus(data, done)
+    _check_same_corpus(data, list(done.values()))
     tokens = {count: len(data.train_ids(count)) for count in counts}
-    val_tokens = sorted({len(data.val_ids(count)) for count in counts})
     vocab_size = data.vocabulary.size
-    plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], max(tokens.values())) for cell in cells]
+    most = max(tokens.values())
+    plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], most, grid.series(cell)) for cell in cells]
+    val_tokens = sorted({len(data.val_ids(count)) for count in counts})
     print(
         f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {_range(val_tokens)} validation"
         f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
     )
     if len(left) < len(cells):
         print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
-    made: list[Record] = []
+    made: list[tuple[RunConfig, Record]] = []
     seconds = 0.0
-    for number, cell in enumerate(left, 1):
+    while left:
+        cell = left[0]
+        number = f"[{len(made) + 1}/{len(made) + len(left)}]"
+        place, series = grid.place(cell), grid.series(cell)
         began = time.perf_counter()
-        progress = CellProgress(f"[{number}/{len(left)}] {cell.config_name} {cell.num_samples} samples")
+        progress = CellProgress(f"{number} {series} {cell.num_samples} samples")
         try:
             cell_data = data.cell(cell)
-            _check_same_table(cell, cell_data, [*done.values(), *made])
-            record = run_cell(cell, cell_data, progress)
+            _check_same_table(cell, cell_data, list(done.values()))
+            record = {"cell": place, "series": series, **run_cell(cell, cell_data, progress)}
         finally:
             progress.close()
         seconds += time.perf_counter() - began
-        made.append(records.append(path, record))
+        record = records.append(path, record)
+        done[records.cell_key(place)] = record
+        made.append((cell, record))
         interrupt.check()
-        remaining = _seconds_left(left, made, seconds, tokens, vocab_size)
-        print(_cell_line(number, len(left), made[-1], remaining), flush=True)
-    return made
+        left = cells_left(grid, done)
+        remaining = _seconds_left(made, left, seconds, tokens, vocab_size)
+        print(_cell_line(number, record, remaining), flush=True)
 
 
 def _seconds_left(
-    cells: list[RunConfig], made: list[Record], seconds: float, tokens: dict[int, int], vocab_size: int
+    made: list[tuple[RunConfig, Record]],
+    left: list[RunConfig],
+    seconds: float,
+    tokens: dict[int, int],
+    vocab_size: int,
 ) -> float:
     """Foretells the cells to come from the pace of those made, as if they took as many iterations."""
     iterations, epochs = (
-        sum(record[name] for record in made) / len(made) for name in ("phase1_iterations", "phase2_epochs")
+        sum(record[name] for _, record in made) / len(made) for name in ("phase1_iterations", "phase2_epochs")
     )
-    works = [work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells]
+
+    def total(cells: list[RunConfig]) -> float:
+        return sum(work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells)
+
     # What is compiled for one cell mostly serves the later ones too.
-    pace = (seconds - sum(record["compile_seconds"] for record in made)) / sum(works[: len(made)])
-    return max(0.0, pace * sum(works[len(made) :]))
+    busy = seconds - sum(record["compile_seconds"] for _, record in made)
+    return max(0.0, busy / total([cell for cell, _ in made]) * total(left))
 
 
-def _check_same_corpus(data: dataset.SweepData, done: dict[tuple[str, int], Record]) -> None:
+def _check_same_corpus(data: dataset.SweepData, finished: list[Record]) -> None:
     """Refuses to set new cells beside finished ones that read other text."""
-    hashes = {count: data.sha256(count) for count in {record["num_samples"] for record in done.values()}}
-    for record in done.values():
+    hashes = {count: data.sha256(count) for count in {record["num_samples"] for record in finished}}
+    for record in finished:
         _refuse_change(f"corpus {record['corpus']}", record, "corpus_sha256", hashes[record["num_samples"]])
 
 
 def _check_same_table(cell: RunConfig, data: dataset.CellData, finished: list[Record]) -> None:
     """Refuses to set a cell beside finished ones that had another embedding table."""
     for record in finished:
-        # Each size has a spectral table of its own.
-        if cell.data.embedding != "spectral" or record["num_samples"] == cell.num_samples:
+        if record["embed_dim"] != cell.model.embed_dim:
+            continue
+        # Each size has a spectral table of its own, and each seed a random one.
+        own = {"spectral": "num_samples", "random": "seed"}.get(cell.data.embedding)
+        if own is None or record[own] == getattr(cell, own):
             what = f"embedding {record['embedding']}"
             _refuse_change(what, record, "embedding_sha256", data.table_sha256)
 
@@ -138,17 +175,17 @@ def _check_same_table(cell: RunConfig, data: dataset.CellData, finished: list[Re
 def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
     if record[field] != found:
         raise UserError(
-            f"{what} has changed since {record['config_name']} with {record['num_samples']} samples was run"
+            f"{what} has changed since {records.label(record)}, was run"
             f" ({field} {record[field][:12]}, now {found[:12]}): use another --workdir."
         )
 
 
-def _cell_line(number: int, total: int, record: Record, remaining: float) -> str:
+def _cell_line(number: str, record: Record, remaining: float) -> str:
     """What a finished cell says of itself."""
     seconds = sum(value for name, value in record.items() if name.endswith("_seconds"))
-    left = f"; about {duration(remaining)} left" if number < total else ""
+    left = f"; about {duration(remaining)} left" if remaining else ""
     return (
-        f"[{number}/{total}] {record['config_name']}, {record['num_samples']} samples:"
+        f"{number} {records.label(record)}:"
         f" val PPL {tables.number(record['val_ppl'])} (unigram {tables.number(record['unigram_ppl'])}),"
         f" accuracy {tables.percent(record['val_acc'])},"
         f" val ER {tables.percent(record['val_effective_rank'])},"

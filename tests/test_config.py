@@ -43,6 +43,13 @@ from cvfp_jax.fields import flat_fields, parse_changes, replace
         ({"num_samples": 0}, "config.num_samples=0"),
         ({"seed": -1}, "config.seed=-1"),
         ({"effective_rank_rows": -5}, "config.effective_rank_rows=-5"),
+        ({"phase1.diversity": "NOISE"}, "MCDL, ODCM, OACD"),
+        ({"phase1.stop": "never"}, "rate, val_effective_rank or improvement"),
+        ({"model.activation": "tanh"}, "relu or gelu"),
+        ({"phase2.dropout": 1.0}, "at least 0 and below 1"),
+        ({"phase2.weight_decay": -1.0}, "0 or more"),
+        ({"data.val_samples": "tail:1.5"}, "tail:SHARE"),
+        ({"data.val_samples": "tail:x"}, "tail:SHARE"),
     ],
 )
 def test_what_is_not_allowed_is_refused_in_one_line(changes, part):
@@ -119,3 +126,43 @@ def test_unknown_corpora(name):
 def test_unknown_embeddings(name):
     with pytest.raises(UserError, match=r"unknown embedding .*: choose gpt2, file:PATH"):
         DataConfig(embedding=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "one", "other"),
+    [
+        ({"model.context_mode": "F"}, "model.context_mode=F", "model.num_token_layers=1"),
+        ({"model.context_mode": "G"}, "model.context_mode=G", "model.num_token_layers=1"),
+        ({"model.num_token_layers": 2}, "model.context_mode=E", "model.num_token_layers=2"),
+        ({"model.num_blocks": 2}, "model.context_mode=E", "model.num_blocks=2"),
+        ({"model.prev_context_steps": 1}, "model.context_mode=E", "model.prev_context_steps=1"),
+        ({"model.token_input_all_layers": False}, "model.token_input_all_layers=False", "model.num_layers=1"),
+        (
+            {"model.num_blocks": 2, "model.context_mode": "A"},
+            "model.num_blocks=2", "phase2.train_contexts=parallel",
+        ),
+        ({"phase1.compat_stale_clip": True}, "phase1.compat_stale_clip=True", "model.num_blocks=1"),
+        (
+            {"phase2.train_contexts": "recomputed", "model.context_mode": "A"},
+            "phase2.train_contexts=recomputed", "model.context_mode=A",
+        ),
+        (
+            {"phase2.train_contexts": "recomputed", "phase2.freeze_embedding": False},
+            "phase2.train_contexts=recomputed", "phase2.freeze_embedding=False",
+        ),
+        (
+            {"model.use_weight_tying": False, "phase2.freeze_embedding": False},
+            "model.use_weight_tying=False", "phase2.freeze_embedding=False",
+        ),
+    ],
+)  # fmt: skip
+def test_what_means_nothing_together_is_refused_naming_both(changes, one, other):
+    with pytest.raises(UserError) as caught:
+        replace(RunConfig(), changes)
+    message = str(caught.value)
+    assert f"config.{one} and config.{other} do not go together: " in message
+    assert "\n" not in message
+
+
+def test_a_tail_overlaps_nothing():
+    assert replace(RunConfig(), {"data.val_samples": "tail:0.1", "num_samples": 5000}).data.val_tail == 0.1

@@ -59,9 +59,10 @@ def test_the_plan_comes_first_then_cells_then_the_summary(finished):
 def test_every_cell_has_a_record(finished):
     workdir, _ = finished
     found = records.read(workdir / "records.jsonl")
-    assert [records.cell_key(record) for record in found] == [
+    assert [(record["series"], record["num_samples"]) for record in found] == [
         (f"1L_{dim}d_1tok", samples) for dim in (8, 12) for samples in (6, 12, 24)
     ]
+    assert found[0]["cell"] == {"model.context_dim": 8, "num_samples": 6, "seed": 42}
     for record in found:
         assert record["status"] == "ok"
         assert record["vocabulary"] == "corpus"
@@ -78,7 +79,7 @@ def test_the_report_and_the_config_are_written(finished):
     assert config["config"]["phase2.epochs"] == 2
     assert config["axes"]["num_samples"] == [6, 12, 24]
     report = json.loads((workdir / "report.json").read_text())
-    assert [summary["config_name"] for summary in report["summary"]] == ["1L_8d_1tok", "1L_12d_1tok"]
+    assert [summary["series"] for summary in report["summary"]] == ["1L_8d_1tok", "1L_12d_1tok"]
     found = records.read(workdir / "records.jsonl")
     assert report["records"] == found
     fit = report["summary"][0]["fit"]
@@ -110,10 +111,24 @@ def test_a_launch_completes_what_is_missing(finished, corpus, tmp_path, capsys):
     assert launch.main(command(corpus, tmp_path)) == 0
     assert "4 cells are finished already; running the other 2" in capsys.readouterr().out
     made = records.read(tmp_path / "records.jsonl")
-    key = records.cell_key
+
+    def key(record):
+        return records.cell_key(record["cell"])
+
     assert without_times(sorted(made, key=key)) == without_times(
         sorted(records.read(workdir / "records.jsonl"), key=key)
     )
+
+
+def test_seeds_are_replicates_of_a_cell(corpus, tmp_path):
+    flags = ["--samples=6,12", "--context_dims=8", "--config.data.vocabulary=full"]
+    assert launch.main(command(corpus, tmp_path, *flags, "--seed=5")) == 0
+    assert launch.main(command(corpus, tmp_path, *flags, "--seed=5", "--seeds=2")) == 0
+    found = records.read(tmp_path / "records.jsonl")
+    assert [(record["num_samples"], record["seed"]) for record in found] == [(6, 5), (12, 5), (6, 6), (12, 6)]
+    assert len({record["val_loss"] for record in found}) == 4
+    (summary,) = json.loads((tmp_path / "report.json").read_text())["summary"]
+    assert summary["fit"]["n"] == 4
 
 
 def test_a_grid_can_grow(corpus, tmp_path):
@@ -136,7 +151,7 @@ def test_a_workdir_of_another_config_is_refused(finished, corpus, capsys):
     workdir, _ = finished
     changed = command(corpus, workdir, "--config.phase2.epochs=3")
     fails(capsys, changed, "config.phase2.epochs=2, not 3", "--workdir")
-    fails(capsys, command(corpus, workdir, "--seed=1"), "config.seed=42, not 1")
+    fails(capsys, command(corpus, workdir, "--config.phase1.diversity=SDL"), "config.phase1.diversity=MCDL")
 
 
 def test_a_corpus_that_changed_is_refused(tmp_path, capsys):
@@ -146,7 +161,7 @@ def test_a_corpus_that_changed_is_refused(tmp_path, capsys):
     assert launch.main(command(corpus, partly, "--samples=6", "--context_dims=8")) == 0
     tiny.write_corpus(folder, seed=1)
     capsys.readouterr()
-    fails(capsys, command(corpus, partly), "has changed since 1L_8d_1tok with 6 samples was run", "--workdir")
+    fails(capsys, command(corpus, partly), "has changed since 1L_8d_1tok, 6 samples, was run", "--workdir")
 
 
 def test_text_that_changed_is_noticed_by_cells_of_other_sizes(tmp_path, capsys):

@@ -27,9 +27,30 @@ def test_an_axis_that_is_none_is_refused(values):
         GRID.resolve({"num_samples": values}, {})
 
 
-def test_an_axis_is_not_a_field():
-    with pytest.raises(UserError, match=r"config.model.context_dim is an axis .*--context_dims=5"):
-        GRID.resolve({}, {"model.context_dim": "5"})
+def test_an_axis_is_replaced_by_its_field_too_but_only_once():
+    changed = GRID.resolve({}, {"model.context_dim": "5,7", "seed": "1,2"})
+    assert changed.axes["model.context_dim"] == (5, 7)
+    assert [(c.model.context_dim, c.seed) for c in changed.cells()][:3] == [(5, 1), (5, 2), (5, 1)]
+    with pytest.raises(
+        UserError, match=r"--context_dims and --config\.model\.context_dim=5 set the same axis"
+    ):
+        GRID.resolve({"model.context_dim": (5,)}, {"model.context_dim": "5"})
+    with pytest.raises(UserError, match="names a value twice"):
+        GRID.resolve({}, {"model.context_dim": "5,5"})
+    with pytest.raises(UserError, match=r"config.model.context_dim=x is not allowed"):
+        GRID.resolve({}, {"model.context_dim": "5,x"})
+
+
+def test_a_cells_place_and_series():
+    grid = Grid(RunConfig(), {"phase1.diversity": ("MCDL", "SDL"), "num_samples": (50, 100), "seed": (1, 2)})
+    cells = grid.cells()
+    assert len({str(grid.place(cell)) for cell in cells}) == len(cells) == 8
+    assert {grid.series(cell) for cell in cells} == {
+        "1L_768d_1tok, diversity=MCDL",
+        "1L_768d_1tok, diversity=SDL",
+    }
+    assert GRID.series(GRID.cells()[0]) == "1L_768d_1tok"
+    assert GRID.place(GRID.cells()[0]) == {"model.context_dim": 768, "num_samples": 50, "seed": 42}
 
 
 def test_every_cell_is_validated():
@@ -40,5 +61,6 @@ def test_every_cell_is_validated():
 def test_shared_fields_leave_the_axes_out():
     shared = GRID.shared_fields()
     assert "num_samples" not in shared
+    assert "seed" not in shared
     assert "model.context_dim" not in shared
     assert shared["model.embed_dim"] == 768

@@ -245,3 +245,50 @@ def test_the_untrained_block_is_left_as_it_is():
     learn_contexts(block, vectors, ids, config, jax.random.key(1))
     for name, value in named(block).items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_one_loss_over_all_tokens_is_a_batch_of_all():
+    block, vectors, ids, config = small_problem(batch_size=0)
+    whole = learn_contexts(block, vectors, ids, config, jax.random.key(1))
+    one = learn_contexts(
+        block, vectors, ids, dataclasses.replace(config, batch_size=len(ids)), jax.random.key(1)
+    )
+    np.testing.assert_array_equal(whole.contexts_NxD, one.contexts_NxD)
+    parts = learn_contexts(block, vectors, ids, dataclasses.replace(config, batch_size=16), jax.random.key(1))
+    assert parts.trace["diversity_loss"][0] != whole.trace["diversity_loss"][0]
+
+
+def test_sequential_start_and_zero_first_context():
+    block, vectors, ids, config = small_problem(initial_contexts="sequential", first_context="zero")
+    result = learn_contexts(
+        block, vectors, ids, dataclasses.replace(config, learning_rate=1e-12), jax.random.key(1)
+    )
+    # Exact contexts from zero are a fixed point of the untrained block.
+    np.testing.assert_allclose(result.trace["cvfp_loss"], 0, atol=1e-10)
+    assert result.convergence_rate == 1.0
+    wrapped = dataclasses.replace(config, learning_rate=1e-12, first_context="last")
+    result = learn_contexts(block, vectors, ids, wrapped, jax.random.key(1))
+    assert result.trace["converged_tokens"][0] == len(ids) - 1, "only the first token's predecessor differs"
+
+
+def test_the_validation_effective_rank_needs_validation_tokens():
+    block, vectors, ids, config = small_problem(stop="val_effective_rank", val_frequency=2)
+    with pytest.raises(ValueError, match="needs validation tokens"):
+        learn_contexts(block, vectors, ids, config, jax.random.key(1))
+    result = learn_contexts(block, vectors, ids, config, jax.random.key(1), val_ids=ids[:20])
+    assert result.iterations in (4, 6, 8)
+    assert len(result.val_ranks) == result.iterations // 2
+    shown = learn_contexts(
+        block, vectors, ids, config, jax.random.key(1), val_ids=ids[:20], progress=lambda steps, trace: None
+    )
+    assert shown.val_ranks == result.val_ranks
+    np.testing.assert_array_equal(shown.contexts_NxD, result.contexts_NxD)
+
+
+def test_hsic_draws_from_the_iterations_key():
+    block, vectors, ids, config = small_problem(diversity="HSIC", max_iterations=4)
+    one, again, other = (
+        learn_contexts(block, vectors, ids, config, jax.random.key(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one.trace["diversity_loss"], again.trace["diversity_loss"])
+    assert (one.trace["diversity_loss"] != other.trace["diversity_loss"]).all()

@@ -160,3 +160,72 @@ def test_the_callers_arrays_are_left_as_they_are():
     for ours, theirs in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert (np.asarray(result.best_params.table_VxE) != before[1]).any()
+
+
+def stops(losses, **changes):
+    """The best epoch and the number of epochs that a rule lets run."""
+    rule = EarlyStopping(Phase2Config(**changes))
+    for number, ppl in enumerate(losses, 1):
+        rule.is_best(number, math.log(ppl))
+        if rule.is_over:
+            return rule.best_epoch, number
+    return rule.best_epoch, None
+
+
+def test_patience_counts_epochs_without_a_lower_loss():
+    assert stops([9, 8, 8, 7]) == (2, 3)
+    assert stops([9, 8, 8, 7, 7.5, 7.6], patience=2) == (4, 6)
+    assert stops([9, 8, 7.99999, 7]) == (4, None)
+
+
+def test_a_small_gain_is_dropped_or_kept():
+    small = {"min_ppl_improvement": 0.4}
+    assert stops([9, 8, 7.7, 5], **small) == (2, 3)
+    assert stops([9, 8, 7.7, 5], **small, small_gain="kept") == (3, 3)
+    # Dropped epochs do not move what the next one must beat; kept ones do.
+    assert stops([9, 8, 7.7, 7.5, 7.3], **small, patience=2) == (4, None)
+    assert stops([9, 8, 7.7, 7.5, 7.3], **small, patience=2, small_gain="kept") == (4, 4)
+    assert stops([1e300, 1e200, 1e100], **small) == (3, None)
+
+
+def test_weight_decay_takes_its_share_off_every_parameter():
+    model, config, train, val = problem(epochs=1, batch_size=100)
+    plain, decayed = (
+        learn(model, dataclasses.replace(config, weight_decay=decay), train, val) for decay in (0.0, 0.5)
+    )
+    before = named(model.token_block)
+    graph = nnx.split(model.token_block)[0]
+    one, other = (named(nnx.merge(graph, result.last_params.token_block)) for result in (plain, decayed))
+    for name, value in before.items():
+        expected = one[name] - config.learning_rate * 0.5 * value
+        np.testing.assert_allclose(other[name], expected, rtol=0, atol=1e-6)
+
+
+def test_dropout_thins_out_training_but_not_validation():
+    model, config, train, val = problem(epochs=2, learning_rate=1e-12)
+    plain = learn(model, config, train, val)
+    dropped, again, other = (
+        learn(model, dataclasses.replace(config, dropout=0.5), train, val, key=jax.random.key(seed))
+        for seed in (1, 1, 2)
+    )
+    assert [epoch.val_loss for epoch in dropped.epochs] == pytest.approx(
+        [epoch.val_loss for epoch in plain.epochs], abs=1e-5
+    )
+    np.testing.assert_array_equal(dropped.batch_losses, again.batch_losses)
+    assert (dropped.batch_losses != plain.batch_losses).all()
+    assert (dropped.batch_losses != other.batch_losses).all()
+    batches = len(dropped.batch_losses) // 2
+    assert (dropped.batch_losses[:batches] != dropped.batch_losses[batches:]).all(), "drawn anew each epoch"
+
+
+def test_an_untied_head_starts_at_the_uniform_distribution():
+    model, config, train, val = problem(epochs=1, batch_size=100)
+    model = make_model(dataclasses.replace(model.config, use_weight_tying=False), model.embedding.table[...])
+    result = learn(model, config, train, val)
+    assert result.batch_losses[0] == pytest.approx(math.log(12), abs=1e-6)
+    # No gradient reaches the token block through a head of zeros, so it is as it was.
+    graph = nnx.split(model.token_block)[0]
+    after = named(nnx.merge(graph, result.last_params.token_block))
+    for name, value in named(model.token_block).items():
+        np.testing.assert_array_equal(after[name], value)
+    assert np.asarray(result.last_params.bias_V).any()

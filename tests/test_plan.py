@@ -9,12 +9,15 @@ def test_what_only_the_data_can_tell_is_null_until_they_are_read():
     full, corpus = RunConfig(), replace(RunConfig(), {"data.vocabulary": "corpus"})
     assert plan_cell(full).to_json() == {
         "config_name": "1L_768d_1tok",
+        "series": "1L_768d_1tok",
+        "seed": 42,
         "context_dim": 768,
         "num_samples": 50,
         "vocab_size": 50257,
         "train_tokens": None,
         "params_context_block": 1_181_952,
         "params_token_block": 1_181_952,
+        "params_head": 0,
         "params_total": 40_962_816,
         "params_trainable_phase2": 1_183_488,
         "memory_bytes": None,

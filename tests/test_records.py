@@ -19,7 +19,12 @@ def test_what_is_appended_is_read_back_in_order(tmp_path):
     written = [records.append(path, record(num_samples=n, val_loss=1 / 3)) for n in (50, 100)]
     assert records.read(path) == written
     assert written[0]["val_loss"] == 1 / 3
-    assert [records.cell_key(found) for found in written] == [("1L_8d_1tok", 50), ("1L_8d_1tok", 100)]
+    assert [records.label(found) for found in written] == ["1, 50 samples", "1, 100 samples"]
+
+
+def test_a_cells_key_does_not_depend_on_the_order_of_the_axes():
+    keys = {records.cell_key(place) for place in ({"a": 1, "b": "x"}, {"b": "x", "a": 1}, {"a": 1, "b": "y"})}
+    assert len(keys) == 2
 
 
 def test_numbers_that_are_not_finite_become_null_with_a_reason(tmp_path):
@@ -48,7 +53,7 @@ def test_a_record_without_a_field_is_a_bug(tmp_path):
     [
         ('{"experiment": "cont', "line 2: not valid JSON .*delete the line"),
         ("[1]", "line 2: not a record of this version"),
-        ('{"seed": 1}', r"line 2: not a record of this version \(no experiment, preset, status\)"),
+        ('{"seed": 1}', r"line 2: not a record of this version \(no experiment, preset, cell\)"),
         ("[" * 100_000, "line 2: not valid JSON"),
         ("\udcff", "line 2: not valid JSON"),
     ],

@@ -9,7 +9,7 @@ from original import load_block, named
 from cvfp_jax import recurrence
 from cvfp_jax.config import ModelConfig
 from cvfp_jax.model import ContextBlock, TokenBlock, token_windows
-from cvfp_jax.recurrence import predecessors, sequential_contexts
+from cvfp_jax.recurrence import parallel_contexts, predecessors, sequential_contexts
 
 
 @pytest.mark.parametrize("K", [1, 2, 3])
@@ -79,3 +79,19 @@ def test_no_context_and_no_logit_depends_on_a_later_token(K):
     # Every earlier token is reached, so the test can fail either way.
     np.testing.assert_array_equal(reaches(jax.jit(jax.jacrev(contexts_of))(vectors)), before)
     np.testing.assert_array_equal(reaches(jax.jit(jax.jacrev(logits_of))(vectors)), before)
+
+
+@pytest.mark.parametrize("rows", [30, 37])
+def test_parallel_contexts_are_one_application_to_the_predecessors(monkeypatch, rows):
+    monkeypatch.setattr(recurrence, "CHUNK", 8)
+    jax.clear_caches()
+    rng = np.random.default_rng(0)
+    block = ContextBlock(ModelConfig(6, 5, 2, 2), rngs=nnx.Rngs(0))
+    vectors, ids = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32), rng.integers(0, 7, 30)
+    given = jnp.asarray(rng.normal(size=(rows, 6)), jnp.float32)
+    found = parallel_contexts(block, vectors, ids, given)
+    assert len(found) == rows
+    places = jnp.arange(30)
+    window = token_windows(vectors, jnp.asarray(ids), places, 2)
+    np.testing.assert_allclose(found[:30], block(predecessors(given, places), window), rtol=0, atol=1e-6)
+    jax.clear_caches()

@@ -14,6 +14,12 @@ def record(dim=8, samples=50, loss=6.0, **changes):
         **dict.fromkeys(records.FIELDS, 1),
         "status": "ok",
         "config_name": f"1L_{dim}d_1tok",
+        "series": f"1L_{dim}d_1tok",
+        "rank_verdict": "fair",
+        "val_convergence_status": "CONVERGING",
+        "is_identity": False,
+        "is_zero_solution": False,
+        "is_global_attractor": False,
         "context_dim": dim,
         "num_samples": samples,
         "train_tokens": 100 * samples,
@@ -46,7 +52,7 @@ def law_records(dim, alpha, log_A, sizes=(50, 100, 200)):
 def test_records_are_grouped_and_fitted_by_configuration():
     few, many = law_records(16, -0.5, 11.0), law_records(8, -0.3, 9.0, (200, 50, 100, 400))
     first, second = summarise([*few, *many])
-    assert [first.config_name, second.config_name] == ["1L_8d_1tok", "1L_16d_1tok"]
+    assert [first.series, second.series] == ["1L_8d_1tok", "1L_16d_1tok"]
     assert [r["num_samples"] for r in first.records] == [50, 100, 200, 400]
     assert (first.law.alpha, second.law.alpha) == pytest.approx((-0.3, -0.5))
     assert (first.law.n, second.law.n) == (4, 3)

@@ -15,7 +15,7 @@ def test_it_writes_what_made_the_results(tmp_path):
     workdir.claim(tmp_path / "a", GRID, "cpu: test", has_records=False)
     content = json.loads((tmp_path / "a" / "config.json").read_text())
     assert content["config"]["phase1.max_iterations"] == 60
-    assert content["axes"] == {"model.context_dim": [8, 16], "num_samples": [5, 10]}
+    assert content["axes"] == {"model.context_dim": [8, 16], "num_samples": [5, 10], "seed": [42]}
     assert content["device"] == "cpu: test"
     assert {"cvfp_jax", "jax", "numpy"} <= content["versions"].keys()
     revision = content["git_revision"]
@@ -29,7 +29,7 @@ def test_the_same_sweep_and_one_with_more_cells_are_let_in(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["axes"]["num_samples"] == [5, 10, 20]
     workdir.claim(tmp_path, GRID.resolve({"num_samples": (40, 5)}, {}), "cpu", has_records=True)
     axes = json.loads((tmp_path / "config.json").read_text())["axes"]
-    assert axes == {"model.context_dim": [8, 16], "num_samples": [5, 10, 20, 40]}
+    assert axes == {"model.context_dim": [8, 16], "num_samples": [5, 10, 20, 40], "seed": [42]}
 
 
 def test_another_sweep_is_refused_and_the_field_named(tmp_path):
@@ -39,7 +39,7 @@ def test_another_sweep_is_refused_and_the_field_named(tmp_path):
     with pytest.raises(UserError, match=r"config.phase1.max_iterations=60, not 20: .*--workdir"):
         workdir.claim(tmp_path, other, "cpu", has_records=True)
     fewer_axes = Grid(RunConfig(), {"num_samples": (5, 10)})
-    with pytest.raises(UserError, match=r"over model\.context_dim, num_samples"):
+    with pytest.raises(UserError, match=r"over model\.context_dim, num_samples, seed"):
         workdir.claim(tmp_path, fewer_axes, "cpu", has_records=True)
     assert (tmp_path / "config.json").read_bytes() == before
 

@@ -52,7 +52,7 @@ def scaling_figure(summaries: Sequence[Summary], title: str) -> Figure:
     for index, summary in enumerate(summaries):
         x, y = _points(summary, "val_ppl")
         style = _style(index)
-        label = summary.config_name
+        label = summary.series
         if summary.law.fitted:
             label += f": alpha {summary.law.alpha:.3f} (s.e. {summary.law.std_err:.3f})"
             sizes = [record["train_tokens"] for record in summary.points]
@@ -75,7 +75,7 @@ def effective_rank_figure(summaries: Sequence[Summary], title: str) -> Figure:
     for index, summary in enumerate(summaries):
         for field, line in (("train_effective_rank", "-"), ("val_effective_rank", ":")):
             x, shares = _points(summary, field)
-            name = f"{summary.config_name}, {field.split('_')[0]}"
+            name = f"{summary.series}, {field.split('_')[0]}"
             axes.plot(x, [100 * share for share in shares], linestyle=line, label=name, **_style(index))
     figure.legend(loc="outside lower center", ncols=min(4, len(summaries)))
     return figure

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cvfp_jax.records import Record, cell_key
+from cvfp_jax.records import Record
 from cvfp_jax.scaling.fit import PowerLaw, fit_power_law
 
 PREDICT_AT = (1_000_000, 10_000_000)
@@ -15,7 +15,7 @@ PREDICT_AT = (1_000_000, 10_000_000)
 class Summary:
     """One configuration: its cells by size, and the law through those that ended well."""
 
-    config_name: str
+    series: str
     records: list[Record]
     law: PowerLaw
 
@@ -48,7 +48,8 @@ class Summary:
         }
         columns = ("val_ppl", "val_acc", "unigram_ppl", "train_effective_rank", "val_effective_rank")
         return {
-            "config_name": self.config_name,
+            "series": self.series,
+            "config_name": self.records[0]["config_name"],
             "params_context_block": self.records[0]["params_context_block"],
             "fit": fit,
             "best": {
@@ -67,8 +68,12 @@ def _usable(record: Record) -> bool:
     return record["val_loss"] is not None and not record["status"].startswith("failed")
 
 
+def _order(record: Record) -> tuple[Any, ...]:
+    return record["params_context_block"], record["series"], record["num_samples"], record["seed"]
+
+
 def summarise(records: Sequence[Record]) -> list[Summary]:
-    """Groups records by configuration and fits a power law to each group.
+    """Groups the records that differ by size and seed only, and fits a power law to each group.
 
     The law is fitted to the mean losses, which are the logarithms of the perplexities, so that one
     too large for a number does no harm. A cell that failed is left out and listed.
@@ -77,11 +82,11 @@ def summarise(records: Sequence[Record]) -> list[Summary]:
       records: of one sweep.
 
     Returns:
-      A summary a configuration, by the size of the context block; records by their number of samples.
+      A summary a series, by the size of the context block; records by their number of samples.
     """
     by_name: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda r: (r["params_context_block"], *cell_key(r))):
-        by_name.setdefault(record["config_name"], []).append(record)
+    for record in sorted(records, key=_order):
+        by_name.setdefault(record["series"], []).append(record)
     summaries = []
     for name, group in by_name.items():
         points = [record for record in group if _usable(record)]

@@ -92,7 +92,7 @@ def plan_table(cells: Sequence[CellPlan]) -> Table:
     columns = ["cell", "samples", "tokens", "context block", "token block", "all parameters", "memory"]
     rows = [
         [
-            cell.config.config_name,
+            cell.series,
             whole(cell.config.num_samples),
             whole(cell.train_tokens),
             whole(cell.params["params_context_block"]),
@@ -118,7 +118,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         spread = f"{min(iterations)}-{max(iterations)}" if len(set(iterations)) > 1 else f"{iterations[0]}"
         rows.append(
             [
-                summary.config_name,
+                summary.series,
                 whole(summary.records[0]["params_context_block"]),
                 number(law.alpha, 4),
                 f"{law.A:.3e}" if law.fitted else UNKNOWN,
@@ -159,6 +159,25 @@ def cells_table(records: Sequence[Record]) -> Table:
     return Table(columns, rows)
 
 
+def diagnostics_table(records: Sequence[Record]) -> Table:
+    """What the contexts of each cell are like."""
+    columns = ["samples", "seed", "ER verdict", "trials", "slope", "norm", "distance", "copies its input"]
+    rows = [
+        [
+            whole(record["num_samples"]),
+            str(record["seed"]),
+            str(record["rank_verdict"] or UNKNOWN),
+            str(record["val_convergence_status"] or UNKNOWN).lower(),
+            number(record["val_convergence_slope"], 5),
+            number(record["context_norm_mean"], 2),
+            number(record["context_distance_mean"], 2),
+            {True: "yes", False: "no"}.get(record["is_identity"], UNKNOWN),
+        ]
+        for record in records
+    ]
+    return Table(columns, rows)
+
+
 def fits_table(summaries: Sequence[Summary], predict_at: Sequence[int]) -> Table:
     """The fitted laws and what they say of sizes beyond the data."""
     columns = ["config", "points", "alpha", "std err", "p", "A", "R2"]
@@ -172,5 +191,5 @@ def fits_table(summaries: Sequence[Summary], predict_at: Sequence[int]) -> Table
             cells += [number(law.r2, 4), *("below 1" if y < 1 else number(y) for y in predictions)]
         else:
             cells = [law.status] + [UNKNOWN] * (len(columns) - 3)
-        rows.append([summary.config_name, str(law.n), *cells])
+        rows.append([summary.series, str(law.n), *cells])
     return Table(columns, rows)
