@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def test_shares_cover_the_stream_and_overlap_by_the_token_that_is_predicted(toke
         return
     parts = shares(tokens, blocks)
     assert (parts[0].start, parts[-1].stop) == (0, tokens)
-    for one, following in zip(parts, parts[1:], strict=False):
+    for one, following in itertools.pairwise(parts):
         assert one.stop == following.start + 1
     sizes = [part.stop - part.start for part in parts]
     assert len(set(sizes[:-1])) <= 1

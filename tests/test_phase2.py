@@ -13,7 +13,7 @@ from cvfp_jax.config import ModelConfig, Phase2Config
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.mesh import make_mesh
 from cvfp_jax.model import ContextBlock, TokenBlock
-from cvfp_jax.phase2 import learn_tokens
+from cvfp_jax.phase2 import EarlyStopping, learn_tokens
 from cvfp_jax.phase2_step import Stream
 
 
