@@ -27,6 +27,7 @@ CASES = [
     "c10_lastbatch1",
     "c13_noise01",
 ]
+ROWS = slice(None, None, 5)  # of contexts, whose other rows were left out of the goldens
 # With weight 1 the gradient of this parameter is zero but for rounding, which Adam turns into steps.
 ADRIFT = {"c07_w10_max10": "layers.1.context_norm.bias"}
 
@@ -150,7 +151,7 @@ def test_early_iterations(replay):
         # The parameter adrift moves the contexts from its first step on.
         drift = 4e-3 if replay["name"] in ADRIFT and step > 1 else 0.0
         expected = replay["arrays"][f"p1/contexts_iter{iteration}"]
-        np.testing.assert_allclose(contexts, expected, rtol=0, atol=1e-5 + drift)
+        np.testing.assert_allclose(contexts[ROWS], expected, rtol=0, atol=1e-5 + drift)
     for step, (_, parameters) in replay["early"].items():
         name = f"p1/params_after_step{step}/"
         adrift = replay["name"] in ADRIFT and step == 5
@@ -182,7 +183,7 @@ def test_phase1_went_as_the_original(replay):
     assert (counts <= arrays["series/p1_conv_count_hi"]).all()
     contexts = first.contexts_NxD[: len(arrays["tokens_train"])]
     np.testing.assert_allclose(
-        contexts, arrays["p1/contexts_final"], rtol=0, atol=tolerance.array("p1/contexts_final")
+        contexts[ROWS], arrays["p1/contexts_final"], rtol=0, atol=tolerance.array("p1/contexts_final")
     )
     parameters_close(replay, named(first.block), "p1_final/context_block.", tolerance.array("p1_final/*"))
 
@@ -199,6 +200,7 @@ def test_contexts_for_phase2(replay):
         replay["vectors"], jnp.asarray(arrays["tokens_train"]), places, first.block.num_input_tokens
     )
     layers = first.block.every_layer(predecessors(first.contexts_NxD, places), window)
+    layers = [layer[ROWS] for layer in layers]
     np.testing.assert_allclose(layers, arrays["cache_train"], rtol=0, atol=tolerance.array("cache_train"))
 
 
