@@ -1,0 +1,68 @@
+"""Every experiment's quick preset, cut down to a text of thirty short samples, writes a valid report."""
+
+import json
+import math
+
+import pytest
+import tiny
+
+from cvfp_jax import records
+from cvfp_jax.fields import replace
+from cvfp_jax.grid import Grid
+from cvfp_jax.sweep import run_sweep
+from experiments import EXPERIMENTS
+
+SMALL = {
+    "model.embed_dim": 8,
+    "data.embedding": "random",
+    "phase1.max_iterations": 4,
+    "phase1.val_frequency": 2,
+    "phase2.epochs": 2,
+    "phase2.batch_size": 64,
+}
+
+
+def cut_down(grid: Grid, corpus: str) -> Grid:
+    """The same sweep on little text: two sizes, two values of its first other axis, one of the rest."""
+    axes = {}
+    others = [name for name in grid.axes if name not in ("num_samples", "seed")]
+    for name, values in grid.axes.items():
+        if name == "num_samples":
+            values = (6, 12)
+        elif name == "model.context_dim":
+            values = (8, 10)[: len(values)]
+        axes[name] = (
+            (values[0], values[-1])
+            if len(values) > 1 and name in ("num_samples", *others[:1])
+            else values[:1]
+        )
+    tail = grid.base.data.val_tail is not None
+    data = {"data.corpus": corpus, "data.val_samples": "tail:0.2" if tail else "24:30"}
+    base = replace(grid.base, {**SMALL, **data, "model.context_dim": 8, "num_samples": 6})
+    return Grid(base, axes, grid.search)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny.write_corpus(tmp_path_factory.mktemp("corpus")).removeprefix("--corpus=")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_quick_cut_down_writes_a_report(experiment, corpus, tmp_path):
+    grid = cut_down(EXPERIMENTS[experiment].PRESETS["quick"], corpus)
+    assert run_sweep(grid, tmp_path)
+    found = records.read(tmp_path / "records.jsonl")
+    assert [record["cell"] for record in found] == [grid.place(cell) for cell in grid.cells()]
+    for record in found:
+        assert record["status"] == "ok"
+        assert record["experiment"] == experiment
+        assert record["val_ppl"] == pytest.approx(math.exp(record["val_loss"]))
+        assert 0 < record["val_effective_rank"] <= 1
+        assert record["rank_verdict"] in ("good", "fair", "review")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {summary["series"] for summary in report["summary"]} == {record["series"] for record in found}
+    text = (tmp_path / "report.md").read_text()
+    for summary in report["summary"]:
+        assert f"## {summary['series']}" in text
+    assert len(list((tmp_path / "figures").iterdir())) == 2
