@@ -14,48 +14,18 @@ original chose by free memory, is 8,192 tokens; the validation samples are token
 one text; and the draws of random numbers are JAX's.
 """
 
-from cvfp_jax.config import DataConfig, ModelConfig, Phase1Config, Phase2Config, RunConfig
+from cvfp_jax.fields import replace
 from cvfp_jax.grid import Grid
+from experiments.systems import R3_V1, R3_V2, SMALL
 
-_REPORT_DATA = DataConfig(corpus="ultrachat", val_samples="1000:1020", embedding="gpt2")
 # 1,181,952 : 2,365,200 : 3,547,396 parameters in the context block, which is 1 : 2.001 : 3.001.
 _REPORT_AXES = {"model.context_dim": (768, 1200, 1537), "num_samples": (50, 100, 200, 500)}
 
 PRESETS: dict[str, Grid] = {
     "quick": Grid(
-        RunConfig(
-            preset="quick",
-            model=ModelConfig(embed_dim=96),
-            # The small batch and the higher rate make up for how few steps so little text gives.
-            phase2=Phase2Config(learning_rate=0.003, batch_size=128, epochs=10),
-            data=DataConfig(
-                corpus="pydocs",
-                val_samples="200:220",
-                max_sample_tokens=256,
-                embedding="spectral",
-                vocabulary="corpus",
-            ),
-        ),
+        replace(R3_V2, {"experiment": "context_dim", **SMALL}),
         {"model.context_dim": (96, 150, 192), "num_samples": (25, 50, 100, 200)},
     ),
-    "v1": Grid(
-        RunConfig(
-            preset="v1",
-            effective_rank_rows=10_000,
-            phase1=Phase1Config(max_iterations=40, context_noise=0.1, dist_reg_weight=0.8),
-            phase2=Phase2Config(epochs=10),
-            data=_REPORT_DATA,
-        ),
-        _REPORT_AXES,
-    ),
-    "v2": Grid(
-        RunConfig(
-            preset="v2",
-            effective_rank_rows=10_000,
-            phase1=Phase1Config(max_iterations=60, context_noise=0.0, dist_reg_weight=0.9),
-            phase2=Phase2Config(epochs=20),
-            data=_REPORT_DATA,
-        ),
-        _REPORT_AXES,
-    ),
+    "v1": Grid(replace(R3_V1, {"experiment": "context_dim", "preset": "v1"}), _REPORT_AXES),
+    "v2": Grid(replace(R3_V2, {"experiment": "context_dim", "preset": "v2"}), _REPORT_AXES),
 }
