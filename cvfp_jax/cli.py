@@ -178,7 +178,7 @@ def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Req
 
 def show_plan(grid: Grid, as_json: bool) -> str:
     """Returns the plan of a sweep whose data have not been read."""
-    from cvfp_jax.plan import plan_cell  # brings JAX, which --help and --list do without
+    from cvfp_jax.plan import plan_cell  # with the next line brings SciPy, which --help does without
     from cvfp_jax.report.tables import plan_table
 
     plans = [plan_cell(cell, series=grid.series(cell)) for cell in grid.cells()]

@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_choices(capsys, flags, part
 
 
 def test_no_experiment():
-    with pytest.raises(UserError, match="--experiment is missing: choose context_dim"):
+    with pytest.raises(UserError, match=r"--experiment is missing: choose sample_scaling, .*context_dim"):
         read_request(["launch.py"], EXPERIMENTS)
 
 
