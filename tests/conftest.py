@@ -5,6 +5,10 @@ import os
 import tempfile
 from pathlib import Path
 
+# Sweeps in processes of their own compile what this one has compiled too; workers inherit the folder.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="cvfp-test-compiled-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 import jax
 import numpy as np
 import pytest

@@ -105,7 +105,7 @@ def test_no_experiment():
         read_request(["launch.py"], EXPERIMENTS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.text(max_size=15) | st.sampled_from(["--", "--samples", "--config.", "--no", "-x=1"]), max_size=4

@@ -12,7 +12,7 @@ from cvfp_jax.model import token_windows
 from cvfp_jax.recurrence import sequential_contexts
 
 
-@pytest.mark.parametrize("name", ["A_L2K1", "A_L3K2", "F_L2K1", "F_L3K2", "G_L2K1", "G_L3K2"])
+@pytest.mark.parametrize("name", ["A_L3K2", "F_L3K2", "G_L2K1", "G_L3K2"])
 def test_modes_and_their_gradients_equal_the_original(golden, name):
     facts, arrays = golden(f"mode_{name[0]}")
     case = facts["cases"][name]
