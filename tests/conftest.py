@@ -38,3 +38,11 @@ def golden():
             return facts, dict(arrays.items())
 
     return read
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Halves the time to compile, for tests that compile much and compute little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -15,6 +15,8 @@ from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1 import learn_contexts
 from cvfp_jax.recurrence import sequential_contexts
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @given(tokens=st.integers(2, 1000), blocks=st.integers(1, 9))
 def test_shares_cover_the_stream_and_overlap_by_the_token_that_is_predicted(tokens, blocks):

@@ -3,7 +3,6 @@
 import json
 import math
 
-import jax
 import pytest
 import tiny
 
@@ -12,6 +11,9 @@ from cvfp_jax.fields import replace
 from cvfp_jax.grid import Grid
 from cvfp_jax.sweep import run_sweep
 from experiments import EXPERIMENTS
+
+# What is tested here is that sweeps run and are reported, not how exactly.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SMALL = {
     "model.embed_dim": 8,
@@ -30,6 +32,8 @@ def cut_down(grid: Grid, corpus: str) -> Grid:
         axes["model.context_dim"] = (8,)
     tail = grid.base.data.val_tail is not None
     data = {"data.corpus": corpus, "data.val_samples": "tail:0.2" if tail else "24:30"}
+    # Two layers show what more of them would.
+    data["model.num_layers"] = min(2, grid.base.model.num_layers)
     base = replace(grid.base, {**SMALL, **data, "model.context_dim": 8, "num_samples": 6})
     return Grid(base, axes, grid.search)
 
@@ -37,14 +41,6 @@ def cut_down(grid: Grid, corpus: str) -> Grid:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return tiny.write_corpus(tmp_path_factory.mktemp("corpus")).removeprefix("--corpus=")
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """What is tested here is that sweeps run and are reported, not how fast or how exactly."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow

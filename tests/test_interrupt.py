@@ -31,7 +31,7 @@ def test_an_interruption_that_was_swallowed_is_remembered():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [1.0, 4.0, 8.0])
+@pytest.mark.parametrize("seconds", [1.0, 6.0])
 def test_a_run_ends_wherever_it_is_struck(tmp_path, seconds):
     corpus = tiny.write_corpus(tmp_path / "corpus")
     flags = [*tiny.FLAGS, corpus, f"--workdir={tmp_path / 'work'}", "--config.phase2.epochs=100000"]

@@ -16,6 +16,8 @@ from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1 import conclude, learn_contexts, prepare
 from cvfp_jax.phase1_step import advance, has_converged
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CASES = ["onebatch", "ragged", "ragged_clip", "lastbatch1", "w10"]
 
 

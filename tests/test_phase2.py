@@ -16,6 +16,8 @@ from cvfp_jax.model import ContextBlock, TokenBlock
 from cvfp_jax.phase2 import EarlyStopping, learn_tokens
 from cvfp_jax.phase2_step import Stream
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class RecordedContexts(ContextBlock):
     """Gives out a recorded cache, [L, N, D], whose row numbers stand in the contexts it is fed."""
