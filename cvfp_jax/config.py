@@ -170,8 +170,8 @@ class Phase1Config:
     def __post_init__(self) -> None:
         """Validates the fields."""
         _positive("phase1", self, "learning_rate", "convergence_threshold", "gradient_clip")
-        _not_negative("phase1", self, "context_noise", "min_convergence_improvement")
-        _share("phase1", self, "min_converged_ratio", "dist_reg_weight")
+        _not_negative("phase1", self, "context_noise")
+        _share("phase1", self, "min_converged_ratio", "dist_reg_weight", "min_convergence_improvement")
         _at_least(2, "phase1", self, "max_iterations", "val_sample_size")
         ones = ("min_iterations", "no_improvement_patience", "val_frequency", "val_patience")
         _at_least(1, "phase1", self, *ones)

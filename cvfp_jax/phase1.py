@@ -3,6 +3,7 @@
 Shapes: N tokens, D context width, E embedding width, V tokens.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -153,7 +154,8 @@ def learn_contexts(
             progress(int(solution.steps), _trace(solution))
             took = (time.perf_counter() - began) / (int(solution.steps) - steps)
             segment = max(1, min(2 * segment, int(_SECONDS_BETWEEN_REPORTS / took)))
-        if watch is not None and (int(solution.steps) + 1) % config.val_frequency == 0:
+        broken = int(solution.status) == Status.NON_FINITE
+        if watch is not None and not broken and (int(solution.steps) + 1) % config.val_frequency == 0:
             assert val_ids is not None
             solution = _check_rank(solution, watch, vectors_VxE, val_ids[: config.val_sample_size], settings)
     return conclude(solution, inputs, settings, watch.ranks if watch else [])
@@ -166,7 +168,10 @@ def _check_rank(
     # A copy, because the next steps donate the state that the block would share its arrays with.
     block = nnx.merge(settings.block, jax.tree.map(jnp.copy, solution.state.params))
     contexts_MxD = sequential_contexts(block, vectors_VxE, ids[:-1])
-    stops = watch.stops(effective_rank(contexts_MxD, len(ids) - 1))
+    rank = effective_rank(contexts_MxD, len(ids) - 1)
+    if not math.isfinite(rank):
+        return solution._replace(status=jnp.int32(Status.NON_FINITE))
+    stops = watch.stops(rank)
     if stops and int(solution.status) in (Status.RUNNING, Status.MAX_STEPS):
         return solution._replace(status=jnp.int32(Status.STALLED))
     return solution

@@ -176,12 +176,16 @@ def _recomputed(
     window_BxKE = vectors_BxKxE.reshape(len(places_BxK), -1)
     block = nnx.merge(settings.context_block, frozen.context_block)
 
-    def token_step(context_D: jax.Array, terms: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    def token_step(
+        context_D: jax.Array, row: tuple[list[jax.Array], jax.Array]
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        terms, valid = row
         layers = block.step(context_D[None, :], [term[None, :] for term in terms])
-        return layers[-1][0], [layer[0] for layer in layers]
+        # Rows that only fill up a batch are the next one's, which starts from the last row that counts.
+        return jnp.where(valid, layers[-1][0], context_D), [layer[0] for layer in layers]
 
     terms = block.token_terms(lax.stop_gradient(window_BxKE))
-    context_D, layers = lax.scan(token_step, context_D, terms)
+    context_D, layers = lax.scan(token_step, context_D, (terms, rows.valid_B))
     if not settings.model.reads_every_layer:
         layers = layer_inputs(settings.model, layers[-1], layers[-1])
     return layers, window_BxKE, context_D

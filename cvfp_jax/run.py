@@ -178,21 +178,21 @@ _WORST_FIRST = (Status.NON_FINITE, Status.MAX_STEPS, Status.STALLED, Status.CONV
 
 
 def _phase1_fields(results: Sequence[Phase1Result]) -> Record:
-    """The measures of phase 1; means over blocks, and the largest number of iterations and residual."""
+    """The measures of phase 1: the worst status of any block with its most iterations, and means."""
 
     def mean(field: str) -> float:
         return sum(getattr(result, field) for result in results) / len(results)
 
-    statuses = {result.status for result in results}
+    worst = min(results, key=lambda result: _WORST_FIRST.index(result.status))
     return {
-        "phase1_iterations": max(result.iterations for result in results),
+        "phase1_iterations": max(result.iterations for result in results if result.status == worst.status),
         "phase1_block_iterations": [result.iterations for result in results],
-        "phase1_status": next(status for status in _WORST_FIRST if status in statuses).label,
+        "phase1_status": worst.status.label,
         "phase1_convergence_rate": mean("convergence_rate"),
         "phase1_loss": sum(float(result.trace["loss"][-1]) for result in results) / len(results),
         "phase1_val_ranks": [rank for result in results for rank in result.val_ranks],
         "residual_mean": mean("residual_mean"),
-        "residual_max": max(result.residual_max for result in results),
+        "residual_max": float(np.max([result.residual_max for result in results])),
     }
 
 

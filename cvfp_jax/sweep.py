@@ -53,7 +53,9 @@ def run_sweep(grid: Grid, folder: Path) -> bool:
     if cells_left(grid, done):
         _run_cells(grid, done, path)
     else:
-        print(f"all {len(wanted)} cells are finished in {path}: nothing to run")
+        skipped = sum(key not in done for key in wanted)
+        ended = f", and the search ended before the other {skipped}" if skipped else ""
+        print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
     _report(grid.base, list(done.values()), folder)
     failed = [done[key] for key in wanted if key in done and done[key]["status"].startswith("failed")]
     for record in failed:

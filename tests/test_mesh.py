@@ -22,6 +22,10 @@ for frozen in (True, False):
     np.testing.assert_allclose(many.batch_losses, one.batch_losses, rtol=1e-5)
     np.testing.assert_allclose([e.val_loss for e in many.epochs], [e.val_loss for e in one.epochs], rtol=1e-5)
     assert [e.val_acc for e in many.epochs] == [e.val_acc for e in one.epochs]
+model, config, train, val = problem(batch_size=20, epochs=2, train_contexts="recomputed")
+one = learn(model, config, train, val)
+many = learn(model, config, train, val, make_mesh(jax.devices()))
+np.testing.assert_allclose(many.batch_losses, one.batch_losses, rtol=1e-5)
 print("equal")
 """
 

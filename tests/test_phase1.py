@@ -294,3 +294,12 @@ def test_hsic_draws_from_the_iterations_key():
     )
     np.testing.assert_array_equal(one.trace["diversity_loss"], again.trace["diversity_loss"])
     assert (one.trace["diversity_loss"] != other.trace["diversity_loss"]).all()
+
+
+def test_a_rank_that_is_no_number_ends_the_iteration_as_not_finite():
+    block, vectors, ids, config = small_problem(
+        stop="val_effective_rank", val_frequency=2, learning_rate=1e38
+    )
+    result = learn_contexts(block, vectors, ids, config, jax.random.key(1), val_ids=ids[:20])
+    assert result.status == Status.NON_FINITE
+    assert all(np.isfinite(result.val_ranks))
