@@ -8,8 +8,8 @@ effective rank of about 53 to 58 % where tokens enter the first layer only and 8
 layer, best perplexities of about 352 and 327 (unigram: 606) and exponents of -0.27 and -0.30. All sizes
 validate on the same samples here.
 
-Preset ``r2`` has the report's own settings. Device: a GPU of 40 GB (each size keeps six layers' contexts),
-with the extra ``hub`` and the network. Time: not measured. Expect, as printed: 101,207,121 parameters, an
+Preset ``r2`` has the report's own settings. Device: a GPU of 40 GB, by estimate, with
+the extra ``hub`` and the network. Time: not measured. Expect, as printed: 101,207,121 parameters, an
 effective rank of 8 to 10 %, perplexities of 1,503, 1,036, 758 and 536 and an exponent of -0.459.
 Preset ``pair_original`` has those of the design that R2 replaced, with tokens in every layer, as it ran on
 the same day (weight 0.6 and a sequential start); expect 799, 680, 500 and 325, exponent -0.411, effective
