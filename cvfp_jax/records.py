@@ -7,23 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cvfp_jax.errors import UserError
+from cvfp_jax.record_schema import SCHEMA, misfit
 
 FILE_NAME = "records.jsonl"
 OK = "ok"
 # Every record has these; a record may have more.
-FIELDS = (
-    "experiment", "preset", "cell", "series", "status", "config_name", "context_dim", "num_layers",
-    "num_input_tokens", "embed_dim", "vocab_size", "num_samples", "train_tokens", "val_tokens", "corpus",
-    "corpus_sha256", "embedding", "embedding_sha256", "vocabulary", "params_context_block",
-    "params_token_block", "params_head", "params_total", "params_trainable_phase2", "phase1_iterations",
-    "phase1_status", "phase1_convergence_rate", "phase1_block_iterations", "phase1_loss", "residual_mean",
-    "residual_max", "train_effective_rank", "val_effective_rank", "rank_verdict", "val_convergence_status",
-    "val_convergence_slope", "is_identity", "is_zero_solution", "is_global_attractor", "context_norm_mean",
-    "context_distance_mean", "phase2_epochs", "phase2_status", "best_epoch", "train_loss", "val_loss",
-    "train_ppl", "val_ppl", "val_acc", "unigram_loss", "unigram_ppl", "seed", "device", "phase1_seconds",
-    "contexts_seconds", "effective_rank_seconds", "diagnostics_seconds", "phase2_seconds",
-    "compile_seconds",
-)  # fmt: skip
+FIELDS = tuple(SCHEMA)
 
 Record = dict[str, Any]
 
@@ -123,7 +112,7 @@ def read(path: Path) -> list[Record]:
       The records, in the order of the file.
 
     Raises:
-      UserError: a line is not a record; the message names it.
+      UserError: a line is not a record, or a field holds what it may not; the message names both.
     """
     try:
         data = path.read_bytes()
@@ -136,7 +125,7 @@ def read(path: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_constant=_finite, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {number}: not valid JSON ({error}); delete the line to run its cell again."
@@ -147,8 +136,21 @@ def read(path: Path) -> list[Record]:
                 f"{path}, line {number}: not a record of this version (no {', '.join(missing[:3])});"
                 " use another --workdir."
             )
+        wrong = misfit(record)
+        if wrong:
+            raise UserError(
+                f"{path}, line {number}: {wrong}; mend it, or delete the line to run its cell again."
+            )
         found.append(record)
     return found
+
+
+def _finite(text: str) -> float:
+    """Reads a number of a record; what is not finite stands in none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def cell_key(place: Record) -> str:

@@ -198,14 +198,10 @@ def _cell_line(number: str, record: Record, remaining: float) -> str:
 
 def _report(config: RunConfig, found: list[Record], folder: Path) -> None:
     """Writes the report and shows its tables."""
-    try:
-        summaries = write_report(_title(config), found, folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the report of {folder / records.FILE_NAME}: {error.filename}: {error.strerror};"
-            " make room for it and give the same command again."
-        ) from None
+    summaries = write_report(_title(config), found, folder)
     print(
         f"\n{tables.summary_table(summaries).text()}\n\n{tables.fits_table(summaries, PREDICT_AT).text()}\n"
     )
-    print(f"wrote {folder / 'report.md'}, report.json, {records.FILE_NAME} and figures/ beside it")
+    print(
+        f"wrote {folder / 'report.html'}, report.md, report.json, {records.FILE_NAME} and figures/ beside it"
+    )

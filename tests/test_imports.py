@@ -21,6 +21,7 @@ LAYERS = [
         "fixed_point",
         "mesh",
         "optimizer",
+        "record_schema",
         "scaling",
         "widths",
     },

@@ -4,22 +4,25 @@ import math
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_records import record
 
 from cvfp_jax import records
 from cvfp_jax.errors import UserError
-
-
-def record(**changes):
-    return {**dict.fromkeys(records.FIELDS, 1), "status": "ok", "config_name": "1L_8d_1tok", **changes}
+from cvfp_jax.report.document import report_page
+from cvfp_jax.report.page import markdown
+from cvfp_jax.report.summary import summarise
+from cvfp_jax.report.webpage import render
 
 
 def test_what_is_appended_is_read_back_in_order(tmp_path):
     path = tmp_path / "records.jsonl"
     assert records.read(path) == []
-    written = [records.append(path, record(num_samples=n, val_loss=1 / 3)) for n in (50, 100)]
+    written = [records.append(path, record(8, n, 1 / 3)) for n in (50, 100)]
     assert records.read(path) == written
     assert written[0]["val_loss"] == 1 / 3
-    assert [records.label(found) for found in written] == ["1, 50 samples", "1, 100 samples"]
+    assert [records.label(found) for found in written] == [
+        "1L_8d_1tok, 50 samples", "1L_8d_1tok, 100 samples",
+    ]  # fmt: skip
 
 
 def test_a_cells_key_does_not_depend_on_the_order_of_the_axes():
@@ -56,6 +59,13 @@ def test_a_record_without_a_field_is_a_bug(tmp_path):
         ('{"seed": 1}', r"line 2: not a record of this version \(no experiment, preset, cell\)"),
         ("[" * 100_000, "line 2: not valid JSON"),
         ("\udcff", "line 2: not valid JSON"),
+        ('{"val_loss": NaN}', r"line 2: not valid JSON \(NaN is not finite\)"),
+        ('{"val_loss": 1e999}', r"line 2: not valid JSON \(1e999 is not finite\)"),
+        (
+            json.dumps(record(val_loss="x")),
+            "line 2: val_loss='x' is not a number or null; mend it, or delete",
+        ),
+        (json.dumps(record(seed=True)), "line 2: seed=True is not a whole number from 0 on; mend it"),
     ],
 )
 def test_lines_that_are_no_records_are_named(tmp_path, line, part):
@@ -91,7 +101,7 @@ def test_the_perplexity_of_nan_is_nan():
 def test_an_unfinished_last_line_is_cut_off(tmp_path):
     path = tmp_path / "records.jsonl"
     assert not records.repair(path)
-    first, second = (records.append(path, record(num_samples=n)) for n in (50, 100))
+    first, second = (records.append(path, record(8, n)) for n in (50, 100))
     whole = path.read_bytes()
     assert not records.repair(path)
     assert path.read_bytes() == whole
@@ -101,7 +111,7 @@ def test_an_unfinished_last_line_is_cut_off(tmp_path):
     path.write_bytes(whole[:-5])
     assert records.repair(path)
     assert records.read(path) == [first]
-    assert records.append(path, record(num_samples=100)) == second
+    assert records.append(path, record(8, 100)) == second
     assert records.read(path) == [first, second]
 
 
@@ -110,10 +120,49 @@ def test_an_unfinished_last_line_is_cut_off(tmp_path):
 def test_wherever_a_writer_was_killed_the_lines_before_are_kept(tmp_path, cut):
     path = tmp_path / "records.jsonl"
     path.unlink(missing_ok=True)
-    written = [records.append(path, record(num_samples=n)) for n in (50, 100, 200)]
+    written = [records.append(path, record(8, n)) for n in (50, 100, 200)]
     content = path.read_bytes()[:cut]
     path.write_bytes(content)
     records.repair(path)
     found = records.read(path)
     assert found == written[: len(found)]
     assert len(found) >= content.count(b"\n")
+
+
+# Whatever JSON can hold.
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(-1e9, 1e9) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(records.FIELDS), VALUES, min_size=1, max_size=3))
+def test_a_changed_record_is_refused_by_name_or_can_be_reported(tmp_path, changes):
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(made) + "\n" for made in (record(8, 100), record() | changes)))
+    try:
+        found = records.read(path)
+    except UserError as error:
+        assert any(f"line 2: {name}=" in str(error) for name in changes)  # noqa: PT017
+        return
+    page = report_page("title", summarise(found), [])
+    assert markdown(page)
+    assert render(page, tmp_path)
+
+
+@pytest.mark.parametrize("name", records.FIELDS)
+def test_every_field_has_to_be_there_and_to_be_what_it_is(tmp_path, name):
+    path = tmp_path / "records.jsonl"
+    whole = record()
+    path.write_text(json.dumps(whole))
+    assert records.read(path) == [whole]
+    missing = {field: value for field, value in whole.items() if field != name}
+    path.write_text(json.dumps(missing))
+    with pytest.raises(UserError, match=rf"line 1: not a record of this version \(no {name}\)"):
+        records.read(path)
+    for wrong in ([1.5], {"a": 1} if name != "cell" else []):
+        path.write_text(json.dumps(whole | {name: wrong}))
+        with pytest.raises(UserError, match=rf"line 1: {name}=.* is not "):
+            records.read(path)

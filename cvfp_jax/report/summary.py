@@ -34,12 +34,23 @@ class Summary:
         """The records that the law could not use."""
         return [record for record in self.records if not _usable(record)]
 
+    @property
+    def num_sizes(self) -> int:
+        """The number of different sizes among the points, fewer than these where cells have replicates."""
+        return len({record["train_tokens"] for record in self.points})
+
+    @property
+    def replicated(self) -> bool:
+        """Whether the cells have several seeds."""
+        return len({record["seed"] for record in self.records}) > 1
+
     def to_json(self) -> dict[str, Any]:
         """Returns the summary with every number in full precision."""
         law, best = self.law, self.best
         fit = {
             "status": law.status,
             "n": law.n,
+            "num_sizes": self.num_sizes,
             **{
                 name: _finite(getattr(law, name))
                 for name in ("alpha", "log_A", "A", "r2", "p_value", "std_err")

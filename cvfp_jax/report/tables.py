@@ -3,10 +3,10 @@
 import dataclasses
 import html
 import math
+import re
 from collections.abc import Sequence
 
 from cvfp_jax.plan import CellPlan
-from cvfp_jax.records import Record
 from cvfp_jax.report.summary import Summary
 
 UNKNOWN = "-"
@@ -18,6 +18,7 @@ class Table:
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    caption: str = ""
 
     def text(self) -> str:
         """Returns the table for a terminal.
@@ -50,12 +51,14 @@ class Table:
 
 
 def escape(text: str) -> str:
-    """Returns text that Markdown shows as it is.
+    """Returns text that Markdown shows as it is, on one line.
 
     >>> escape("<b>|")
     '&lt;b&gt;\\\\|'
+    >>> print(escape("![a](b)"))
+    !\\[a\\](b)
     """
-    return html.escape(text, quote=False).replace("|", "\\|")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -130,18 +133,24 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
                 spread,
             ]
         )
-    return Table(columns, rows)
+    return Table(columns, rows, "By configuration, the smallest context block first")
 
 
-def cells_table(records: Sequence[Record]) -> Table:
+def _seed(summary: Summary, text: str) -> list[str]:
+    """The text of a column that only series with several seeds have."""
+    return [text] if summary.replicated else []
+
+
+def cells_table(summary: Summary) -> Table:
     """The measures of each cell."""
     columns = [
-        "samples", "tokens", "P1 iterations", "converged", "residual", "train ER", "val ER", "epochs (best)",
-        "train PPL", "val PPL", "unigram PPL", "accuracy",
+        "samples", *_seed(summary, "seed"), "tokens", "P1 iterations", "converged", "residual", "train ER",
+        "val ER", "epochs (best)", "train PPL", "val PPL", "unigram PPL", "accuracy",
     ]  # fmt: skip
     rows = [
         [
             whole(record["num_samples"]),
+            *_seed(summary, str(record["seed"])),
             whole(record["train_tokens"]),
             f"{record['phase1_iterations']} ({record['phase1_status']})",
             percent(record["phase1_convergence_rate"]),
@@ -154,18 +163,21 @@ def cells_table(records: Sequence[Record]) -> Table:
             number(record["unigram_ppl"]),
             percent(record["val_acc"]),
         ]
-        for record in records
+        for record in summary.records
     ]
-    return Table(columns, rows)
+    return Table(columns, rows, "Measures of each cell")
 
 
-def diagnostics_table(records: Sequence[Record]) -> Table:
+def diagnostics_table(summary: Summary) -> Table:
     """What the contexts of each cell are like."""
-    columns = ["samples", "seed", "ER verdict", "trials", "slope", "norm", "distance", "copies its input"]
+    columns = [
+        "samples", *_seed(summary, "seed"), "ER verdict", "trials", "slope", "norm", "distance",
+        "copies its input",
+    ]  # fmt: skip
     rows = [
         [
             whole(record["num_samples"]),
-            str(record["seed"]),
+            *_seed(summary, str(record["seed"])),
             str(record["rank_verdict"] or UNKNOWN),
             str(record["val_convergence_status"] or UNKNOWN).lower(),
             number(record["val_convergence_slope"], 5),
@@ -173,9 +185,9 @@ def diagnostics_table(records: Sequence[Record]) -> Table:
             number(record["context_distance_mean"], 2),
             {True: "yes", False: "no"}.get(record["is_identity"], UNKNOWN),
         ]
-        for record in records
+        for record in summary.records
     ]
-    return Table(columns, rows)
+    return Table(columns, rows, "Contexts of each cell")
 
 
 def fits_table(summaries: Sequence[Summary], predict_at: Sequence[int]) -> Table:
@@ -191,5 +203,6 @@ def fits_table(summaries: Sequence[Summary], predict_at: Sequence[int]) -> Table
             cells += [number(law.r2, 4), *("below 1" if y < 1 else number(y) for y in predictions)]
         else:
             cells = [law.status] + [UNKNOWN] * (len(columns) - 3)
-        rows.append([summary.series, str(law.n), *cells])
+        sizes = "" if law.n == summary.num_sizes else f" ({summary.num_sizes} sizes)"
+        rows.append([summary.series, f"{law.n}{sizes}", *cells])
     return Table(columns, rows)

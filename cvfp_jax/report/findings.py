@@ -1,0 +1,110 @@
+"""What the numbers support, and what a reader must know before trusting them: a sentence each."""
+
+from collections.abc import Iterator, Sequence
+
+from cvfp_jax.records import Record, label
+from cvfp_jax.report import tables
+from cvfp_jax.report.summary import PREDICT_AT, Summary
+
+_SIGNIFICANT = 0.05
+
+
+def findings(summaries: Sequence[Summary]) -> list[str]:
+    """Returns the sentences that the numbers support, each with the numbers in it."""
+    found = []
+    usable = [(summary, summary.best) for summary in summaries if summary.best]
+    if usable:
+        summary, best = min(usable, key=lambda pair: pair[1]["val_loss"])
+        found.append(
+            f"The lowest validation perplexity is {tables.number(best['val_ppl'])}, by {summary.series}"
+            f"{_seed(summary, best)} at {best['train_tokens']:,} tokens; a unigram model of the same tokens"
+            f" has {tables.number(best['unigram_ppl'])}."
+        )
+    for summary in summaries:
+        law = summary.law
+        if law.fitted:
+            found.append(
+                f"{summary.series}: each doubling of the data multiplies the perplexity by"
+                f" {2**law.alpha:.3f} (alpha {law.alpha:.4f}, standard error {law.std_err:.4f},"
+                f" {_points(summary)})."
+            )
+        else:
+            found.append(f"{summary.series}: law {law.status}.")
+    fitted = sorted((s for s in summaries if s.law.fitted), key=lambda s: s.law.alpha)
+    if len(fitted) > 1:
+        steep, flat = fitted[0].law, fitted[-1].law
+        gap, error = flat.alpha - steep.alpha, (flat.std_err**2 + steep.std_err**2) ** 0.5
+        verdict = "more than twice" if gap > 2 * error else "within twice"
+        found.append(
+            f"The exponents of {fitted[0].series} and {fitted[-1].series}, the steepest and the"
+            f" flattest, differ by {gap:.4f}: {verdict} the standard error of the difference, {error:.4f}."
+        )
+    return found
+
+
+def warnings(summaries: Sequence[Summary]) -> list[str]:
+    """Returns what a reader must know before trusting the numbers."""
+    found: list[str] = []
+    for summary in summaries:
+        for record in summary.records:
+            name = label(record) + _seed(summary, record)
+            found += [f"{name}: {text}." for text in _cell_warnings(record)]
+        found += [f"{summary.series}: {text}." for text in _law_warnings(summary)]
+    return found
+
+
+def _cell_warnings(record: Record) -> Iterator[str]:
+    if record["status"] != "ok":
+        yield record["status"]
+    converged = f"with {tables.percent(record['phase1_convergence_rate'])} of the tokens converged"
+    if record["phase1_status"] == "max steps":
+        yield f"phase 1 ended at its last iteration, {record['phase1_iterations']}, {converged}"
+    if record["phase1_status"] == "no improvement":
+        yield (
+            f"phase 1 stopped at iteration {record['phase1_iterations']} because it no longer improved,"
+            f" {converged}"
+        )
+    if record["is_zero_solution"] or record["is_global_attractor"] or record["is_identity"]:
+        yield "the contexts are degenerate; see the diagnostics"
+    measured = record["status"] == "ok" and record["val_loss"] is not None
+    if measured and record["val_loss"] >= record["unigram_loss"]:
+        yield (
+            f"the validation perplexity, {tables.number(record['val_ppl'])}, is no better than the unigram"
+            f" model's, {tables.number(record['unigram_ppl'])}"
+        )
+    capped = record["phase2_status"] == "max steps" and record["phase2_epochs"] > 1
+    if capped and record["best_epoch"] == record["phase2_epochs"]:
+        yield (
+            f"phase 2 ended at its last epoch, {record['phase2_epochs']}, while the validation loss was"
+            " still falling"
+        )
+
+
+def _law_warnings(summary: Summary) -> Iterator[str]:
+    law = summary.law
+    if len({record["val_tokens"] for record in summary.records}) > 1:
+        yield "each size has validation tokens of its own, so the law mixes them"
+    if law.fitted and law.p_value > _SIGNIFICANT:
+        yield f"{_points(summary)} do not tell this law from a flat one (p = {law.p_value:.2g})"
+    below = [size for size in PREDICT_AT if law.fitted and law.predict(size) < 1]
+    if below:
+        yield (
+            "the law predicts perplexities below 1, which cannot be, so it does not reach to"
+            f" {below[0]:,} tokens"
+        )
+    if summary.left_out:
+        cells = ", ".join(f"{record['num_samples']}" for record in summary.left_out) + " samples"
+        if summary.replicated:
+            cells = "; ".join(f"{r['num_samples']} samples{_seed(summary, r)}" for r in summary.left_out)
+        yield f"the law leaves out the failed cells of {cells}"
+
+
+def _points(summary: Summary) -> str:
+    """How many points a law goes through, and of how many sizes where these are fewer."""
+    n, sizes = summary.law.n, summary.num_sizes
+    return f"{n} points" if n == sizes else f"{n} points of {sizes} sizes"
+
+
+def _seed(summary: Summary, record: Record) -> str:
+    """Which replicate a cell is, where its series has several."""
+    return f", seed {record['seed']}" if summary.replicated else ""

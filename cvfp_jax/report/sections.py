@@ -1,0 +1,119 @@
+"""The sections of a report: a small function each, from the numbers to blocks of a page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cvfp_jax.records import Record
+from cvfp_jax.report import tables
+from cvfp_jax.report.findings import findings, warnings
+from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Note, Paragraph, Terms
+from cvfp_jax.report.summary import PREDICT_AT, Summary
+
+_SHARED = {
+    "corpus": "corpus",
+    "embedding": "embedding",
+    "vocabulary": "vocabulary",
+    "vocabulary size": "vocab_size",
+    "embedding width": "embed_dim",
+    "context width": "context_dim",
+    "layers": "num_layers",
+    "input tokens": "num_input_tokens",
+    "samples": "num_samples",
+    "training tokens": "train_tokens",
+    "validation tokens": "val_tokens",
+    "seed": "seed",
+    "device": "device",
+}
+_MOST_LISTED = 6
+
+
+def setting(records: Sequence[Record]) -> list[Block]:
+    """What all cells share, and for what differs the values or their range."""
+    failed = sum(record["status"].startswith("failed") for record in records)
+    cells = f"{len(records)}, of which {failed} failed" if failed else f"{len(records)}"
+    pairs = [(name, values([record[field] for record in records])) for name, field in _SHARED.items()]
+    return [Facts([("cells", cells), *pairs])]
+
+
+def values(found: Sequence[Any]) -> str:
+    """Returns what there is among whole numbers or texts: one, a few in order, or of many numbers the range.
+
+    >>> values([42, 42]), values([100, 50, 100]), values(["gpt2", "spectral"])
+    ('42', '50, 100', 'gpt2, spectral')
+    >>> values([1_000 * size for size in range(1, 9)])
+    '1,000 to 8,000 (8 values)'
+    """
+    distinct = sorted(set(found))
+    texts = [value if isinstance(value, str) else f"{value:,}" for value in distinct]
+    if len(texts) > _MOST_LISTED and not isinstance(distinct[0], str):
+        return f"{texts[0]} to {texts[-1]} ({len(texts)} values)"
+    # A list with thousands marked by commas would not show where a number ends.
+    return ("; " if any("," in text for text in texts) else ", ").join(texts)
+
+
+def overview(summaries: Sequence[Summary], figures: Sequence[Figure]) -> list[Block]:
+    """The table of all configurations, and the figures."""
+    return [Heading(2, "Summary"), tables.summary_table(summaries), *figures]
+
+
+def conclusions(summaries: Sequence[Summary]) -> list[Block]:
+    """What the numbers support, and what they do not."""
+    return [
+        Heading(2, "Findings"),
+        Bullets(findings(summaries)),
+        Heading(2, "To keep in mind"),
+        Bullets(warnings(summaries)),
+    ]
+
+
+def cells(summary: Summary) -> list[Block]:
+    """The cells of one configuration."""
+    return [Heading(2, summary.series), tables.cells_table(summary), tables.diagnostics_table(summary)]
+
+
+def laws(summaries: Sequence[Summary]) -> list[Block]:
+    """The fitted laws and what they say of sizes that nobody measured."""
+    sizes = [record["train_tokens"] for summary in summaries for record in summary.points]
+    span = f"; measured from {min(sizes):,} to {max(sizes):,} tokens" if sizes else ""
+    return [
+        Heading(2, "Power laws"),
+        Paragraph(f"PPL = A tokens^alpha, least squares of ln PPL on ln tokens{span}."),
+        Note(
+            "What stands beyond is extrapolated and carries no interval; a perplexity below 1 cannot be, so"
+            " there the law has ended."
+        ),
+        tables.fits_table(summaries, PREDICT_AT),
+    ]
+
+
+def terms() -> list[Block]:
+    """What the columns mean."""
+    return [
+        Heading(2, "Terms"),
+        Terms(
+            [
+                ("PPL", "perplexity, the exponential of the mean loss in nats a token"),
+                (
+                    "train PPL",
+                    "the mean over the batches of the best epoch, each measured before its step",
+                ),
+                ("unigram PPL", "that of an add-one unigram model of the same training tokens"),
+                ("ER", "effective rank, in per cent of the context dimensions"),
+                ("ER verdict", "the original's: over 80 % good, 75 to 80 % fair"),
+                ("P1", "phase 1, the fixed-point iteration of the contexts"),
+                ("converged", "the share of the tokens whose context had stopped moving"),
+                ("residual", "the mean squared change that one more pass at fixed parameters would make"),
+                (
+                    "trials",
+                    "whether passes over the validation tokens, each from where the last one ended, agree"
+                    " more and more; slope is the trend of their differences",
+                ),
+                ("norm, distance", "means over contexts and over pairs of them"),
+                (
+                    "std err",
+                    "a single standard error of the least-squares fit, with as many degrees of freedom as"
+                    " points less two; replicates are points of their own",
+                ),
+            ]
+        ),
+    ]
