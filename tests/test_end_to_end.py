@@ -12,6 +12,7 @@ import tiny
 
 import launch
 from cvfp_jax import records
+from cvfp_jax.report.rebuild import rebuild_report
 
 ROOT = Path(__file__).parents[1]
 TIMES = {name for name in records.FIELDS if name.endswith("_seconds")}
@@ -91,6 +92,14 @@ def test_the_report_and_the_config_are_written(finished):
     for figure in (workdir / "figures").iterdir():
         assert f"figures/{figure.name}" in text
     assert len(list((workdir / "figures").iterdir())) == 2
+
+
+def test_the_same_report_can_be_made_from_the_records_alone(finished, tmp_path):
+    workdir, _ = finished
+    (tmp_path / "records.jsonl").write_bytes((workdir / "records.jsonl").read_bytes())
+    rebuild_report(tmp_path)
+    for name in ("report.md", "report.html", "report.json"):
+        assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
 
 
 def test_a_second_launch_runs_nothing_and_says_so(finished, corpus, capsys):
