@@ -1,0 +1,160 @@
+"""The least-squares line of ln y on ln x with what intervals need: exact, in closed form."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+MIN_POINTS = 3
+FITTED = "fitted"
+LEVEL = 0.95
+
+
+def exp(value: float) -> float:
+    """Returns e to the power of a value, infinite where that overflows.
+
+    >>> exp(0.0), exp(1e4)
+    (1.0, inf)
+    """
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class LogLine:
+    """``ln y = log_A + alpha ln x``; its numbers are NaN where the status is not ``fitted``."""
+
+    status: str
+    n: int
+    alpha: float = math.nan
+    log_A: float = math.nan
+    r2: float = math.nan  # of ln y
+    p_value: float = math.nan  # of alpha = 0
+    std_err: float = math.nan  # of alpha
+    residual_variance: float = math.nan  # of ln y, over n - 2 degrees of freedom
+    mean_log_x: float = math.nan
+    spread: float = math.nan  # sum of squares of ln x about its mean
+    first: float = math.nan  # the smallest and the largest size measured
+    last: float = math.nan
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a line."""
+        return self.status == FITTED
+
+    @property
+    def A(self) -> float:  # noqa: N802 (the law's own letter)
+        """The law's value at x = 1."""
+        return exp(self.log_A)
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Points beyond the two that any line needs."""
+        return self.n - 2
+
+    def predict(self, x: float) -> float:
+        """Returns the law's value at a size, from the parameters in full precision.
+
+        >>> round(LogLine("fitted", 3, alpha=-0.5, log_A=math.log(1000.0)).predict(100.0), 9)
+        100.0
+        """
+        return exp(self.log_A + self.alpha * math.log(x))
+
+    def quantile(self, level: float = LEVEL) -> float:
+        """Returns Student's t for a two-sided interval of this line."""
+        return float(stats.t.ppf(0.5 + level / 2, self.degrees_of_freedom))
+
+    def alpha_interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Returns the interval of alpha, for independent normal errors of equal variance in ln y.
+
+        >>> line = log_line([1, 2, 4, 8], [math.log(y) for y in (8, 4.2, 1.9, 1)])
+        >>> [round(end, 3) for end in line.alpha_interval()]
+        [-1.146, -0.883]
+        """
+        half = self.quantile(level) * self.std_err
+        return self.alpha - half, self.alpha + half
+
+    def interval(self, x: float, level: float = LEVEL, new: bool = True) -> tuple[float, float]:
+        """Returns where y lies at a size: ``exp(mean -+ t s sqrt([1 +] 1/n + (ln x - m)^2 / S))``.
+
+        Args:
+          x: the size.
+          level: share of such intervals that hold what they are for.
+          new: whether for one more measurement there, or else for the law itself.
+
+        Returns:
+          Lower and upper end, in the unit of y.
+        """
+        offset = math.log(x) - self.mean_log_x
+        share = new + 1 / self.n + offset**2 / self.spread
+        half = self.quantile(level) * math.sqrt(self.residual_variance * share)
+        mean = self.log_A + self.alpha * math.log(x)
+        return exp(mean - half), exp(mean + half)
+
+    def extrapolates(self, x: float) -> bool:
+        """Returns whether a size lies outside those measured."""
+        return not self.first <= x <= self.last
+
+
+def log_line(x: Sequence[float], log_y: Sequence[float]) -> LogLine:
+    """Fits ``ln y = ln A + alpha ln x`` by least squares.
+
+    ``alpha = sum (ln x - m)(ln y) / S`` with ``m`` the mean of ``ln x`` and ``S`` the sum of squares
+    about it; ``std_err^2 = s^2 / S`` with ``s^2`` the residual sum of squares over n - 2.
+
+    Args:
+      x: sizes, above zero; several points may share one.
+      log_y: natural logarithms of the measure; of a perplexity, its mean loss in nats a token.
+
+    Returns:
+      The line, or why there is none: fewer than three points, or one size or one measure only.
+
+    Raises:
+      ValueError: the lengths differ, a size is not above zero, or a number is not finite.
+
+    >>> line = log_line([10, 100, 1000], [math.log(8), math.log(4), math.log(2)])
+    >>> round(line.alpha, 4), round(line.A, 4), round(line.r2, 4)
+    (-0.301, 16.0, 1.0)
+    >>> log_line([10, 100], [1.0, 0.5]).status
+    'not fitted: 2 points, 3 or more are needed'
+    """
+    if len(x) != len(log_y):
+        raise ValueError(f"{len(x)} sizes but {len(log_y)} measures")
+    if not all(math.isfinite(value) for value in [*x, *log_y]) or any(value <= 0 for value in x):
+        raise ValueError("sizes must be above zero and all numbers finite")
+    n = len(x)
+    if n < MIN_POINTS:
+        return LogLine(f"not fitted: {n} points, {MIN_POINTS} or more are needed", n)
+    log_x = np.log(np.asarray(x, dtype=np.float64))
+    measures = np.asarray(log_y, dtype=np.float64)
+    offsets = log_x - log_x.mean()
+    spread = float(offsets @ offsets)
+    # Sizes whose logarithms agree to the last digits determine no slope.
+    if spread <= n * (1e-12 * max(1.0, float(np.abs(log_x).max()))) ** 2:
+        return LogLine("not fitted: all points have the same size", n)
+    if len(set(log_y)) < 2:
+        return LogLine("not fitted: all points have the same measure", n)
+    deviations = measures - measures.mean()
+    alpha = float(offsets @ deviations) / spread
+    residuals = deviations - alpha * offsets
+    variance = float(residuals @ residuals) / (n - 2)
+    std_err = math.sqrt(variance / spread)
+    t = abs(alpha) / std_err if std_err else math.inf
+    return LogLine(
+        FITTED,
+        n,
+        alpha,
+        float(measures.mean()) - alpha * float(log_x.mean()),
+        1 - (n - 2) * variance / float(deviations @ deviations),
+        float(2 * stats.t.sf(t, n - 2)),
+        std_err,
+        variance,
+        float(log_x.mean()),
+        spread,
+        float(min(x)),
+        float(max(x)),
+    )
