@@ -14,7 +14,7 @@ from cvfp_jax.widths import num_params
 from experiments import EXPERIMENTS, context_dim
 
 ROOT = Path(__file__).parents[1]
-PRINTED = json.loads((Path(__file__).parent / "data" / "reports.json").read_text())
+PRINTED = json.loads((ROOT / "cvfp_jax/report/data/reports.json").read_text())
 PRESETS = [(name, preset) for name, module in EXPERIMENTS.items() for preset in module.PRESETS]
 REPORTS = [(name, preset) for name, preset in PRESETS if preset != "quick"]
 FILES = sorted((ROOT / "experiments").glob("[!_]*.py"))

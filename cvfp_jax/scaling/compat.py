@@ -1,0 +1,189 @@
+"""The reports' own procedures, kept to reproduce what they printed; not what we recommend.
+
+Their five laws were compared by AIC with up to four parameters on five points, from one start each,
+so what they print may be a bound or a local optimum. It is their number all the same.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import optimize, stats
+
+
+@dataclasses.dataclass(frozen=True)
+class PrintedPowerLaw:
+    """``y = A x ** alpha`` as R1 to R4 fitted it."""
+
+    n: int
+    alpha: float
+    log_A: float
+    r2: float  # of ln y
+    p_value: float
+    std_err: float
+
+    @property
+    def A(self) -> float:  # noqa: N802 (the law's own letter)
+        """The law's value at x = 1."""
+        return math.exp(self.log_A)
+
+    def predict(self, x: float) -> float:
+        """Returns the law's value at a size."""
+        return math.exp(self.log_A + self.alpha * math.log(x))
+
+
+def printed_power_law(x: Sequence[float], y: Sequence[float]) -> PrintedPowerLaw:
+    """Fits a power law as R1 to R4 did: SciPy's ``linregress`` of ln y on ln x, from two points on.
+
+    Args:
+      x: sizes, above zero.
+      y: the measure, above zero.
+
+    Returns:
+      The law. Two points determine it and leave no error: R2 is 1 and the standard error 0, which is
+      how a missing point went unnoticed in R4.
+
+    Raises:
+      ValueError: fewer than two sizes.
+
+    References:
+      rato-tokyo/new-llm, ``calculate_scaling_law``, reports of 2025-11-27 to 2025-12-01.
+
+    >>> law = printed_power_law([122795, 240132], [383.9, 289.1])  # R4's two points of three
+    >>> round(law.alpha, 3), round(law.r2, 3)
+    (-0.423, 1.0)
+    """
+    if len(set(x)) < 2:
+        raise ValueError("a power law needs two sizes")
+    line = stats.linregress(np.log(x), np.log(y))
+    return PrintedPowerLaw(
+        len(x),
+        float(line.slope),
+        float(line.intercept),
+        float(line.rvalue) ** 2,
+        float(line.pvalue),
+        float(line.stderr),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PrintedLaw:
+    """One of R5's five laws with its parameters and R5's scores, all of them in linear perplexity."""
+
+    name: str
+    params: dict[str, float]
+    r2: float
+    rss: float
+    aic: float  # n ln(RSS / n) + 2 k
+    formula: Callable[..., np.ndarray]
+
+    @property
+    def k(self) -> int:
+        """How many parameters the law has."""
+        return len(self.params)
+
+    def predict(self, x: float) -> float:
+        """Returns the law's value at a size."""
+        return float(self.formula(np.float64(x), *self.params.values()))
+
+
+def power(n: np.ndarray, A: float, a: float) -> np.ndarray:
+    """Returns ``A n^-a``."""
+    return A * n**-a
+
+
+def saturating(n: np.ndarray, ppl_min: float, A: float, a: float) -> np.ndarray:
+    """Returns ``ppl_min + A n^-a``."""
+    return ppl_min + A * n**-a
+
+
+def log_corrected(n: np.ndarray, A: float, a: float, b: float) -> np.ndarray:
+    """Returns ``A n^-a (ln n)^b``."""
+    return A * n**-a * np.log(n) ** b
+
+
+def exponential_decay(n: np.ndarray, ppl_min: float, A: float, b: float, c: float) -> np.ndarray:
+    """Returns ``ppl_min + A exp(-b n^c)``."""
+    return ppl_min + A * np.exp(-b * n**c)
+
+
+def variable_exponent(n: np.ndarray, A: float, a0: float, a1: float) -> np.ndarray:
+    """Returns ``A n^-(a0 - a1 ln n)``."""
+    return A * n ** -(a0 - a1 * np.log(n))
+
+
+# R5's starts and bounds: law, parameters, start, lower and upper bounds.
+_BOUNDED: tuple[
+    tuple[Callable[..., np.ndarray], tuple[str, ...], list[float], list[float], list[float]], ...
+] = (
+    (saturating, ("ppl_min", "A", "a"), [80, 1000, 0.3], [0, 0, 0], [150, 1e4, 2]),
+    (log_corrected, ("A", "a", "b"), [1000, 0.3, 0.5], [0, 0, -5], [1e4, 2, 5]),
+    (exponential_decay, ("ppl_min", "A", "b", "c"), [100, 300, 0.01, 0.5], [0, 0, 0, 0], [200, 1000, 1, 1]),
+    (variable_exponent, ("A", "a0", "a1"), [1000, 0.5, 0.02], [0, 0, -0.5], [1e4, 2, 0.5]),
+)
+
+
+def printed_aic(rss: float, n: int, k: int) -> float:
+    """Returns AIC as R5 prints it: ``n ln(RSS / n) + 2 k``, the noise's variance not counted.
+
+    >>> round(printed_aic(41.17, 5, 4), 2)
+    18.54
+    """
+    return n * math.log(rss / n) + 2 * k
+
+
+def _scored(
+    formula: Callable[..., np.ndarray], params: dict[str, float], x: np.ndarray, y: np.ndarray
+) -> PrintedLaw:
+    rss = float(np.sum((formula(x, *params.values()) - y) ** 2))
+    r2 = 1 - rss / float(np.sum((y - y.mean()) ** 2))
+    return PrintedLaw(formula.__name__, params, r2, rss, printed_aic(rss, len(x), len(params)), formula)
+
+
+def printed_laws(samples: Sequence[float], ppl: Sequence[float]) -> dict[str, PrintedLaw]:
+    """Fits R5's five laws by R5's procedure.
+
+    The power law by regression of logarithms, scored in perplexity; the others by SciPy's bounded
+    ``curve_fit`` from R5's one start each, with ``maxfev=10000``.
+
+    Args:
+      samples: sizes above 1 (ln n is raised to a power), five or more of them.
+      ppl: perplexities.
+
+    Returns:
+      Law by name: power, saturating, log_corrected, exponential_decay, variable_exponent.
+
+    Raises:
+      RuntimeError: SciPy gave up on a law.
+
+    References:
+      rato-tokyo/new-llm, ``analyze_scaling_models.py``, report of 2025-12-03.
+
+    >>> laws = printed_laws([100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7])
+    >>> round(laws["exponential_decay"].rss, 2), round(laws["exponential_decay"].aic, 2)
+    (41.17, 18.54)
+    """
+    x, y = np.asarray(samples, dtype=np.float64), np.asarray(ppl, dtype=np.float64)
+    line = printed_power_law(samples, ppl)
+    found = {"power": _scored(power, {"A": line.A, "a": -line.alpha}, x, y)}
+    for formula, names, start, low, high in _BOUNDED:
+        best, _ = optimize.curve_fit(formula, x, y, p0=start, bounds=(low, high), maxfev=10000)
+        params = dict(zip(names, map(float, best), strict=True))
+        found[formula.__name__] = _scored(formula, params, x, y)
+    return found
+
+
+def printed_exponent(law: PrintedLaw, x: float) -> float:
+    """Returns R5's "a(n)" of the variable-exponent law, ``a0 - a1 ln n``: not its local exponent."""
+    return law.params["a0"] - law.params["a1"] * math.log(x)
+
+
+def local_exponent(law: PrintedLaw, x: float) -> float:
+    """Returns the variable-exponent law's ``-d ln y / d ln n = a0 - 2 a1 ln n``."""
+    return law.params["a0"] - 2 * law.params["a1"] * math.log(x)
+
+
+def turning_point(law: PrintedLaw) -> float:
+    """Returns where the variable-exponent law stops falling: ``exp(a0 / (2 a1))``."""
+    return math.exp(law.params["a0"] / (2 * law.params["a1"]))
