@@ -1,0 +1,1 @@
+"""The five printed reports, rebuilt from their own tables."""
