@@ -37,6 +37,13 @@ class Bullets:
 
 
 @dataclasses.dataclass(frozen=True)
+class Links:
+    """Other documents: what each is, and its file beside this one."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Facts:
     """Names and short values."""
 
@@ -59,7 +66,7 @@ class Figure:
     caption: str
 
 
-Block: TypeAlias = Heading | Paragraph | Note | Bullets | Facts | Terms | Table | Figure
+Block: TypeAlias = Heading | Paragraph | Note | Bullets | Links | Facts | Terms | Table | Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +102,8 @@ def _markdown_block(block: Block) -> str:
             return f"> {escape(text)}"
         case Bullets(items):
             return "\n".join(f"- {escape(item)}" for item in items or ["none"])
+        case Links(pairs):
+            return "\n".join(f"- [{escape(text)}]({target})" for text, target in pairs)
         case Facts(pairs) | Terms(pairs):
             return "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in pairs)
         case Table():

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Note, Page, Paragraph, Terms
+from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Links, Note, Page, Paragraph, Terms
 from cvfp_jax.report.tables import Table
 
 _ASSETS = Path(__file__).parent
@@ -131,6 +131,11 @@ def _block(block: Block, title: str, figures: Path) -> str:
             return f'<p class="note" role="note">{html.escape(text)}</p>'
         case Bullets(items):
             lines = "".join(f"<li>{html.escape(item)}</li>" for item in items or ["none"])
+            return f"<ul>{lines}</ul>"
+        case Links(pairs):
+            lines = "".join(
+                f'<li><a href="{html.escape(target)}">{html.escape(text)}</a></li>' for text, target in pairs
+            )
             return f"<ul>{lines}</ul>"
         case Facts(pairs) | Terms(pairs):
             kind = "facts" if isinstance(block, Facts) else "terms"
