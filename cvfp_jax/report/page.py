@@ -58,6 +58,14 @@ class Terms:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sentences:
+    """A table of sentences, which wrap and are not sorted; the first of a row names it."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Figure:
     """A PNG file of the folder ``figures``."""
 
@@ -66,7 +74,7 @@ class Figure:
     caption: str
 
 
-Block: TypeAlias = Heading | Paragraph | Note | Bullets | Links | Facts | Terms | Table | Figure
+Block: TypeAlias = Heading | Paragraph | Note | Bullets | Links | Facts | Terms | Table | Sentences | Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,5 +116,8 @@ def _markdown_block(block: Block) -> str:
             return "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in pairs)
         case Table():
             return f"{escape(block.caption)}\n\n{block.markdown()}" if block.caption else block.markdown()
+        case Sentences(columns, rows):
+            lines = [columns, [":---"] * len(columns), *([escape(cell) for cell in row] for row in rows)]
+            return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Figure(name, alt, caption):
             return f"![{escape(alt)}](figures/{name})\n\n{escape(caption)}"

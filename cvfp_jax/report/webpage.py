@@ -8,7 +8,19 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Links, Note, Page, Paragraph, Terms
+from cvfp_jax.report.page import (
+    Block,
+    Bullets,
+    Facts,
+    Figure,
+    Heading,
+    Links,
+    Note,
+    Page,
+    Paragraph,
+    Sentences,
+    Terms,
+)
 from cvfp_jax.report.tables import Table
 
 _ASSETS = Path(__file__).parent
@@ -146,6 +158,8 @@ def _block(block: Block, title: str, figures: Path) -> str:
             return f'<dl class="{kind}">{lines}</dl>'
         case Table():
             return _table(block, title)
+        case Sentences():
+            return _sentences(block, title)
         case Figure():
             return _figure(block, figures)
         case _:
@@ -192,6 +206,26 @@ def _cell(at: int, text: str, kind: str) -> str:
     data = "" if value is None else f' data-value="{str(value).replace("inf", "Infinity")}"'
     tag, scope = ("td", "") if at else ("th", ' scope="row"')
     return f"<{tag}{scope}{kind}{data}>{html.escape(text)}</{tag}>"
+
+
+def _sentences(table: Sentences, title: str) -> str:
+    """A table whose cells wrap; on a narrow screen each cell stands below the last, under its"
+    " column's name."""
+    names = [html.escape(name) for name in table.columns]
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(row[0])}</th>'
+        + "".join(
+            f'<td data-name="{name}">{html.escape(cell)}</td>' if cell else '<td class="empty"></td>'
+            for name, cell in zip(names[1:], row[1:], strict=True)
+        )
+        + "</tr>\n"
+        for row in table.rows
+    )
+    return (
+        f'<div class="scroll"><table class="sentences" aria-label="{html.escape(title or "table")}">\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>"
+    )
 
 
 def _figure(figure: Figure, folder: Path) -> str:

@@ -80,7 +80,14 @@ def _rank_section(source: Source) -> list[Block]:
 
 
 def _window_section(source: Source, names: Mapping[str, int], x: str = "tokens") -> list[Block]:
-    blocks: list[Block] = [Heading(2, "Windows of sizes")]
+    blocks: list[Block] = [
+        Heading(2, "Windows of sizes"),
+        Paragraph(
+            "The original calls a change of alpha below -0.01 IMPROVING, above 0.01 DEGRADING,"
+            " and else STABLE."
+            " Windows share points; the standard error of the change takes that into account."
+        ),
+    ]
     for name, window in names.items():
         table, text = tables.windows_table(name, series(source)[name], window, x)
         blocks += [table, Paragraph(text)]
@@ -187,7 +194,7 @@ def _r5(source: Source, folder: Path) -> list[Block]:
         figures.save(
             figures.five_laws_figure(source.tables["points"], found),
             folder,
-            "R5_laws.png",
+            "R5_five_laws.png",
             "Five laws through the same five points up to 50,000 samples, and what each leaves of"
             " the points.",
             "The laws agree where there are points and part beyond them.",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.report.tables import Table
+from cvfp_jax.report.page import Sentences
 from cvfp_jax.scaling.line import LogLine, log_line
 
 _DATA = Path(__file__).parents[1] / "data"
@@ -53,11 +53,11 @@ def answers(source: Source, rules: Rules) -> dict[str, Answer]:
     return {claim["id"]: rules[claim["id"]](source, claim.get("printed", {})) for claim in source.claims}
 
 
-def claims_table(source: Source, rules: Rules) -> Table:
+def claims_table(source: Source, rules: Rules) -> Sentences:
     """Each claim beside what follows from the numbers."""
     found = answers(source, rules)
     rows = [[claim["original"], found[claim["id"]].text, claim["note"]] for claim in source.claims]
-    return Table(["what the original printed", "what follows from its numbers", "note"], rows)
+    return Sentences(["what the original printed", "what follows from its numbers", "note"], rows)
 
 
 def column(points: Points, field: str) -> list[float]:

@@ -142,7 +142,11 @@ def differences_table(series: Series, pairs: Sequence[tuple[str, str]], x: str =
         told = "no" if low <= 0 <= high else "yes"
         rows.append([f"{first} to {second}", f"{change:+.4f}", interval(low, high, 3), told, where])
     columns = ["from, to", "alpha changes by", "95% interval", "told from zero", "laws cross at"]
-    return Table(columns, rows, "Independent errors; Welch's and Satterthwaite's degrees of freedom.")
+    return Table(
+        columns,
+        rows,
+        "Intervals for independent errors, with Welch's and Satterthwaite's degrees of freedom.",
+    )
 
 
 def correlations_table(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], measure: str) -> Table:

@@ -9,6 +9,7 @@ from cvfp_jax.errors import UserError
 from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, markdown
 from cvfp_jax.report.printed import chapters, figures, r1, r2, r3, r4, r5, tables
 from cvfp_jax.report.printed.source import Source, answers, claims_table, load
+from cvfp_jax.report.tables import UNKNOWN, Table
 from cvfp_jax.report.webpage import render
 
 REPORTS: dict[str, ModuleType] = {"R1": r1, "R2": r2, "R3": r3, "R4": r4, "R5": r5}
@@ -18,10 +19,14 @@ _SETTINGS = ("params_total", "params_phase2", "embed_dim", "context_dim")
 def _facts(source: Source) -> list[Block]:
     pairs = [("Date", source.tables["date"])]
     pairs += [(name, f"{source.tables[name]:,}") for name in _SETTINGS if name in source.tables]
-    for version in ("v1", "v2", "v3"):
-        if version in source.tables:
-            settings = source.tables[version]["settings"]
-            pairs.append((version, ", ".join(f"{name} {value}" for name, value in settings.items())))
+    settings = {
+        version: source.tables[version]["settings"]
+        for version in ("v1", "v2", "v3")
+        if version in source.tables
+    }
+    names = list(dict.fromkeys(name for each in settings.values() for name in each))
+    rows = [[name, *(str(each.get(name, UNKNOWN)) for each in settings.values())] for name in names]
+    versions = [Table(["setting", *settings], rows, "Settings as printed.")] if settings else []
     return [
         Paragraph(
             "Rebuilt from the tables that the original report printed (rato-tokyo/new-llm);"
@@ -33,6 +38,7 @@ def _facts(source: Source) -> list[Block]:
             " point is one run of one seed."
         ),
         Facts(pairs),
+        *versions,
     ]
 
 
