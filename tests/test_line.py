@@ -67,6 +67,28 @@ def test_more_confidence_takes_a_wider_interval():
     assert (line.extrapolates(16), line.extrapolates(8), line.extrapolates(0.5)) == (True, False, True)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    points=st.lists(
+        st.tuples(
+            st.floats(0, exclude_min=True, allow_infinity=False),
+            st.floats(-1e149, 1e149) | st.sampled_from([0.0, 1e-300, 5.0, 5.0 + 1e-15]),
+        ),
+        max_size=6,
+    )
+)
+def test_any_points_make_numbers_or_a_status(points):
+    line = log_line([x for x, _ in points], [y for _, y in points])
+    numbers = [line.alpha, line.log_A, line.r2, line.p_value, line.std_err, line.residual_variance]
+    if line.fitted:
+        assert all(math.isfinite(value) for value in numbers)
+        assert -1e-9 <= line.r2 <= 1
+        assert 0 <= line.p_value <= 1
+    else:
+        assert line.status.startswith("not fitted: ")
+        assert all(math.isnan(value) for value in numbers)
+
+
 @pytest.mark.parametrize(
     ("x", "log_y", "status"),
     [

@@ -10,6 +10,7 @@ from scipy import stats
 MIN_POINTS = 3
 FITTED = "fitted"
 LEVEL = 0.95
+_LARGEST = 1e150  # of a logarithm; its square is still a number
 
 
 def exp(value: float) -> float:
@@ -124,7 +125,7 @@ def log_line(x: Sequence[float], log_y: Sequence[float]) -> LogLine:
     """
     if len(x) != len(log_y):
         raise ValueError(f"{len(x)} sizes but {len(log_y)} measures")
-    if not all(math.isfinite(value) for value in [*x, *log_y]) or any(value <= 0 for value in x):
+    if not all(0 < size < math.inf for size in x) or not all(abs(value) < _LARGEST for value in log_y):
         raise ValueError("sizes must be above zero and all numbers finite")
     n = len(x)
     if n < MIN_POINTS:
@@ -136,9 +137,10 @@ def log_line(x: Sequence[float], log_y: Sequence[float]) -> LogLine:
     # Sizes whose logarithms agree to the last digits determine no slope.
     if spread <= n * (1e-12 * max(1.0, float(np.abs(log_x).max()))) ** 2:
         return LogLine("not fitted: all points have the same size", n)
-    if len(set(log_y)) < 2:
-        return LogLine("not fitted: all points have the same measure", n)
     deviations = measures - measures.mean()
+    # Measures that rounding alone sets apart are the same, and squares below this are no numbers.
+    if float(np.abs(deviations).max()) <= max(1e-150, 1e-15 * float(np.abs(measures).max())):
+        return LogLine("not fitted: all points have the same measure", n)
     alpha = float(offsets @ deviations) / spread
     residuals = deviations - alpha * offsets
     variance = float(residuals @ residuals) / (n - 2)
