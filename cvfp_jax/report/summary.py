@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cvfp_jax.records import Record
-from cvfp_jax.scaling.fit import PowerLaw, fit_power_law
+from cvfp_jax.scaling.line import LogLine, log_line
 
 PREDICT_AT = (1_000_000, 10_000_000)
 
@@ -17,7 +17,7 @@ class Summary:
 
     series: str
     records: list[Record]
-    law: PowerLaw
+    law: LogLine
 
     @property
     def best(self) -> Record | None:
@@ -101,6 +101,6 @@ def summarise(records: Sequence[Record]) -> list[Summary]:
     summaries = []
     for name, group in by_name.items():
         points = [record for record in group if _usable(record)]
-        law = fit_power_law([r["train_tokens"] for r in points], [r["val_loss"] for r in points])
+        law = log_line([r["train_tokens"] for r in points], [r["val_loss"] for r in points])
         summaries.append(Summary(name, group, law))
     return summaries

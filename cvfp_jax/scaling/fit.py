@@ -1,90 +1,306 @@
-"""The power law of perplexity against data, fitted as the reports fit it."""
+"""A law fitted to points: its parameters, how well they are known, and what became of the search."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 
-from scipy import stats
+import numpy as np
 
-MIN_POINTS = 3
-FITTED = "fitted"
+from cvfp_jax.scaling.coordinates import SHAPES
+from cvfp_jax.scaling.laws import LAWS, Law
+from cvfp_jax.scaling.solve import HUBER, HUBER_DELTA, LINEAR, LOG, OBJECTIVES, Optimum, Problem, minimise
+
+CONVERGED = "converged"
+STARTS = 12
+# Beyond this condition number the scaled normal equations tell parameters apart by rounding only.
+_CONDITION = 1e12
 
 
 @dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """``y = A x ** alpha``; without numbers where the status is not ``fitted``."""
+class Fit:
+    """A law and the parameters that make its objective least, in full precision.
 
+    Without parameters where the status says ``too few points`` or ``not defined``.
+    """
+
+    law: Law
+    objective: str
     status: str
-    n: int
-    alpha: float = math.nan
-    log_A: float = math.nan  # natural logarithm
-    r2: float = math.nan  # of ln y
-    p_value: float = math.nan  # of alpha = 0
-    std_err: float = math.nan  # of alpha
+    n: int  # points
+    sizes: int  # different sizes among them
+    params: dict[str, float]
+    # Of the linearised law; missing for a parameter on a bound, and for all with Huber's loss.
+    std_errors: dict[str, float]
+    rss: float = math.nan  # in y
+    rss_log: float = math.nan  # in ln y
+    r2: float = math.nan
+    r2_log: float = math.nan
+    # Of y, at the likeliest spread of normal noise in ln y (log) or y (linear), or Laplace's in ln y (huber).
+    log_likelihood: float = math.nan
+    aic: float = math.nan
+    problem: Problem | None = dataclasses.field(default=None, repr=False)
+    optimum: Optimum | None = dataclasses.field(default=None, repr=False)
+    y_ref: float = 1.0
 
     @property
     def fitted(self) -> bool:
-        """Whether there is a law."""
-        return self.status == FITTED
+        """Whether there are parameters."""
+        return bool(self.params)
 
     @property
-    def A(self) -> float:  # noqa: N802 (the law's own letter)
-        """The law's value at x = 1; infinite where it overflows."""
-        return self.predict(1.0)
+    def k(self) -> int:
+        """The number of parameters."""
+        return self.law.k
 
-    def predict(self, x: float) -> float:
-        """Returns the law's value, from the parameters in full precision; infinite where it overflows.
+    @property
+    def aicc(self) -> float:
+        """The criterion corrected for few points; not a number where ``n <= k + 1``, as it is undefined."""
+        if self.n <= self.k + 1:
+            return math.nan
+        return self.aic + 2 * self.k * (self.k + 1) / (self.n - self.k - 1)
 
-        >>> round(PowerLaw("fitted", 3, alpha=-0.5, log_A=math.log(1000.0)).predict(100.0), 9)
-        100.0
-        """
-        try:
-            return math.exp(self.log_A + self.alpha * math.log(x))
-        except OverflowError:
-            return math.inf
+    def predict(self, x: float | Sequence[float] | np.ndarray) -> np.ndarray:
+        """Returns the law's values at sizes above zero, in the unit of y."""
+        sizes = np.asarray(x, float)
+        if self.problem is None or self.optimum is None:
+            return np.full_like(sizes, math.nan)
+        # By the coordinates, whose terms do not cancel as those of the law's own parameters can.
+        with np.errstate(over="ignore", invalid="ignore"):
+            u = np.log(sizes.ravel()) - self.problem.log_ref
+            curve, _ = self.problem.curve(self.optimum.parameters, u)
+        return self.y_ref * curve[0].reshape(sizes.shape)
+
+    def local_exponent(self, x: float | Sequence[float] | np.ndarray) -> np.ndarray:
+        """Returns -d ln y / d ln x at sizes above zero."""
+        sizes = np.asarray(x, float)
+        if not self.fitted:
+            return np.full_like(sizes, math.nan)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return np.asarray(self.law.local_exponent(self.params, sizes))
 
 
-def fit_power_law(x: Sequence[float], log_y: Sequence[float]) -> PowerLaw:
-    """Fits ``ln y = ln A + alpha ln x`` by least squares.
+def public_parameters(problem: Problem, parameters: np.ndarray, y_ref: float) -> np.ndarray:
+    """Returns a law's own parameters [S, k] from those of its coordinates [S, p], real or complex."""
+    first = int(problem.shape.floor)
+    K = parameters[:, first] * y_ref
+    m = parameters[:, 0] * y_ref if first else np.zeros_like(K)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.stack(problem.shape.public(m, K, parameters[:, first + 1 :], problem.log_ref), axis=-1)
+
+
+def public_derivatives(problem: Problem, parameters: np.ndarray, y_ref: float) -> np.ndarray:
+    """Returns the derivatives [S, k, p] of ``public_parameters``, by complex steps: without cancellation."""
+    h = 1e-30
+    columns = [
+        public_parameters(problem, parameters + 1j * h * unit, y_ref).imag / h
+        for unit in np.eye(parameters.shape[1])
+    ]
+    return np.stack(columns, axis=-1)
+
+
+def fit_law(
+    law: str, x: Sequence[float], y: Sequence[float], objective: str = LOG, starts: int = STARTS
+) -> Fit:
+    """Fits a law to points: the least objective over many starts.
+
+    ``log`` makes ``sum (ln y - ln f(x))^2`` least, ``linear`` ``sum (y - f(x))^2``, ``huber`` the sum of
+    Huber's losses of ``ln y - ln f(x)``, which are squares up to 1e-3 and distances beyond. For each value
+    of the parameters in which a law is not linear the others follow in closed form (variable projection), so
+    a search over those few from a grid leads to the global optimum; a polish over all ends at rounding.
 
     Args:
-      x: sizes, above zero (tokens).
-      log_y: natural logarithms of the measure; of a perplexity, its mean loss in nats a token.
+      law: a name in ``LAWS``.
+      x: [n] sizes, above zero, in any unit.
+      y: [n] measures, above zero.
+      objective: ``log``, ``linear`` or ``huber``.
+      starts: of the search.
 
     Returns:
-      The law, or why there is none: fewer than three points, or fewer than two different sizes or
-      measures.
+      The fit. Its status is ``converged``, ``on a bound: ...``, ``not identifiable: ...``, ``not converged:
+      ...``, or, without parameters, ``too few points: ...`` or ``not defined: ...``.
 
     Raises:
-      ValueError: the lengths differ, a size is not above zero, or a number is not finite.
+      ValueError: lengths differ, a number is not finite or not above zero, or a name is unknown.
 
     References:
-      rato-tokyo/new-llm, report of 2025-11-30.
+      Golub and Pereyra, 1973 (variable projection). Hoffmann et al., 2022 (Huber's loss), and Besiroglu et
+      al., 2024, on what a mean in place of the sum does to it.
 
-    >>> law = fit_power_law([10, 100, 1000], [math.log(8), math.log(4), math.log(2)])
-    >>> round(law.alpha, 4), round(law.A, 4), round(law.r2, 4)
-    (-0.301, 16.0, 1.0)
-    >>> fit_power_law([10, 100], [1.0, 0.5]).status
-    'not fitted: 2 points, 3 or more are needed'
+    >>> fit = fit_law("saturating", [100, 400, 1600, 6400], [250.0, 150.0, 100.0, 75.0])
+    >>> fit.status, {name: round(value, 6) for name, value in fit.params.items()}
+    ('converged', {'ppl_min': 50.0, 'A': 2000.0, 'a': 0.5})
     """
-    if len(x) != len(log_y):
-        raise ValueError(f"{len(x)} sizes but {len(log_y)} measures")
-    if not all(math.isfinite(value) for value in [*x, *log_y]) or any(value <= 0 for value in x):
-        raise ValueError("sizes must be above zero and all numbers finite")
-    n = len(x)
-    if n < MIN_POINTS:
-        return PowerLaw(f"not fitted: {n} points, {MIN_POINTS} or more are needed", n)
-    if len(set(x)) < 2:
-        return PowerLaw("not fitted: all points have the same size", n)
-    if len(set(log_y)) < 2:
-        return PowerLaw("not fitted: all points have the same measure", n)
-    line = stats.linregress([math.log(value) for value in x], log_y)
-    return PowerLaw(
-        FITTED,
-        n,
-        float(line.slope),
-        float(line.intercept),
-        float(line.rvalue) ** 2,
-        float(line.pvalue),
-        float(line.stderr),
+    sizes, measures = _checked(law, x, y, objective)
+    n, distinct = len(sizes), len(np.unique(sizes))
+    definition = LAWS[law]
+    missing = _obstacle(definition, sizes, distinct)
+    if missing:
+        return Fit(definition, objective, missing, n, distinct, {}, {})
+    problem, y_ref = _problem(law, sizes, measures, objective)
+    optimum = minimise(problem, starts)
+    public = public_parameters(problem, optimum.parameters, y_ref)[0]
+    params = {name: float(value) for name, value in zip(definition.names, public, strict=True)}
+    covariance, condition = _covariance(problem, optimum, definition.k)
+    errors = _std_errors(problem, optimum, covariance, definition, y_ref)
+    fit = Fit(
+        definition, objective, "", n, distinct, params, errors, problem=problem, optimum=optimum, y_ref=y_ref
     )
+    predicted = fit.predict(sizes)
+    spread = _spread(objective, float(optimum.cost[0]), n)
+    rss = float(np.sum((measures - predicted) ** 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rss_log = float(np.sum((np.log(measures) - np.log(predicted)) ** 2))
+    return dataclasses.replace(
+        fit,
+        status=_status(fit, condition),
+        rss=rss,
+        rss_log=rss_log,
+        r2=_r2(rss, measures),
+        r2_log=_r2(rss_log, np.log(measures)),
+        log_likelihood=_log_likelihood(spread, measures, objective, y_ref),
+        aic=_aic(spread, n, definition.k, objective, y_ref),
+    )
+
+
+def _checked(
+    law: str, x: Sequence[float], y: Sequence[float], objective: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns points in the order of their sizes."""
+    if law not in LAWS:
+        raise ValueError(f"no law {law!r}: choose {', '.join(LAWS)}")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"no objective {objective!r}: choose {', '.join(OBJECTIVES)}")
+    sizes, measures = np.asarray(x, float), np.asarray(y, float)
+    if sizes.shape != measures.shape or sizes.ndim != 1:
+        raise ValueError(f"sizes of shape {sizes.shape} but measures of shape {measures.shape}")
+    for values in (sizes, measures):
+        if not np.all(np.isfinite(values) & (values > 0)):
+            raise ValueError("sizes and measures must be finite and above zero")
+    order = np.argsort(sizes, kind="stable")
+    return sizes[order], measures[order]
+
+
+def _obstacle(law: Law, sizes: np.ndarray, distinct: int) -> str:
+    """Why a law cannot be fitted, or nothing."""
+    if distinct <= law.k:
+        return f"too few points: {distinct} sizes, {law.k + 1} or more are needed"
+    if not law.unit_free and sizes[0] <= 1:
+        return f"not defined: it takes ln x to a power, so sizes above 1, and the least is {sizes[0]:g}"
+    return ""
+
+
+def _problem(law: str, sizes: np.ndarray, measures: np.ndarray, objective: str) -> tuple[Problem, float]:
+    log_x = np.log(sizes)
+    log_ref = float(log_x.min() if SHAPES[law].from_least else log_x.mean())
+    y_ref = float(np.exp(np.log(measures).mean()))
+    scaled = (measures / y_ref)[None]
+    return Problem(SHAPES[law], log_x - log_ref, log_ref, scaled, np.ones_like(scaled), objective), y_ref
+
+
+def _covariance(problem: Problem, optimum: Optimum, k: int) -> tuple[np.ndarray, float]:
+    """The covariance [p, p] of the coordinates, of the linearised law, and how well it is conditioned."""
+    free = ~optimum.held[0]
+    r, J = problem.residuals(optimum.parameters)
+    # What Huber's loss takes for an outlier pulls by its sign only, wherever it is.
+    bent = np.abs(r[0]) < HUBER_DELTA * (1 - 1e-6) if problem.objective == HUBER else slice(None)
+    J = J[0][bent][:, free]
+    length = np.linalg.norm(J, axis=0)
+    covariance = np.full((len(free), len(free)), math.nan)
+    if not np.all(length > 0):
+        return covariance, math.inf
+    gram = (J / length).T @ (J / length)
+    condition = float(np.linalg.cond(gram))
+    df = problem.y.shape[1] - k
+    if condition < _CONDITION and df > 0:
+        s2 = 2 * optimum.cost[0] / df
+        covariance[np.ix_(free, free)] = s2 * np.linalg.inv(gram) / np.outer(length, length)
+    return covariance, condition
+
+
+def _std_errors(
+    problem: Problem, optimum: Optimum, covariance: np.ndarray, law: Law, y_ref: float
+) -> dict[str, float]:
+    """The delta method's standard errors of the law's own parameters; none of one on its bound."""
+    if problem.objective not in (LOG, LINEAR):
+        return {}
+    derivatives = public_derivatives(problem, optimum.parameters, y_ref)[0]
+    held = optimum.held[0]
+    inner = np.where(np.isnan(covariance), 0.0, covariance)
+    found = {}
+    for name, row in zip(law.names, derivatives, strict=True):
+        size = float(np.abs(row).max())  # a scale beyond all data can be too large to be squared
+        variance = float((row / size) @ inner @ (row / size)) if 0 < size < math.inf else 0.0
+        # One that moves with held coordinates only has no error of its own.
+        if variance > 0 and not np.isnan(covariance[~held][:, ~held]).any():
+            found[name] = size * math.sqrt(variance)
+    return found
+
+
+def _status(fit: Fit, condition: float) -> str:
+    """What became of the search."""
+    assert fit.optimum is not None
+    assert fit.problem is not None
+    if not all(math.isfinite(value) for value in fit.params.values()):
+        return "not identifiable: a parameter is beyond all numbers"
+    if not fit.optimum.converged[0]:
+        return "not converged: the search ended where the objective still falls"
+    bounds = _on_bounds(fit)
+    if bounds:
+        return f"on a bound: {', '.join(bounds)}"
+    if condition >= _CONDITION:
+        return "not identifiable: other parameters fit as well"
+    return CONVERGED
+
+
+def _on_bounds(fit: Fit) -> list[str]:
+    """The bounds that hold parameters, in the law's own words."""
+    assert fit.optimum is not None
+    held, floor = fit.optimum.held[0], int(SHAPES[fit.law.name].floor)
+    names = ["ppl_min"] * floor + ["A", *_THETA_NAMES[fit.law.name]]
+    return [
+        f"{name} = {value:g}"
+        for name, value, is_held in zip(names, fit.optimum.parameters[0], held, strict=True)
+        if is_held
+    ]
+
+
+# What the shapes' parameters are called when one is on its bound.
+_THETA_NAMES = {
+    "power": ("a",),
+    "saturating": ("a",),
+    "log_corrected": ("a", "b"),
+    "exponential_decay": ("steepness", "c"),
+    "variable_exponent": ("steepness", "a1"),
+    "constant": (),
+    "log_linear": ("steepness",),
+}
+
+
+def _r2(rss: float, values: np.ndarray) -> float:
+    total = float(np.sum((values - values.mean()) ** 2))
+    return 1 - rss / total if total > 0 else math.nan
+
+
+def _spread(objective: str, cost: float, n: int) -> float:
+    """The likeliest spread of the noise that an objective stands for, measures being over y_ref."""
+    return cost / (n * HUBER_DELTA) if objective == HUBER else math.sqrt(2 * cost / n)
+
+
+def _aic(spread: float, n: int, k: int, objective: str, y_ref: float) -> float:
+    """R5's ``n ln(RSS / n) + 2 k`` in the objective's own space; with Huber's loss ``2 n ln b + 2 k``."""
+    if not spread > 0:
+        return math.nan
+    return 2 * n * math.log(spread * (y_ref if objective == LINEAR else 1.0)) + 2 * k
+
+
+def _log_likelihood(spread: float, measures: np.ndarray, objective: str, y_ref: float) -> float:
+    """The log-likelihood of the measures in their own unit, so that objectives can be compared."""
+    n = len(measures)
+    if not spread > 0:
+        return math.nan
+    if objective == LINEAR:
+        return -n * (math.log(spread * y_ref) + math.log(2 * math.pi) / 2 + 0.5)
+    density = (
+        math.log(2 * spread) + 1 if objective == HUBER else math.log(spread) + math.log(2 * math.pi) / 2 + 0.5
+    )
+    return -n * density - float(np.sum(np.log(measures)))

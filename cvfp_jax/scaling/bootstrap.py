@@ -1,0 +1,167 @@
+"""The bootstrap: how a fit would scatter if the points were measured again."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
+from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval
+from cvfp_jax.scaling.solve import LINEAR, Problem, minimise
+
+RESIDUAL, PAIRS = "residual", "pairs"
+DRAWS = 1000
+_STARTS = 2
+# Draws fitted at a time: enough to fill the loops of numpy, few enough to stay in its caches.
+_CHUNK = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """The fits of a bootstrap."""
+
+    fit: Fit
+    kind: str
+    params: np.ndarray  # [B, k]
+    std_errors: np.ndarray  # [B, k], not a number where a draw has none
+    internal: np.ndarray  # [B, p], the coordinates
+    asked: int  # draws; those left out had too few different sizes
+
+    def std_error(self, name: str) -> float:
+        """Returns the standard deviation of a parameter over the draws."""
+        return float(np.std(self._column(name), ddof=1))
+
+    def interval(self, name: str, level: float = LEVEL) -> Interval:
+        """Returns a confidence interval of a parameter.
+
+        From residual draws Student's: quantiles of ``(draw - fit) / (the draw's own standard error)`` times
+        the fit's, which allow for the few points that the error was made from. From pairs, and where errors
+        are missing, the draws' own quantiles.
+        """
+        index = self.fit.law.names.index(name)
+        parameter = self.fit.law.parameters[index]
+        tails = np.array([0.5 - level / 2, 0.5 + level / 2])
+        own, errors = self.params[:, index], self.std_errors[:, index]
+        centre, error = self.fit.params[name], self.fit.std_errors.get(name, math.nan)
+        usable = np.isfinite(errors) & (errors > 0) & np.isfinite(own)
+        if self.kind != RESIDUAL or not math.isfinite(error) or usable.mean() <= 0.9:
+            low, high = np.quantile(own, tails)
+            return Interval(float(low), float(high))
+        own, errors = own[usable], errors[usable]
+        by_logarithm = (self.fit.law.name, name) in BY_LOGARITHM and centre > 0 and bool(np.all(own > 0))
+        with np.errstate(over="ignore"):
+            if by_logarithm:
+                pivots = (np.log(own) - math.log(centre)) / (errors / own)
+                low, high = centre * np.exp(-np.quantile(pivots, tails[::-1]) * error / centre)
+            else:
+                low, high = centre - np.quantile((own - centre) / errors, tails[::-1]) * error
+        return Interval(max(float(low), parameter.lower), min(float(high), parameter.upper))
+
+    def curve_interval(self, x: np.ndarray, level: float = LEVEL) -> np.ndarray:
+        """Returns the quantiles [2, len(x)] of the draws' laws at sizes above zero, for a figure's band."""
+        assert self.fit.problem is not None
+        curves, _ = self.fit.problem.curve(self.internal, np.log(x) - self.fit.problem.log_ref)
+        return np.quantile(curves * self.fit.y_ref, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.params[:, self.fit.law.names.index(name)]
+
+
+def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0) -> Draws:
+    """Fits a law again to measures drawn from the points.
+
+    ``residual`` adds to the law's values residuals drawn from the fit's own, in the space of its objective,
+    widened for the freedom the fit took, ``r / sqrt(1 - leverage)``, and centred. It believes the law and one
+    spread for all sizes. ``pairs`` draws whole sizes with all their replicates; it believes neither, but
+    loses sizes in most draws; draws with no more sizes than parameters are left out.
+
+    Args:
+      fit: with parameters.
+      kind: ``residual`` or ``pairs``.
+      draws: how many.
+      seed: of the draws.
+
+    Returns:
+      The fits of the draws.
+
+    Raises:
+      ValueError: the fit has no parameters, or no residual to draw from.
+
+    References:
+      Davison and Hinkley, 1997, sections 6.2 and 5.2.
+
+    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> fit = fit_law("power", [100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7])
+    >>> drawn = bootstrap(fit, draws=200)
+    >>> bool(0.5 < drawn.std_error("a") / fit.std_errors["a"] < 1.5)
+    True
+    """
+    if kind not in (RESIDUAL, PAIRS):
+        raise ValueError(f"no bootstrap {kind!r}: choose {RESIDUAL} or {PAIRS}")
+    if not fit.fitted or fit.n <= fit.k:
+        raise ValueError("no residuals to draw from: a bootstrap needs more points than parameters")
+    assert fit.problem is not None
+    assert fit.optimum is not None
+    random = np.random.default_rng(seed)
+    drawn = (_residual_draws if kind == RESIDUAL else _pairs_draws)(fit, draws, random)
+    chunks = [
+        minimise(drawn.take(rows), _STARTS, np.repeat(fit.optimum.parameters, len(rows), axis=0))
+        for rows in np.array_split(np.arange(len(drawn.y)), max(1, len(drawn.y) // _CHUNK))
+    ]
+    internal = np.concatenate([chunk.parameters for chunk in chunks])
+    held = np.concatenate([chunk.held for chunk in chunks])
+    cost = np.concatenate([chunk.cost for chunk in chunks])
+    public = public_parameters(drawn, internal, fit.y_ref)
+    return Draws(fit, kind, public, _errors(drawn, internal, held, cost, fit), internal, draws)
+
+
+def _residual_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
+    assert fit.problem is not None
+    assert fit.optimum is not None
+    problem = fit.problem
+    r, J = (part[0] for part in problem.residuals(fit.optimum.parameters))
+    free = J[:, ~fit.optimum.held[0]]
+    length = np.linalg.norm(free, axis=0)
+    q, _ = np.linalg.qr(free / np.where(length > 0, length, 1.0))
+    leverage = np.minimum(np.sum(q**2, axis=1), 1.0)
+    # A point that the fit goes through has no residual left to be widened.
+    wide = np.where(leverage < 1 - 1e-6, r / np.sqrt(np.maximum(1 - leverage, 1e-6)), 0.0)
+    wide -= wide.mean()
+    noise = random.choice(wide, (draws, len(wide)))
+    f = problem.curve(fit.optimum.parameters, problem.u)[0]
+    # The residuals are those of f - y.
+    y = f - noise if problem.objective == LINEAR else f * np.exp(-noise)
+    return dataclasses.replace(problem, y=y, weights=np.ones_like(y))
+
+
+def _pairs_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
+    assert fit.problem is not None
+    problem = fit.problem
+    _, which = np.unique(problem.u, return_inverse=True)
+    counts = random.multinomial(fit.sizes, np.full(fit.sizes, 1 / fit.sizes), draws)
+    counts = counts[(counts > 0).sum(axis=1) > fit.k]
+    if not len(counts):
+        raise ValueError("no draw has more sizes than the law has parameters")
+    weights = counts[:, which].astype(float)
+    return dataclasses.replace(problem, y=np.repeat(problem.y, len(weights), axis=0), weights=weights)
+
+
+def _errors(
+    problem: Problem, internal: np.ndarray, held: np.ndarray, cost: np.ndarray, fit: Fit
+) -> np.ndarray:
+    """The linearised standard errors [B, k] of each draw's own parameters."""
+    _, J = problem.residuals(internal)
+    J = np.where(held[:, None], 0.0, J)
+    scale = np.sqrt(np.einsum("srp,srp->sp", J, J))
+    fine = np.all((scale > 0) | held, axis=1) & np.isfinite(scale).all(axis=1)
+    J = np.where(fine[:, None, None], J, 0.0) / np.where(scale > 0, scale, 1.0)[:, None]
+    gram = np.einsum("srp,srq->spq", J, J)
+    index = np.arange(gram.shape[1])
+    gram[:, index, index] += np.where(held | ~fine[:, None], 1.0, 1e-14)
+    slopes = public_derivatives(problem, internal, fit.y_ref)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        scaled = np.where(held[:, None], 0.0, slopes / np.where(scale > 0, scale, 1.0)[:, None])
+        solved = np.linalg.solve(gram, np.swapaxes(scaled, 1, 2))
+        variance = np.einsum("skp,spk->sk", scaled, solved) * (2 * cost / (fit.n - fit.k))[:, None]
+        return np.where(fine[:, None] & (variance > 0), np.sqrt(np.maximum(variance, 0.0)), math.nan)

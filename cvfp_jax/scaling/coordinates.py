@@ -1,0 +1,154 @@
+"""The coordinates in which laws are fitted: centred, scaled, and finite where a law turns into another.
+
+With ``u = ln(x / x_ref)`` every law is ``y = m + K g(u; theta)``, where ``m`` is the floor or 0 and ``K``
+what the falling part is worth at ``x_ref``: the geometric mean of the sizes, or, where it falls by many
+orders of magnitude (exponential decay), the least. So a change of the unit of x or
+y changes no fit, and the parameters, which are all but collinear in the laws' own form, come apart.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+# Exponents beyond these are steps, not laws.
+_STEEPEST = 10.0
+_WIDE = 50.0
+# The bounds of the power of x that decays exponentially; towards zero the law becomes the saturating one.
+_LEAST_POWER, _GREATEST_POWER = 0.02, 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A law's falling part: ``g`` of ``u`` and a few parameters, which are 1 together at ``u = 0``."""
+
+    floor: bool
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    # (theta [S, q], u [n], ln x_ref) -> g [S, n], dg / dtheta [S, n, q]
+    value: Callable[[np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+    # The values of theta from which a search starts, [G, q].
+    grid: np.ndarray
+    # (m [S], K [S], theta [S, q], ln x_ref) -> the law's own parameters [S], in the order of its definition;
+    # analytic, so that complex steps give derivatives
+    public: Callable[[np.ndarray, np.ndarray, np.ndarray, float], tuple[np.ndarray, ...]]
+    from_least: bool = False  # whether x_ref is the least size
+
+
+def _stack(*columns: np.ndarray) -> np.ndarray:
+    return np.stack(columns, axis=-1)
+
+
+def _product(*axes: np.ndarray) -> np.ndarray:
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=-1)
+
+
+def _constant(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((len(theta), len(u))), np.empty((len(theta), len(u), 0))
+
+
+def _power(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    g = np.exp(-theta[:, :1] * u)
+    return g, _stack(-u * g)
+
+
+def _log_corrected(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    v = np.log1p(u / log_ref)
+    g = np.exp(-theta[:, :1] * u + theta[:, 1:] * v)
+    return g, _stack(-u * g, v * g)
+
+
+def _exponential(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    # s (x^c - x_ref^c) / (c x_ref^c): at c = 0 it is s u, the power law's.
+    slope, power = theta[:, :1], theta[:, 1:]
+    grown = np.expm1(power * u)
+    box_cox = grown / power
+    g = np.exp(-slope * box_cox)
+    return g, _stack(-box_cox * g, -slope * (u * (grown + 1) - box_cox) / power * g)
+
+
+def _variable(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    g = np.exp((theta[:, 1:] * u - theta[:, :1]) * u)
+    return g, _stack(-u * g, u * u * g)
+
+
+def _log_linear(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    g = 1 - theta[:, :1] * u
+    return g, _stack(np.broadcast_to(-u, g.shape))
+
+
+def _public_power(m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float) -> tuple[np.ndarray, ...]:
+    return K * np.exp(theta[:, 0] * log_ref), theta[:, 0]
+
+
+def _public_saturating(
+    m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float
+) -> tuple[np.ndarray, ...]:
+    return m, *_public_power(m, K, theta, log_ref)
+
+
+def _public_log_corrected(
+    m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float
+) -> tuple[np.ndarray, ...]:
+    a, b = theta.T
+    return K * np.exp(a * log_ref - b * math.log(log_ref)), a, b
+
+
+def _public_exponential(
+    m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float
+) -> tuple[np.ndarray, ...]:
+    slope, power = theta.T
+    return m, K * np.exp(slope / power), slope / power * np.exp(-power * log_ref), power
+
+
+def _public_variable(
+    m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float
+) -> tuple[np.ndarray, ...]:
+    slope, a1 = theta.T
+    # x^-(a0 - a1 ln x) about x_ref: its slope there is a0 - 2 a1 ln x_ref.
+    return K * np.exp((slope + a1 * log_ref) * log_ref), slope + 2 * a1 * log_ref, a1
+
+
+def _public_constant(
+    m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float
+) -> tuple[np.ndarray, ...]:
+    return (K,)
+
+
+def _public_log_linear(
+    m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float
+) -> tuple[np.ndarray, ...]:
+    return K * (1 + theta[:, 0] * log_ref), K * theta[:, 0]
+
+
+_SLOPES = np.concatenate([np.linspace(-2, 0, 9)[:-1], np.geomspace(0.01, _STEEPEST, 40)])
+_FALLING = np.geomspace(0.01, _STEEPEST, 60)
+
+SHAPES: dict[str, Shape] = {
+    "power": Shape(False, (-_WIDE,), (_WIDE,), _power, _product(_SLOPES), _public_power),
+    "saturating": Shape(
+        True, (0.0,), (_STEEPEST,), _power, _product(_FALLING),
+        _public_saturating,
+    ),
+    "log_corrected": Shape(
+        False, (0.0, -_WIDE), (_STEEPEST, _WIDE), _log_corrected,
+        _product(np.concatenate([[0.0], np.geomspace(0.01, 3, 24)]), np.linspace(-8, 8, 33)),
+        _public_log_corrected,
+    ),
+    "exponential_decay": Shape(
+        True, (0.0, _LEAST_POWER), (_STEEPEST, _GREATEST_POWER), _exponential,
+        _product(np.geomspace(0.01, _STEEPEST, 30), np.geomspace(_LEAST_POWER, _GREATEST_POWER, 20)),
+        _public_exponential, from_least=True,
+    ),
+    "variable_exponent": Shape(
+        False, (-_WIDE, -_WIDE), (_WIDE, _WIDE), _variable,
+        _product(_SLOPES, np.linspace(-0.5, 0.5, 21)), _public_variable,
+    ),
+    "constant": Shape(False, (), (), _constant, np.empty((1, 0)), _public_constant),
+    "log_linear": Shape(
+        False, (-_WIDE,), (_WIDE,), _log_linear,
+        _product(np.concatenate([-np.geomspace(0.01, 2, 20), [0.0], np.geomspace(0.01, 2, 20)])),
+        _public_log_linear,
+    ),
+}  # fmt: skip

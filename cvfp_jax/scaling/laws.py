@@ -1,0 +1,169 @@
+"""The laws: how a measure such as perplexity falls with the size of the data."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+Parameters = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A parameter of a law, with what a fit allows for it."""
+
+    name: str
+    unit: str  # x and y are the units of size and measure
+    linear: bool = False  # whether the law is linear in it, the others being given
+    # What a search allows.
+    lower: float = -math.inf
+    upper: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """A formula with named parameters; its functions take them by name, and sizes above zero."""
+
+    name: str
+    formula: str
+    parameters: tuple[Parameter, ...]
+    value: Callable[[Parameters, np.ndarray], np.ndarray]
+    # -d ln y / d ln x: what a power law tangent to the curve at x would have for its exponent.
+    local_exponent: Callable[[Parameters, np.ndarray], np.ndarray]
+    # What y tends to as x grows beyond all bounds.
+    limit: Callable[[Parameters], float]
+    # Whether a change of the unit of x leaves it the same family of curves.
+    unit_free: bool = True
+
+    @property
+    def k(self) -> int:
+        """The number of parameters, the spread of the noise not counted."""
+        return len(self.parameters)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+
+def _falling(a: float, at_zero: float, floor: float = 0.0) -> float:
+    """The limit of ``floor + A x**-a`` where ``at_zero`` is that for ``a = 0``."""
+    return floor if a > 0 else at_zero if a == 0 else math.inf
+
+
+def _power(p: Parameters, x: np.ndarray) -> np.ndarray:
+    return p["A"] * x ** -p["a"]
+
+
+def _saturating(p: Parameters, x: np.ndarray) -> np.ndarray:
+    return p["ppl_min"] + p["A"] * x ** -p["a"]
+
+
+def _log_corrected(p: Parameters, x: np.ndarray) -> np.ndarray:
+    return p["A"] * x ** -p["a"] * np.log(x) ** p["b"]
+
+
+def _exponential(p: Parameters, x: np.ndarray) -> np.ndarray:
+    return p["ppl_min"] + p["A"] * np.exp(-p["b"] * x ** p["c"])
+
+
+def _variable(p: Parameters, x: np.ndarray) -> np.ndarray:
+    log_x = np.log(x)
+    return p["A"] * np.exp(-(p["a0"] - p["a1"] * log_x) * log_x)
+
+
+def _log_corrected_limit(p: Parameters) -> float:
+    if p["a"] != 0:
+        return _falling(p["a"], 0.0)
+    return 0.0 if p["b"] < 0 else p["A"] if p["b"] == 0 else math.inf
+
+
+def _variable_limit(p: Parameters) -> float:
+    if p["a1"] == 0:
+        return _falling(p["a0"], p["A"])
+    return 0.0 if p["a1"] < 0 else math.inf
+
+
+_SCALE = Parameter("A", "y at x = 1", True, 0.0)
+_FLOOR = Parameter("ppl_min", "y", True, 0.0)
+
+# The names of laws and parameters are those of the report of 2025-12-03 (R5); ``ppl_min`` is the floor.
+LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        Law(
+            "power",
+            "y = A x^-a",
+            (_SCALE, Parameter("a", "1", lower=-50.0, upper=50.0)),
+            _power,
+            lambda p, x: np.full_like(x, p["a"]),
+            lambda p: _falling(p["a"], p["A"]),
+        ),
+        Law(
+            "saturating",
+            "y = ppl_min + A x^-a",
+            (
+                _FLOOR,
+                Parameter("A", "y, above the floor at x = 1", True, 0.0),
+                Parameter("a", "1", lower=0.0),
+            ),
+            _saturating,
+            lambda p, x: p["a"] * p["A"] * x ** -p["a"] / _saturating(p, x),
+            lambda p: _falling(p["a"], p["ppl_min"] + p["A"], p["ppl_min"]),
+        ),
+        Law(
+            "log_corrected",
+            "y = A x^-a (ln x)^b",
+            (
+                Parameter("A", "y at x = e, times e^a", True, 0.0),
+                Parameter("a", "1", lower=0.0, upper=10.0),
+                Parameter("b", "1", lower=-50.0, upper=50.0),
+            ),
+            _log_corrected,
+            lambda p, x: p["a"] - p["b"] / np.log(x),
+            _log_corrected_limit,
+            unit_free=False,
+        ),
+        Law(
+            "exponential_decay",
+            "y = ppl_min + A exp(-b x^c)",
+            (
+                _FLOOR,
+                Parameter("A", "y, above the floor at x = 0", True, 0.0),
+                Parameter("b", "x^-c", lower=0.0),
+                Parameter("c", "1", lower=0.02, upper=5.0),
+            ),
+            _exponential,
+            lambda p, x: (
+                p["A"] * p["b"] * p["c"] * x ** p["c"] * np.exp(-p["b"] * x ** p["c"]) / _exponential(p, x)
+            ),
+            lambda p: p["ppl_min"],
+        ),
+        Law(
+            "variable_exponent",
+            "y = A x^-(a0 - a1 ln x)",
+            (_SCALE, Parameter("a0", "1, at x = 1"), Parameter("a1", "1 per ln x")),
+            _variable,
+            # Not a0 - a1 ln x, which R5 printed: the exponent multiplies a logarithm that moves as well.
+            lambda p, x: p["a0"] - 2 * p["a1"] * np.log(x),
+            _variable_limit,
+        ),
+        Law(
+            "constant",
+            "y = A",
+            (Parameter("A", "y", True, 0.0),),
+            lambda p, x: np.full_like(x, p["A"]),
+            lambda p, x: np.zeros_like(x),
+            lambda p: p["A"],
+        ),
+        Law(
+            "log_linear",
+            "y = A - B ln x",
+            (Parameter("A", "y at x = 1", True), Parameter("B", "y per ln x", True)),
+            lambda p, x: p["A"] - p["B"] * np.log(x),
+            lambda p, x: p["B"] / (p["A"] - p["B"] * np.log(x)),
+            lambda p: math.copysign(math.inf, -p["B"]) if p["B"] else p["A"],
+        ),
+    )
+}

@@ -1,0 +1,188 @@
+"""Which law the points speak for: by criteria, by points left out, and by sizes not yet seen."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cvfp_jax.scaling.fit import STARTS, Fit
+from cvfp_jax.scaling.solve import Problem, minimise
+
+# A law with less than this part of the Akaike weights is dismissed, if it predicts worse as well.
+_UNLIKELY = 0.05
+BASELINE = "the last size's value"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """How laws fitted to the same points compare; not a number where a test could not be made."""
+
+    fits: dict[str, Fit]
+    weights: dict[str, float]  # Akaike's, of the laws that have an AICc
+    loo: dict[str, float]  # log-RMSE of the sizes left out one by one
+    holdout: dict[str, float]  # log-RMSE of the largest sizes
+    holdout_sizes: tuple[float, ...]
+    baseline: float  # the naive prediction's log-RMSE of the same sizes
+    verdict: str
+
+
+def akaike_weights(aicc: Mapping[str, float]) -> dict[str, float]:
+    """Returns ``exp(-d / 2) / sum``, d being the distances from the least criterion.
+
+    Args:
+      aicc: by law; entries that are not numbers get no weight.
+
+    Returns:
+      Weights of the other laws; they add up to 1.
+
+    References:
+      Burnham and Anderson, 2002, section 2.9.
+
+    >>> {name: round(weight, 3) for name, weight in akaike_weights({"a": 10.0, "b": 12.0}).items()}
+    {'a': 0.731, 'b': 0.269}
+    """
+    known = {name: value for name, value in aicc.items() if math.isfinite(value)}
+    least = min(known.values(), default=0.0)
+    raw = {name: math.exp(-(value - least) / 2) for name, value in known.items()}
+    return {name: value / sum(raw.values()) for name, value in raw.items()}
+
+
+def leave_one_out(fit: Fit) -> float:
+    """Returns the root mean square error of ln y at each size, predicted from the others.
+
+    A size is left out with all its replicates.
+
+    Args:
+      fit: a fit of the points.
+
+    Returns:
+      The error; not a number without parameters, infinite where a prediction is not above zero.
+
+    References:
+      Stone, 1974.
+
+    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> fit = fit_law("power", [1, 10, 100, 1000], [800.0, 400.0, 200.0, 100.0])
+    >>> leave_one_out(fit) < 1e-9
+    True
+    """
+    if not fit.fitted:
+        return math.nan
+    assert fit.problem is not None
+    _, which = np.unique(fit.problem.u, return_inverse=True)
+    left_out = np.arange(fit.sizes)[:, None] == which
+    errors = _prediction_errors(fit.problem, left_out)
+    return float(np.sqrt(np.mean(errors[left_out] ** 2)))
+
+
+def hold_out(fit: Fit) -> tuple[float, float, tuple[float, ...]]:
+    """Fits a law to the smaller sizes and predicts the largest: the test of an extrapolation.
+
+    A third of the sizes, rounded down, is held out, and at least one.
+
+    Args:
+      fit: a fit of the points.
+
+    Returns:
+      The root mean square error of ln y at the largest sizes, that of taking the value at the largest of
+      the smaller sizes for all of them, and the sizes. The first is not a number where fewer sizes are
+      left than the law has parameters.
+
+    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> fit = fit_law("power", [1, 10, 100, 1000], [800.0, 400.0, 200.0, 100.0])
+    >>> law, naive, sizes = hold_out(fit)
+    >>> law < 1e-9, round(naive / math.log(2), 9), [round(size) for size in sizes]
+    (True, 1.0, [1000])
+    """
+    if not fit.fitted:
+        return math.nan, math.nan, ()
+    assert fit.problem is not None
+    problem = fit.problem
+    sizes, which = np.unique(problem.u, return_inverse=True)
+    held = max(1, fit.sizes // 3)
+    left_out = (which >= fit.sizes - held)[None]
+    log_y = np.log(problem.y[0])
+    last = log_y[which == fit.sizes - held - 1].mean()
+    naive = float(np.sqrt(np.mean((log_y[left_out[0]] - last) ** 2)))
+    tested = tuple(float(size) for size in np.exp(sizes[-held:] + problem.log_ref))
+    if fit.sizes - held < fit.k:
+        return math.nan, naive, tested
+    errors = _prediction_errors(problem, left_out)
+    return float(np.sqrt(np.mean(errors[left_out] ** 2))), naive, tested
+
+
+def _prediction_errors(problem: Problem, left_out: np.ndarray) -> np.ndarray:
+    """The errors of ln y [S, n] at all points, of fits without those that are left out [S, n]."""
+    many = len(left_out)
+    part = dataclasses.replace(
+        problem, y=np.repeat(problem.y, many, axis=0), weights=np.where(left_out, 0.0, 1.0)
+    )
+    predicted, _ = part.curve(minimise(part, STARTS).parameters, part.u)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(predicted > 0, np.log(predicted / part.y), math.inf)
+
+
+def select(fits: Sequence[Fit]) -> Selection:
+    """Compares laws fitted to the same points and says what the points can decide.
+
+    The deciding test is to predict the largest sizes from the others. A law is dismissed if it predicts them
+    worse than the best does and its Akaike weight, from AICc, is below 0.05; one without an AICc or without a
+    prediction cannot be dismissed. Laws that change with the unit of x are compared but take no part in
+    the verdict.
+
+    Args:
+      fits: of different laws, by the same objective.
+
+    Returns:
+      The comparison, and a sentence.
+
+    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> points = [100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7]
+    >>> select([fit_law(law, *points) for law in ("power", "saturating")]).verdict
+    'These points cannot decide between power and saturating; the simplest is power.'
+    """
+    by_name = {fit.law.name: fit for fit in fits}
+    loo = {name: leave_one_out(fit) for name, fit in by_name.items()}
+    tested = {name: hold_out(fit) for name, fit in by_name.items()}
+    holdout = {name: error for name, (error, _, _) in tested.items()}
+    naive, sizes = next(((naive, sizes) for _, naive, sizes in tested.values() if sizes), (math.nan, ()))
+    judged = {name: fit for name, fit in by_name.items() if fit.fitted and fit.law.unit_free}
+    weights = akaike_weights({name: fit.aicc for name, fit in judged.items()})
+    verdict = _verdict(judged, weights, holdout, naive)
+    return Selection(by_name, weights, loo, holdout, sizes, naive, verdict)
+
+
+def _verdict(
+    fits: Mapping[str, Fit], weights: Mapping[str, float], holdout: Mapping[str, float], naive: float
+) -> str:
+    tested = {name: holdout[name] for name in fits if math.isfinite(holdout[name])}
+    if not tested:
+        return "These points are too few to fit a law and to test it."
+    best = min(tested, key=lambda name: (tested[name], fits[name].k))
+    if tested[best] >= naive:
+        return (
+            f"No law predicts the largest sizes better (log-RMSE {tested[best]:.3g}) than {BASELINE}"
+            f" does ({naive:.3g})."
+        )
+    left = [name for name in fits if name == best or _stands(name, best, weights, tested)]
+    if len(left) == 1:
+        return (
+            f"These points speak for {best}: it predicts the largest sizes best (log-RMSE {tested[best]:.3g},"
+            f" against {naive:.3g} of {BASELINE}), and all others have Akaike weights below {_UNLIKELY:g}."
+        )
+    left.sort(key=lambda name: fits[name].k)
+    simplest = [name for name in left if fits[name].k == fits[left[0]].k]
+    names = f"{', '.join(left[:-1])} and {left[-1]}"
+    those = (
+        f"the simplest is {simplest[0]}"
+        if len(simplest) == 1
+        else f"the simplest are {' and '.join(simplest)}"
+    )
+    return f"These points cannot decide between {names}; {those}."
+
+
+def _stands(name: str, best: str, weights: Mapping[str, float], tested: Mapping[str, float]) -> bool:
+    """Whether nothing, or too little, speaks against a law."""
+    unlikely = weights.get(name, 1.0) < _UNLIKELY
+    return not (unlikely and tested.get(name, 0.0) > tested[best])

@@ -1,0 +1,276 @@
+"""Many small curve fits at once: variable projection from a grid, then damped Gauss-Newton steps.
+
+A problem has one set of sizes and S data sets (bootstrap draws, points left out, starts), each with
+measures and weights of its own; a weight of 0 leaves a point out. Arrays are [S, n] over points and
+[S, p] over parameters ``(m, K, *theta)`` of ``coordinates``, without ``m`` where a law has no floor.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from cvfp_jax.scaling.coordinates import Shape
+
+LOG, LINEAR, HUBER = "log", "linear", "huber"
+OBJECTIVES = (LOG, LINEAR, HUBER)
+# Where Huber's loss turns from squares to distances, in ln y; Hoffmann et al. (2022) chose it.
+HUBER_DELTA = 1e-3
+
+_STEPS = 300
+_TINY = 1e-300
+_LARGEST = 1e100
+# A cost that falls by less than this part of itself is at its rounding.
+_ROUNDING = 1e-15
+
+# (parameters [S, p], which data sets they are of [S]) -> residuals [S, r] and their derivatives [S, r, p],
+# which are zero where a side condition holds
+Condition = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a law is fitted to, in scaled coordinates."""
+
+    shape: Shape
+    u: np.ndarray  # ln(x / x_ref), [n]
+    log_ref: float  # ln x_ref
+    y: np.ndarray  # measures over their geometric mean, [S, n]
+    weights: np.ndarray  # [S, n]
+    objective: str
+
+    def take(self, rows: np.ndarray) -> "Problem":
+        """Returns the problem of some of the data sets."""
+        return dataclasses.replace(self, y=self.y[rows], weights=self.weights[rows])
+
+    @property
+    def lower(self) -> np.ndarray:
+        """The least values of the parameters, [p]."""
+        return np.array([0.0] * (1 + self.shape.floor) + list(self.shape.lower))
+
+    @property
+    def upper(self) -> np.ndarray:
+        """The greatest values of the parameters, [p]."""
+        return np.array([np.inf] * (1 + self.shape.floor) + list(self.shape.upper))
+
+    def curve(self, parameters: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the law's values [S, len(u)] and their derivatives [S, len(u), p]."""
+        first = int(self.shape.floor)
+        g, dg = self.shape.value(parameters[:, first + 1 :], u, self.log_ref)
+        K = parameters[:, first : first + 1]
+        parts = [g[..., None], K[..., None] * dg]
+        if self.shape.floor:
+            return parameters[:, :1] + K * g, np.concatenate([np.ones((*g.shape, 1)), *parts], axis=-1)
+        return K * g, np.concatenate(parts, axis=-1)
+
+    def residuals(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what is to be made small, [S, n], infinite where there is no logarithm, and its slopes."""
+        f, df = self.curve(parameters, self.u)
+        if self.objective == LINEAR:
+            return f - self.y, df
+        safe = np.where(f > 0, f, 1.0)
+        return np.where(f > 0, np.log(safe / self.y), np.inf), df / safe[..., None]
+
+    def cost(self, residuals: np.ndarray) -> np.ndarray:
+        """Returns the objective, half the weighted sum of squares or Huber's sum, [S]."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.objective == HUBER:
+                size = np.abs(residuals)
+                loss = np.where(size <= HUBER_DELTA, size**2 / 2, HUBER_DELTA * (size - HUBER_DELTA / 2))
+            else:
+                loss = residuals**2 / 2
+            return np.sum(np.where(self.weights > 0, self.weights * loss, 0.0), axis=1)
+
+    def robust_weights(self, residuals: np.ndarray) -> np.ndarray:
+        """Returns the weights of squares that have the objective's gradient."""
+        if self.objective != HUBER:
+            return self.weights
+        return self.weights * (HUBER_DELTA / np.maximum(np.abs(residuals), HUBER_DELTA))
+
+    def curvature(self, residuals: np.ndarray) -> np.ndarray:
+        """Returns Huber's second derivatives, and a little where they are none."""
+        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, 1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """Where the objective is least, for each data set."""
+
+    parameters: np.ndarray  # [S, p]
+    cost: np.ndarray  # [S], without side conditions
+    converged: np.ndarray  # [S], bool
+    held: np.ndarray  # [S, p], bool: on a bound, with the objective falling beyond it
+
+
+def starts(problem: Problem, count: int) -> np.ndarray:
+    """Returns the best starts of the law's grid with the linear parameters projected out, [S, count, p].
+
+    For each theta of the grid the floor and K that make the weighted squares least are known in closed
+    form; where the objective is in ln y, the squares are of relative errors, which are near it. The grid
+    is cut into blocks and each block offers its best, so that the starts lie apart.
+    """
+    shape, grid = problem.shape, problem.shape.grid
+    g, _ = shape.value(grid, problem.u, problem.log_ref)
+    least = -_LARGEST if problem.objective == LINEAR else 1 / _LARGEST
+    usable = np.all((g > least) & (g < _LARGEST), axis=1)
+    grid, g = grid[usable], g[usable]
+    w = problem.weights if problem.objective == LINEAR else problem.weights / problem.y**2
+    wy = w * problem.y
+    s_1, s_y, s_yy = w.sum(1)[:, None], wy.sum(1)[:, None], (wy * problem.y).sum(1)[:, None]
+    s_g, s_gg, s_yg = w @ g.T, w @ (g * g).T, wy @ g.T
+    K = np.maximum(s_yg / np.maximum(s_gg, _TINY), 0.0)
+    m = np.zeros_like(K)
+    if shape.floor:
+        spread = s_1 * s_gg - s_g**2
+        with_floor = (s_1 * s_yg - s_g * s_y) / np.where(spread > 0, spread, np.inf)
+        floor = (s_y - with_floor * s_g) / s_1
+        both = (with_floor >= 0) & (floor >= 0) & (spread > 1e-12 * s_1 * s_gg)
+        flat = ~both & (with_floor < 0)
+        K = np.where(both, with_floor, np.where(flat, 0.0, K))
+        m = np.where(both, floor, np.where(flat, s_y / s_1, 0.0))
+    cost = s_yy - 2 * (K * s_yg + m * s_y) + K**2 * s_gg + 2 * K * m * s_g + m**2 * s_1
+    blocks = np.array_split(np.arange(len(grid)), min(count, len(grid)))
+    best = np.stack([block[np.argmin(cost[:, block], axis=1)] for block in blocks], axis=1)
+    rows = np.arange(len(cost))[:, None]
+    linear = [m[rows, best], K[rows, best]][1 - shape.floor :]
+    return np.concatenate([np.stack(linear, axis=-1), grid[best]], axis=-1)
+
+
+def descend(problem: Problem, start: np.ndarray, condition: Condition | None = None) -> Optimum:
+    """Goes downhill from one start a data set, within the bounds, until rounding ends it.
+
+    Args:
+      problem: S data sets.
+      start: [S, p].
+      condition: residuals to be made zero besides, and their derivatives.
+
+    Returns:
+      A local optimum a data set.
+    """
+    lower, upper = problem.lower, problem.upper
+    x = np.clip(start, lower, upper)
+    damping = np.full(len(x), 1e-3)
+    going = np.arange(len(x))
+    r, J, cost = _state(problem, x, going, condition)
+    for _ in range(_STEPS):
+        if not len(going):
+            break
+        part = problem.take(going)
+        tried, (r_new, J_new, cost_new) = _try(
+            part, r[going], J[going], x[going], going, damping[going], condition
+        )
+        better = cost_new < cost[going]
+        done = better & (cost_new >= (1 - _ROUNDING) * cost[going]) | (cost[going] <= _TINY)
+        done |= ~better & (damping[going] > 1e12)
+        taken = going[better]
+        x[taken], r[taken], J[taken], cost[taken] = (
+            tried[better], r_new[better], J_new[better], cost_new[better]
+        )  # fmt: skip
+        damping[going] = np.where(better, np.maximum(damping[going] / 8, 1e-14), damping[going] * 6)
+        going = going[~done]
+    gradient, normal = _normal(problem, r, J, problem.robust_weights)
+    held = _held(gradient, x, lower, upper)
+    size = np.sqrt(np.maximum(np.einsum("spp->sp", normal), _TINY) * np.maximum(2 * cost, _TINY)[:, None])
+    # On the law, residuals are rounding and their gradient points anywhere.
+    squares = problem.weights * problem.y**2 if problem.objective == LINEAR else problem.weights
+    exact = cost <= 1e-28 * np.sum(squares, axis=1)
+    converged = np.all((np.abs(gradient) <= 1e-6 * size) | held, axis=1) | exact
+    n = problem.y.shape[1]
+    return Optimum(x, problem.cost(r[:, :n]), converged & np.isfinite(cost), held)
+
+
+def _state(
+    problem: Problem, x: np.ndarray, rows: np.ndarray, condition: Condition | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals and derivatives, those of a condition behind them, and the whole cost."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        r, J = problem.residuals(x)
+        bad = ~np.all(np.isfinite(r) & np.all(np.isfinite(J), axis=2), axis=1)
+        cost = np.where(bad, np.inf, problem.cost(r))
+        if condition is not None:
+            more, dmore = condition(x, rows)
+            bad |= ~np.all(np.isfinite(more) & np.all(np.isfinite(dmore), axis=2), axis=1)
+            cost = np.where(bad, np.inf, cost + np.sum(more**2, axis=1) / 2)
+            r, J = np.concatenate([r, more], axis=1), np.concatenate([J, dmore], axis=1)
+    r[bad], J[bad] = 0.0, 0.0
+    return r, J, cost
+
+
+def _try(
+    problem: Problem,
+    r: np.ndarray,
+    J: np.ndarray,
+    x: np.ndarray,
+    rows: np.ndarray,
+    damping: np.ndarray,
+    condition: Condition | None,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns the parameters one step on, and their state; with Huber's loss the better of two steps."""
+    best = None
+    # Squares that majorise Huber's loss always lead down, slowly in the end; its own curvature, that of the
+    # points within delta, ends quickly and leads nowhere far from the end.
+    curvatures = [problem.robust_weights] + [problem.curvature] * (problem.objective == HUBER)
+    for weights in curvatures:
+        gradient, normal = _normal(problem, r, J, weights)
+        free = ~_held(gradient, x, problem.lower, problem.upper)
+        tried = np.clip(x + _step(gradient, normal, free, damping), problem.lower, problem.upper)
+        state = _state(problem, tried, rows, condition)
+        if best is None:
+            best = tried, state
+            continue
+        better = state[2] < best[1][2]
+        for old, new in zip((best[0], *best[1]), (tried, *state), strict=True):
+            old[better] = new[better]
+    assert best is not None
+    return best
+
+
+def _normal(
+    problem: Problem, r: np.ndarray, J: np.ndarray, weigh: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient [S, p] and the matrix of the normal equations [S, p, p] by some curvature of the loss."""
+    n = problem.y.shape[1]
+    slopes, curvature = np.ones_like(r), np.ones_like(r)
+    slopes[:, :n] = problem.robust_weights(r[:, :n])
+    curvature[:, :n] = weigh(r[:, :n])
+    return (
+        np.einsum("srp,sr->sp", J, slopes * r),
+        np.einsum("srp,srq->spq", curvature[..., None] * J, J),
+    )
+
+
+def _held(gradient: np.ndarray, x: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    return ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
+
+
+def _step(gradient: np.ndarray, normal: np.ndarray, free: np.ndarray, damping: np.ndarray) -> np.ndarray:
+    """The damped Gauss-Newton step over the free parameters, scaled by the columns' lengths."""
+    scale = np.sqrt(np.einsum("spp->sp", normal))
+    scale = np.where(scale > 0, scale, 1.0)
+    mask = free[:, :, None] & free[:, None, :]
+    matrix = np.where(mask, normal / (scale[:, :, None] * scale[:, None, :]), 0.0)
+    index = np.arange(matrix.shape[1])
+    matrix[:, index, index] = np.where(free, 1.0 + damping[:, None], 1.0)
+    right = np.where(free, -gradient / scale, 0.0)
+    return np.linalg.solve(matrix, right[..., None])[..., 0] / scale
+
+
+def minimise(problem: Problem, count: int, first: np.ndarray | None = None) -> Optimum:
+    """Returns the best of the local optima that ``count`` starts of the grid lead to.
+
+    Args:
+      problem: S data sets.
+      count: starts of the grid.
+      first: one more start a data set, [S, p].
+
+    Returns:
+      The best optimum found, a data set.
+    """
+    begin = starts(problem, count)
+    if first is not None:
+        begin = np.concatenate([first[:, None], begin], axis=1)
+    sets, many, p = begin.shape
+    rows = np.repeat(np.arange(sets), many)
+    found = descend(problem.take(rows), begin.reshape(-1, p))
+    best = np.arange(sets) * many + np.argmin(found.cost.reshape(sets, many), axis=1)
+    return Optimum(found.parameters[best], found.cost[best], found.converged[best], found.held[best])
