@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from cvfp_jax import interrupt
-from cvfp_jax.cli import read_request, show_plan
+from cvfp_jax.cli import read_request
 from cvfp_jax.errors import UserError
 from experiments import EXPERIMENTS
 
@@ -21,12 +21,9 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(request, str):
             print(request, end="", flush=True)
             return OK
-        if request.dry_run:
-            print(show_plan(request.grid, request.json), flush=True)
-            return OK
-        from cvfp_jax.sweep import run_sweep  # brings JAX, which the lines above do without
-
-        return OK if run_sweep(request.grid, request.workdir) else CELL_FAILED
+        ended_well = request.run()
+        sys.stdout.flush()  # here, where a reader who has gone is no error
+        return OK if ended_well else CELL_FAILED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -34,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with the unfinished cells", file=sys.stderr)
+        print("interrupted: the same command goes on with what is unfinished", file=sys.stderr)
         return interrupt.INTERRUPTED
 
 

@@ -1,80 +1,56 @@
-"""The command line: flags, and what they ask for."""
+"""The command line: which flags there are, whose they are, and mistakes in them."""
 
-import dataclasses
-import json
-from collections.abc import Sequence
-from pathlib import Path
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
 
 from absl import flags
 
-from cvfp_jax.config import RunConfig
+from cvfp_jax import sweep_cli
+from cvfp_jax.analysis_cli import ANALYSES, Request
+from cvfp_jax.choice import choose
 from cvfp_jax.errors import UserError
-from cvfp_jax.field_docs import field_docs
-from cvfp_jax.grid import AXIS_FLAGS, Grid
-from cvfp_jax.workdir import folder_of
+from cvfp_jax.sweep_cli import PREFIX, setting_flags, sweep_request
 
-# Flags that are short for a field.
-_SHORT = {
-    "corpus": "data.corpus",
-    "val_samples": "data.val_samples",
-    "embedding": "data.embedding",
-    "seed": "seed",
-}
 _TEXTS = {
-    "preset": "settings of the experiment (default: its first; see --list)",
-    "workdir": "folder of records and report (default: runs/<experiment>-<preset>)",
-    "samples": "training sizes in samples, for example 50,100",
-    "context_dims": "context widths, for example 256,576",
-    "corpus": "pydocs, ultrachat, ultrachat:FOLDER or text:PATH (.txt .md .json .jsonl .parquet)",
-    "val_samples": "validation samples, START:STOP, behind the training samples",
-    "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
-    "seed": "seed of every random number",
-    "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
+    "experiment": "what to run, by one of the names above",
+    "workdir": "folder of everything written (default: runs/<experiment>-<preset>, runs/fit-<file> or"
+    " runs/reports; report needs one)",
 }
 _SWITCHES = {
     "list": "print the experiments and their presets",
-    "dry_run": "print the plan only: nothing is downloaded, read or trained",
-    "json": "print the plan of --dry_run as JSON",
-    "help": "print this text",
+    "help": "print this text; -h for short",
 }
-_PREFIX = "config."
-_MOST_SEEDS = 100
+_EXPERIMENTS = Mapping[str, ModuleType]
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a command line asks for."""
-
-    grid: Grid
-    workdir: Path
-    dry_run: bool
-    json: bool
-
-
-def _define_flags(experiments: Sequence[str]) -> flags.FlagValues:
+def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    texts = {"experiment": f"what to run: {', '.join(experiments)}", **_TEXTS}
-    for name, text in field_docs(RunConfig()).items():
-        if name not in ("experiment", "preset"):
-            texts[_PREFIX + name] = text
+    texts = {**_TEXTS, **sweep_cli.FLAGS, **setting_flags()}
+    for analysis in ANALYSES.values():
+        texts |= analysis.flags
     for name, text in texts.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
-    for name, text in _SWITCHES.items():
-        flags.DEFINE_boolean(name, False, text, flag_values=values)
+    for name, text in {**_SWITCHES, **sweep_cli.SWITCHES}.items():
+        short = "h" if name == "help" else None
+        flags.DEFINE_boolean(name, False, text, flag_values=values, short_name=short)
     return values
 
 
-def _parse(argv: Sequence[str], values: flags.FlagValues) -> None:
-    """Reads a command line; a mistake in it is one line."""
-    names = [name for name in values if not name.startswith(_PREFIX)]
-    choices = f"the flags are {', '.join('--' + name for name in sorted(names))} and --config.FIELD"
+def _dashed(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _parse(argv: Sequence[str]) -> dict[str, str]:
+    """Returns the flags that were given, switches only if they are on; a mistake is one line."""
+    values = _define_flags()
+    names = [name for name in values if name != "h"]  # which is short for help
+    choices = f"the flags are {_dashed(n for n in names if not n.startswith(PREFIX))} and --{PREFIX}FIELD"
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        if error.flagname.startswith(_PREFIX):
-            fields = ", ".join(name for name in values if name.startswith(_PREFIX))
+        if error.flagname.startswith(PREFIX):
+            fields = ", ".join(name for name in names if name.startswith(PREFIX))
             raise UserError(f"unknown field --{error.flagname}: the fields are {fields}.") from None
         raise UserError(f"unknown flag --{error.flagname}: {choices}.") from None
     except flags.IllegalFlagValueError as error:
@@ -85,60 +61,68 @@ def _parse(argv: Sequence[str], values: flags.FlagValues) -> None:
         raise UserError(f"{error}: write --FLAG=VALUE; see --help.") from None
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: {choices}.")
+    for name in names:
+        if values[name].present > 1:
+            raise UserError(f"--{name} is given twice: give it once.")
+    given = {name: values[name].value for name in names if values[name].present}
+    return {name: value for name, value in given.items() if value is not None and value is not False}
 
 
-def help_text(experiments: dict[str, ModuleType]) -> str:
-    """Returns what --help prints."""
-    values = _define_flags(list(experiments))
-    intro = "Train CVFP language models and fit data-scaling laws to them.\n\n" + list_text(experiments)
-    return f"{intro}\nflags:\n{values.get_help(prefix='  ', include_special_flags=False)}"
+def _check_belongs(experiment: str, given: Iterable[str]) -> None:
+    """Refuses flags of other experiments."""
+    if experiment in ANALYSES:
+        own, shown = list(ANALYSES[experiment].flags), ""
+    else:
+        own, shown = [*sweep_cli.FLAGS, *sweep_cli.SWITCHES], f" and --{PREFIX}FIELD"
+    for name in given:
+        setting = name.startswith(PREFIX) and experiment not in ANALYSES
+        if not setting and name not in own and name not in _TEXTS and name not in _SWITCHES:
+            raise UserError(
+                f"--{name} is no flag of --experiment={experiment}: its flags are"
+                f" {_dashed([*own, 'workdir'])}{shown}."
+            )
 
 
-def list_text(experiments: dict[str, ModuleType]) -> str:
-    """Returns what --list prints: experiments, what they show, and their presets."""
+def list_text(experiments: _EXPERIMENTS) -> str:
+    """Returns what --list prints: experiments, what they show, and their presets or flags."""
     lines = []
     for name, module in experiments.items():
         lines.append(f"{name}: {(module.__doc__ or '').strip().splitlines()[0]}")
         lines.append(f"  presets: {', '.join(module.PRESETS)}")
+    lines.append("\nThese train nothing:")
+    for name, analysis in ANALYSES.items():
+        lines.append(f"{name}: {analysis.text}")
+        lines.append(f"  flags: {_dashed([*analysis.flags, 'workdir'])}")
     return "\n".join(lines) + "\n"
 
 
-def _choose(kind: str, name: str | None, choices: Sequence[str]) -> str:
-    if name in choices:
-        return str(name)
-    what = "is missing" if name is None else f"{name!r} is unknown"
-    raise UserError(f"--{kind} {what}: choose {', '.join(choices)}.")
+def help_text(experiments: _EXPERIMENTS) -> str:
+    """Returns what --help prints."""
+    parts = {
+        "flags of every experiment": {**_TEXTS, **_SWITCHES},
+        "flags of those that train": {**sweep_cli.FLAGS, **sweep_cli.SWITCHES},
+        **{f"flags of {name}": analysis.flags for name, analysis in ANALYSES.items() if analysis.flags},
+        "settings of those that train; of an axis, a list such as 8,16": setting_flags(),
+    }
+    lines = ["Train CVFP language models and fit data-scaling laws to them.\n"]
+    lines.append("python launch.py --experiment=NAME [--FLAG=VALUE ...]\n")
+    lines.append(list_text(experiments))
+    for title, texts in parts.items():
+        lines.append(f"{title}:")
+        lines += [
+            textwrap.fill(f"--{name}: {text}", 100, initial_indent="  ", subsequent_indent="      ")
+            for name, text in texts.items()
+        ]
+        lines.append("")
+    return "\n".join(lines)
 
 
-def _axis(flag: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--{flag}={text} is not a list of whole numbers: write for example --{flag}=50,100."
-        ) from None
-
-
-def _seeds(base: int, count: str, first: str | None) -> tuple[int, ...]:
-    """The seeds that --seeds and --seed ask for."""
-    try:
-        number, start = int(count), base if first is None else int(first)
-        if not 1 <= number <= _MOST_SEEDS:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"--seeds={count} is not a number of replicates from --seed={first or base} on: write for"
-            f" example --seeds=3, at most {_MOST_SEEDS}."
-        ) from None
-    return tuple(range(start, start + number))
-
-
-def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Request | str:
+def read_request(argv: Sequence[str], experiments: _EXPERIMENTS) -> Request | str:
     """Reads a command line.
 
     Args:
       argv: program name and arguments.
-      experiments: the experiments by name; each module has ``PRESETS``, grids by name.
+      experiments: those that train, by name; each module has ``PRESETS``, grids by name.
 
     Returns:
       What is asked for, or a text to print.
@@ -146,44 +130,13 @@ def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Req
     Raises:
       UserError: a flag, a field, a preset, an experiment or a value is not allowed.
     """
-    values = _define_flags(list(experiments))
-    _parse(argv, values)
-    given: dict[str, Any] = {name: values[name].value for name in values if values[name].value is not None}
-    if given["help"]:
+    given = _parse(argv)
+    if "help" in given:
         return help_text(experiments)
-    if given["list"]:
+    if "list" in given:
         return list_text(experiments)
-    experiment = _choose("experiment", given.get("experiment"), list(experiments))
-    presets: dict[str, Grid] = experiments[experiment].PRESETS
-    preset = _choose("preset", given.get("preset", next(iter(presets))), list(presets))
-    changes = {name.removeprefix(_PREFIX): text for name, text in given.items() if name.startswith(_PREFIX)}
-    for flag in _SHORT.keys() & given.keys():
-        if _SHORT[flag] in changes:
-            raise UserError(f"--{flag} and --{_PREFIX}{_SHORT[flag]} set the same field: give one of them.")
-        changes[_SHORT[flag]] = given[flag]
-    grid = presets[preset]
-    lists = {name: flag for name, flag in AXIS_FLAGS.items() if name != "seed"}
-    axes = {name: _axis(flag, given[flag]) for name, flag in lists.items() if flag in given}
-    if "seeds" in given:
-        axes["seed"] = _seeds(grid.base.seed, given["seeds"], changes.pop("seed", None))
-    if given["json"] and not given["dry_run"]:
-        raise UserError("--json prints a plan: add --dry_run.")
-    return Request(
-        grid.resolve(axes, changes),
-        folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
-        bool(given["dry_run"]),
-        bool(given["json"]),
-    )
-
-
-def show_plan(grid: Grid, as_json: bool) -> str:
-    """Returns the plan of a sweep whose data have not been read."""
-    from cvfp_jax.plan import plan_cell  # with the next line brings SciPy, which --help does without
-    from cvfp_jax.report.tables import plan_table
-
-    plans = [plan_cell(cell, series=grid.series(cell)) for cell in grid.cells()]
-    if as_json:
-        return json.dumps([plan.to_json() for plan in plans], indent=1)
-    note = "Tokens and memory, and with vocabulary=corpus all parameters, are known once the text is read."
-    settings = ", ".join(f"{name}={value}" for name, value in grid.shared_fields().items())
-    return f"{plan_table(plans).text()}\n{note}\nSettings: {settings}"
+    experiment = choose("experiment", given.get("experiment"), [*experiments, *ANALYSES])
+    _check_belongs(experiment, given)
+    if experiment in ANALYSES:
+        return ANALYSES[experiment].request(given)
+    return sweep_request(experiment, experiments[experiment].PRESETS, given)

@@ -14,7 +14,7 @@ from cvfp_jax.progress import CellProgress, duration
 from cvfp_jax.records import Record
 from cvfp_jax.report import tables
 from cvfp_jax.report.document import write_report
-from cvfp_jax.report.summary import PREDICT_AT
+from cvfp_jax.report.terminal import show_report
 from cvfp_jax.run import device_name, run_cell
 
 
@@ -56,7 +56,7 @@ def run_sweep(grid: Grid, folder: Path) -> bool:
         skipped = sum(key not in done for key in wanted)
         ended = f", and the search ended before the other {skipped}" if skipped else ""
         print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
-    _report(grid.base, list(done.values()), folder)
+    show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
     failed = [done[key] for key in wanted if key in done and done[key]["status"].startswith("failed")]
     for record in failed:
         print(f"{records.label(record)}: {record['status']}")
@@ -193,15 +193,4 @@ def _cell_line(number: str, record: Record, remaining: float) -> str:
         f" val ER {tables.percent(record['val_effective_rank'])},"
         f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
         f" {duration(seconds)}{left}"
-    )
-
-
-def _report(config: RunConfig, found: list[Record], folder: Path) -> None:
-    """Writes the report and shows its tables."""
-    summaries = write_report(_title(config), found, folder)
-    print(
-        f"\n{tables.summary_table(summaries).text()}\n\n{tables.fits_table(summaries, PREDICT_AT).text()}\n"
-    )
-    print(
-        f"wrote {folder / 'report.html'}, report.md, report.json, {records.FILE_NAME} and figures/ beside it"
     )

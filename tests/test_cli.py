@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import launch
-from cvfp_jax.cli import Request, read_request
+from cvfp_jax.cli import read_request
 from cvfp_jax.errors import UserError
+from cvfp_jax.sweep_cli import SweepRequest
 from experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +22,7 @@ def request(*flags):
 
 def test_the_default_is_the_quick_preset():
     found = request()
-    assert isinstance(found, Request)
+    assert isinstance(found, SweepRequest)
     assert found.grid == EXPERIMENTS["context_dim"].PRESETS["quick"]
     assert found.workdir == Path("runs/context_dim-quick")
     assert not found.dry_run
@@ -64,7 +65,13 @@ def test_flags_replace_fields_and_axes():
         ),
         (["--config.preset=v1"], ["unknown field --config.preset"]),
         (["--preset=v9"], ["--preset 'v9' is unknown", "quick, v1, v2"]),
-        (["--experiment=x"], ["--experiment 'x' is unknown", "context_dim"]),
+        (["--samples=5", "--seed=1", "--samples=5"], ["--samples is given twice"]),
+        (["--dry_run", "--nodry_run"], ["--dry_run is given twice"]),
+        (
+            ["--points=x.csv"],
+            ["--points is no flag of --experiment=context_dim", "--samples", "--config.FIELD"],
+        ),
+        (["--x=tokens"], ["--x is no flag of --experiment=context_dim"]),
         (["--samples=ten"], ["--samples=ten is not a list of whole numbers"]),
         (["--samples="], ["--samples= is not a list"]),
         (["--samples=0"], ["--samples=0 is not a grid axis"]),

@@ -12,7 +12,6 @@ import tiny
 
 import launch
 from cvfp_jax import records
-from cvfp_jax.report.rebuild import rebuild_report
 
 ROOT = Path(__file__).parents[1]
 TIMES = {name for name in records.FIELDS if name.endswith("_seconds")}
@@ -24,7 +23,7 @@ def corpus(tmp_path_factory):
 
 
 def command(corpus, workdir, *flags):
-    return ["launch.py", *tiny.FLAGS, corpus, f"--workdir={workdir}", *flags]
+    return ["launch.py", *tiny.flags(corpus, f"--workdir={workdir}", *flags)]
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +93,13 @@ def test_the_report_and_the_config_are_written(finished):
     assert len(list((workdir / "figures").iterdir())) == 2
 
 
-def test_the_same_report_can_be_made_from_the_records_alone(finished, tmp_path):
-    workdir, _ = finished
+def test_a_report_is_made_again_from_the_records_alone(finished, tmp_path, capsys):
+    workdir, out = finished
     (tmp_path / "records.jsonl").write_bytes((workdir / "records.jsonl").read_bytes())
-    rebuild_report(tmp_path)
+    assert launch.main(["launch.py", "--experiment=report", f"--workdir={tmp_path}"]) == 0
+    closing = capsys.readouterr().out
+    assert closing
+    assert out.endswith(closing.replace(str(tmp_path), str(workdir)))
     for name in ("report.md", "report.html", "report.json"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"config"},
+    {"choice", "config"},
     {
         "cross_entropy",
         "diversity",
@@ -32,7 +32,9 @@ LAYERS = [
     {"phase1", "phase2_step"},
     {"blocks", "diagnostics", "phase2"},
     {"report", "run"},
-    {"cli", "sweep"},
+    {"sweep"},
+    {"analysis_cli", "sweep_cli"},
+    {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

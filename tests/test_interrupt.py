@@ -34,8 +34,9 @@ def test_an_interruption_that_was_swallowed_is_remembered():
 @pytest.mark.parametrize("seconds", [1.0, 6.0])
 def test_a_run_ends_wherever_it_is_struck(tmp_path, seconds):
     corpus = tiny.write_corpus(tmp_path / "corpus")
-    flags = [*tiny.FLAGS, corpus, f"--workdir={tmp_path / 'work'}", "--config.phase2.epochs=100000"]
-    command = [sys.executable, "launch.py", *flags, "--config.phase2.patience=100000"]
+    endless = ["--config.phase2.epochs=100000", "--config.phase2.patience=100000"]
+    flags = tiny.flags(corpus, f"--workdir={tmp_path / 'work'}", *endless)
+    command = [sys.executable, "launch.py", *flags]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:

@@ -19,6 +19,12 @@ FLAGS = [
 ]
 
 
+def flags(*changes):
+    """The flags, with others in the place of those of the same name."""
+    named = {flag.partition("=")[0]: flag for flag in (*FLAGS, *changes)}
+    return list(named.values())
+
+
 def write_corpus(folder, samples=30, seed=0):
     """Writes samples of a dozen words that follow one another in a fixed order, with some noise."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,23 @@
+"""What a report says in the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvfp_jax import records
+from cvfp_jax.report import tables
+from cvfp_jax.report.summary import PREDICT_AT, Summary
+
+
+def show_report(summaries: Sequence[Summary], folder: Path) -> None:
+    """Prints the tables of a report that has been written, and where it is.
+
+    Args:
+      summaries: what the report says, by configuration.
+      folder: where it stands, beside the records that it is made of.
+    """
+    print(
+        f"\n{tables.summary_table(summaries).text()}\n\n{tables.fits_table(summaries, PREDICT_AT).text()}\n"
+    )
+    print(
+        f"wrote {folder / 'report.html'}, report.md, report.json, {records.FILE_NAME} and figures/ beside it"
+    )

@@ -1,0 +1,135 @@
+"""The flags of a sweep, and the grid of cells that they ask for."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from cvfp_jax.choice import choose
+from cvfp_jax.config import RunConfig
+from cvfp_jax.errors import UserError
+from cvfp_jax.field_docs import field_docs
+from cvfp_jax.grid import AXIS_FLAGS, Grid
+from cvfp_jax.workdir import folder_of
+
+PREFIX = "config."  # of the flags that set a field
+# Flags that are short for a field.
+_SHORT = {
+    "corpus": "data.corpus",
+    "val_samples": "data.val_samples",
+    "embedding": "data.embedding",
+    "seed": "seed",
+}
+FLAGS = {
+    "preset": "settings of the experiment (default: its first; see --list)",
+    "corpus": "pydocs, ultrachat, ultrachat:FOLDER or text:PATH (.txt .md .json .jsonl .parquet)",
+    "samples": "training sizes in samples, for example 50,100",
+    "val_samples": "validation samples, START:STOP, behind the training samples",
+    "context_dims": "context widths, for example 256,576",
+    "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
+    "seed": "seed of every random number",
+    "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
+}
+SWITCHES = {
+    "dry_run": "print the plan only: nothing is downloaded, read or trained",
+    "json": "print the plan of --dry_run as JSON",
+}
+_MOST_SEEDS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRequest:
+    """A sweep that a command line asks for."""
+
+    grid: Grid
+    workdir: Path
+    dry_run: bool
+    json: bool
+
+    def run(self) -> bool:
+        """Runs the sweep, or prints its plan, and returns whether every cell ended well."""
+        if self.dry_run:
+            print(_plan(self.grid, self.json))
+            return True
+        from cvfp_jax.sweep import run_sweep  # brings JAX, which the command line does without
+
+        return run_sweep(self.grid, self.workdir)
+
+
+def setting_flags() -> dict[str, str]:
+    """Returns the flags that set a field each, with their texts."""
+    fields = field_docs(RunConfig()).items()
+    return {PREFIX + name: text for name, text in fields if name not in ("experiment", "preset")}
+
+
+def _axis(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--{flag}={text} is not a list of whole numbers: write for example --{flag}=50,100."
+        ) from None
+
+
+def _seeds(base: int, count: str, first: str | None) -> tuple[int, ...]:
+    """The seeds that --seeds and --seed ask for."""
+    try:
+        number, start = int(count), base if first is None else int(first)
+        if not 1 <= number <= _MOST_SEEDS:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--seeds={count} is not a number of replicates from --seed={first or base} on: write for"
+            f" example --seeds=3, at most {_MOST_SEEDS}."
+        ) from None
+    return tuple(range(start, start + number))
+
+
+def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[str, str]) -> SweepRequest:
+    """Returns the sweep that flags ask for.
+
+    Args:
+      experiment: its name.
+      presets: the experiment's grids by name, the default first.
+      given: the flags that were given, with their texts; switches are there if they are on.
+
+    Returns:
+      The sweep.
+
+    Raises:
+      UserError: a field, a preset or a value is not allowed.
+    """
+    preset = choose("preset", given.get("preset", next(iter(presets))), list(presets))
+    changes = {name.removeprefix(PREFIX): text for name, text in given.items() if name.startswith(PREFIX)}
+    for flag in _SHORT.keys() & given.keys():
+        if _SHORT[flag] in changes:
+            raise UserError(f"--{flag} and --{PREFIX}{_SHORT[flag]} set the same field: give one of them.")
+        changes[_SHORT[flag]] = given[flag]
+    grid = presets[preset]
+    lists = {name: flag for name, flag in AXIS_FLAGS.items() if name != "seed"}
+    axes = {name: _axis(flag, given[flag]) for name, flag in lists.items() if flag in given}
+    if "seeds" in given:
+        axes["seed"] = _seeds(grid.base.seed, given["seeds"], changes.pop("seed", None))
+    if "json" in given and "dry_run" not in given:
+        raise UserError("--json prints a plan: add --dry_run.")
+    return SweepRequest(
+        grid.resolve(axes, changes),
+        folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
+        "dry_run" in given,
+        "json" in given,
+    )
+
+
+def _plan(grid: Grid, as_json: bool) -> str:
+    """The plan of a sweep whose data have not been read."""
+    from cvfp_jax.plan import (
+        plan_cell,  # with the next line brings SciPy, which the command line does without
+    )
+    from cvfp_jax.report.tables import plan_table
+
+    plans = [plan_cell(cell, series=grid.series(cell)) for cell in grid.cells()]
+    if as_json:
+        return json.dumps([plan.to_json() for plan in plans], indent=1)
+    note = "Tokens and memory, and with vocabulary=corpus all parameters, are known once the text is read."
+    settings = ", ".join(f"{name}={value}" for name, value in grid.shared_fields().items())
+    return f"{plan_table(plans).text()}\n{note}\nSettings: {settings}"
