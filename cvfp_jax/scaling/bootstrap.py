@@ -28,10 +28,12 @@ class Draws:
     internal: np.ndarray  # [B, p], the coordinates
     asked: int  # draws; those left out had too few different sizes
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def std_error(self, name: str) -> float:
         """Returns the standard deviation of a parameter over the draws."""
         return float(np.std(self._column(name), ddof=1))
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def interval(self, name: str, level: float = LEVEL) -> Interval:
         """Returns a confidence interval of a parameter.
 
@@ -45,19 +47,21 @@ class Draws:
         own, errors = self.params[:, index], self.std_errors[:, index]
         centre, error = self.fit.params[name], self.fit.std_errors.get(name, math.nan)
         usable = np.isfinite(errors) & (errors > 0) & np.isfinite(own)
-        if self.kind != RESIDUAL or not math.isfinite(error) or usable.mean() <= 0.9:
+        # With one degree of freedom many draws' errors are next to nothing, and the ratios next to infinite.
+        rough = usable.mean() <= 0.9 or self.fit.n - self.fit.k < 2
+        if self.kind != RESIDUAL or not math.isfinite(error) or rough:
             low, high = np.quantile(own, tails)
             return Interval(float(low), float(high))
         own, errors = own[usable], errors[usable]
         by_logarithm = (self.fit.law.name, name) in BY_LOGARITHM and centre > 0 and bool(np.all(own > 0))
-        with np.errstate(over="ignore"):
-            if by_logarithm:
-                pivots = (np.log(own) - math.log(centre)) / (errors / own)
-                low, high = centre * np.exp(-np.quantile(pivots, tails[::-1]) * error / centre)
-            else:
-                low, high = centre - np.quantile((own - centre) / errors, tails[::-1]) * error
+        if by_logarithm:
+            pivots = (np.log(own) - math.log(centre)) / (errors / own)
+            low, high = centre * np.exp(-np.quantile(pivots, tails[::-1]) * error / centre)
+        else:
+            low, high = centre - np.quantile((own - centre) / errors, tails[::-1]) * error
         return Interval(max(float(low), parameter.lower), min(float(high), parameter.upper))
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def curve_interval(self, x: np.ndarray, level: float = LEVEL) -> np.ndarray:
         """Returns the quantiles [2, len(x)] of the draws' laws at sizes above zero, for a figure's band."""
         assert self.fit.problem is not None
@@ -68,6 +72,7 @@ class Draws:
         return self.params[:, self.fit.law.names.index(name)]
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0) -> Draws:
     """Fits a law again to measures drawn from the points.
 
@@ -138,7 +143,7 @@ def _residual_draws(fit: Fit, draws: int, random: np.random.Generator) -> Proble
 def _pairs_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
     assert fit.problem is not None
     problem = fit.problem
-    _, which = np.unique(problem.u, return_inverse=True)
+    _, which = np.unique(fit.x, return_inverse=True)
     counts = random.multinomial(fit.sizes, np.full(fit.sizes, 1 / fit.sizes), draws)
     counts = counts[(counts > 0).sum(axis=1) > fit.k]
     if not len(counts):
@@ -160,8 +165,7 @@ def _errors(
     index = np.arange(gram.shape[1])
     gram[:, index, index] += np.where(held | ~fine[:, None], 1.0, 1e-14)
     slopes = public_derivatives(problem, internal, fit.y_ref)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        scaled = np.where(held[:, None], 0.0, slopes / np.where(scale > 0, scale, 1.0)[:, None])
-        solved = np.linalg.solve(gram, np.swapaxes(scaled, 1, 2))
-        variance = np.einsum("skp,spk->sk", scaled, solved) * (2 * cost / (fit.n - fit.k))[:, None]
-        return np.where(fine[:, None] & (variance > 0), np.sqrt(np.maximum(variance, 0.0)), math.nan)
+    scaled = np.where(held[:, None], 0.0, slopes / np.where(scale > 0, scale, 1.0)[:, None])
+    solved = np.linalg.solve(gram, np.swapaxes(scaled, 1, 2))
+    variance = np.einsum("skp,spk->sk", scaled, solved) * (2 * cost / (fit.n - fit.k))[:, None]
+    return np.where(fine[:, None] & (variance > 0), np.sqrt(np.maximum(variance, 0.0)), math.nan)

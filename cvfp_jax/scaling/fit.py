@@ -14,6 +14,8 @@ CONVERGED = "converged"
 STARTS = 12
 # Beyond this condition number the scaled normal equations tell parameters apart by rounding only.
 _CONDITION = 1e12
+# Powers of what spans more are beyond all numbers.
+_MOST_ORDERS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Fit:
     n: int  # points
     sizes: int  # different sizes among them
     params: dict[str, float]
+    x: np.ndarray = dataclasses.field(repr=False)  # [n], in order
     # Of the linearised law; missing for a parameter on a bound, and for all with Huber's loss.
     std_errors: dict[str, float]
     rss: float = math.nan  # in y
@@ -59,24 +62,24 @@ class Fit:
             return math.nan
         return self.aic + 2 * self.k * (self.k + 1) / (self.n - self.k - 1)
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def predict(self, x: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Returns the law's values at sizes above zero, in the unit of y."""
         sizes = np.asarray(x, float)
         if self.problem is None or self.optimum is None:
             return np.full_like(sizes, math.nan)
         # By the coordinates, whose terms do not cancel as those of the law's own parameters can.
-        with np.errstate(over="ignore", invalid="ignore"):
-            u = np.log(sizes.ravel()) - self.problem.log_ref
-            curve, _ = self.problem.curve(self.optimum.parameters, u)
+        u = np.log(sizes.ravel()) - self.problem.log_ref
+        curve, _ = self.problem.curve(self.optimum.parameters, u)
         return self.y_ref * curve[0].reshape(sizes.shape)
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def local_exponent(self, x: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Returns -d ln y / d ln x at sizes above zero."""
         sizes = np.asarray(x, float)
         if not self.fitted:
             return np.full_like(sizes, math.nan)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return np.asarray(self.law.local_exponent(self.params, sizes))
+        return np.asarray(self.law.local_exponent(self.params, sizes))
 
 
 def public_parameters(problem: Problem, parameters: np.ndarray, y_ref: float) -> np.ndarray:
@@ -84,8 +87,7 @@ def public_parameters(problem: Problem, parameters: np.ndarray, y_ref: float) ->
     first = int(problem.shape.floor)
     K = parameters[:, first] * y_ref
     m = parameters[:, 0] * y_ref if first else np.zeros_like(K)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.stack(problem.shape.public(m, K, parameters[:, first + 1 :], problem.log_ref), axis=-1)
+    return np.stack(problem.shape.public(m, K, parameters[:, first + 1 :], problem.log_ref), axis=-1)
 
 
 def public_derivatives(problem: Problem, parameters: np.ndarray, y_ref: float) -> np.ndarray:
@@ -98,6 +100,7 @@ def public_derivatives(problem: Problem, parameters: np.ndarray, y_ref: float) -
     return np.stack(columns, axis=-1)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def fit_law(
     law: str, x: Sequence[float], y: Sequence[float], objective: str = LOG, starts: int = STARTS
 ) -> Fit:
@@ -133,9 +136,9 @@ def fit_law(
     sizes, measures = _checked(law, x, y, objective)
     n, distinct = len(sizes), len(np.unique(sizes))
     definition = LAWS[law]
-    missing = _obstacle(definition, sizes, distinct)
+    missing = _obstacle(definition, sizes, measures, distinct)
     if missing:
-        return Fit(definition, objective, missing, n, distinct, {}, {})
+        return Fit(definition, objective, missing, n, distinct, {}, sizes, {})
     problem, y_ref = _problem(law, sizes, measures, objective)
     optimum = minimise(problem, starts)
     public = public_parameters(problem, optimum.parameters, y_ref)[0]
@@ -143,13 +146,22 @@ def fit_law(
     covariance, condition = _covariance(problem, optimum, definition.k)
     errors = _std_errors(problem, optimum, covariance, definition, y_ref)
     fit = Fit(
-        definition, objective, "", n, distinct, params, errors, problem=problem, optimum=optimum, y_ref=y_ref
+        definition,
+        objective,
+        "",
+        n,
+        distinct,
+        params,
+        sizes,
+        errors,
+        problem=problem,
+        optimum=optimum,
+        y_ref=y_ref,
     )
     predicted = fit.predict(sizes)
     spread = _spread(objective, float(optimum.cost[0]), n)
     rss = float(np.sum((measures - predicted) ** 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rss_log = float(np.sum((np.log(measures) - np.log(predicted)) ** 2))
+    rss_log = float(np.sum((np.log(measures) - np.log(predicted)) ** 2))
     return dataclasses.replace(
         fit,
         status=_status(fit, condition),
@@ -180,8 +192,14 @@ def _checked(
     return sizes[order], measures[order]
 
 
-def _obstacle(law: Law, sizes: np.ndarray, distinct: int) -> str:
+def _obstacle(law: Law, sizes: np.ndarray, measures: np.ndarray, distinct: int) -> str:
     """Why a law cannot be fitted, or nothing."""
+    for name, values in (("sizes", sizes), ("measures", measures)):
+        orders = float(np.ptp(np.log10(values)))
+        if orders > _MOST_ORDERS:
+            return (
+                f"not defined: {name} over {orders:.0f} orders of magnitude, {_MOST_ORDERS} or fewer are data"
+            )
     if distinct <= law.k:
         return f"too few points: {distinct} sizes, {law.k + 1} or more are needed"
     if not law.unit_free and sizes[0] <= 1:

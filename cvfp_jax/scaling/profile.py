@@ -11,8 +11,9 @@ from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.line import LEVEL
 from cvfp_jax.scaling.solve import HUBER, Condition, Problem, descend
 
-_DOUBLINGS = 40
+_DOUBLINGS = 30
 _HALVINGS = 25
+_STEPS = 150  # of a descent from beside its end
 # Parameters that have the scale of y or of a power of x are searched by their logarithms.
 BY_LOGARITHM = {("power", "A"), ("saturating", "A"), ("log_corrected", "A"), ("exponential_decay", "A"),
                  ("exponential_decay", "b"), ("variable_exponent", "A"), ("constant", "A")}  # fmt: skip
@@ -41,15 +42,15 @@ class _Quantities:
         public = public_parameters(self.problem, x, self.y_ref)[:, self.index]
         slopes = public_derivatives(self.problem, x, self.y_ref)[:, self.index]
         f, df = self.problem.curve(x, self.u)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            values = np.where(self.logarithm, np.log(np.where(self.logarithm, public, 1.0)), public)
-            slopes = np.where(self.logarithm[:, None], slopes / public[..., None], slopes)
-            return (
-                np.concatenate([values, np.log(f * self.y_ref)], axis=1),
-                np.concatenate([slopes, df / f[..., None]], axis=1),
-            )
+        values = np.where(self.logarithm, np.log(np.where(self.logarithm, public, 1.0)), public)
+        slopes = np.where(self.logarithm[:, None], slopes / public[..., None], slopes)
+        return (
+            np.concatenate([values, np.log(f * self.y_ref)], axis=1),
+            np.concatenate([slopes, df / f[..., None]], axis=1),
+        )
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def profile_intervals(
     fit: Fit, names: Sequence[str] = (), predict: Sequence[float] = (), level: float = LEVEL
 ) -> list[Interval | None]:
@@ -98,8 +99,7 @@ def profile_intervals(
         if not math.isfinite(value):
             found.append(None)
             continue
-        with np.errstate(over="ignore"):
-            found.append(Interval(*(float(np.exp(end)) if is_log else float(end) for end in sides)))
+        found.append(Interval(*(float(np.exp(end)) if is_log else float(end) for end in sides)))
     return found
 
 
@@ -109,9 +109,9 @@ def _scales(fit: Fit, slopes: np.ndarray) -> np.ndarray:
     assert fit.optimum is not None
     _, J = fit.problem.residuals(fit.optimum.parameters)
     s = math.sqrt(2 * float(fit.optimum.cost[0]) / (fit.n - fit.k))
-    with np.errstate(invalid="ignore", over="ignore"):
-        pull = np.linalg.pinv(J[0]).T  # how a parameter moves with each measure, [n, p]
-        errors = s * np.linalg.norm(np.nan_to_num(slopes) @ pull.T, axis=1)
+    # How a parameter moves with each measure, [n, p].
+    pull = np.linalg.pinv(np.where(np.abs(J[0]) < 1e100, J[0], 0.0)).T
+    errors = s * np.linalg.norm(np.nan_to_num(slopes) @ pull.T, axis=1)
     return np.where(np.isfinite(errors) & (errors > 0), errors, 0.1 * np.maximum(1.0, s))
 
 
@@ -121,69 +121,124 @@ def _ends(
     """The lower and upper ends [2, Q], in the quantities' own scale."""
     assert fit.problem is not None
     assert fit.optimum is not None
-    many = len(centre)
     s2 = 2 * float(fit.optimum.cost[0]) / (fit.n - fit.k)
-    t = float(stats.t.ppf(0.5 + level / 2, fit.n - fit.k))
     if not s2 > 1e-28:  # the points lie on the law
         return np.stack([centre, centre])
-    index = np.tile(np.arange(many), 2)
-    side = np.repeat([-1.0, 1.0], many)
-    middle, width = np.where(np.isfinite(centre), centre, 0.0)[index], scale[index]
-    problem = fit.problem.take(np.zeros(2 * many, int))
+    many = len(centre)
+    search = _Search(
+        fit,
+        quantities,
+        np.tile(np.arange(many), 2),
+        np.repeat([-1.0, 1.0], many),
+        scale,
+        s2,
+        float(stats.t.ppf(0.5 + level / 2, fit.n - fit.k)),
+        np.where(np.isfinite(centre), centre, 0.0),
+    )
+    search.bracket()
+    search.close()
+    return search.end.reshape(2, many)
 
-    def excess(target: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How much the points object, what the quantity has come to, and the parameters."""
-        optimum = descend(problem, start, _held_at(quantities, index, target, width, math.sqrt(s2)))
-        reached = quantities.value(optimum.parameters)[0][np.arange(2 * many), index]
-        over = 2 * (optimum.cost - float(fit.optimum.cost[0])) / s2  # type: ignore[union-attr]
+
+class _Search:
+    """Looks for where the points object so much as t, on both sides of each quantity at once."""
+
+    def __init__(
+        self,
+        fit: Fit,
+        quantities: _Quantities,
+        index: np.ndarray,
+        side: np.ndarray,
+        scale: np.ndarray,
+        s2: float,
+        t: float,
+        centre: np.ndarray,
+    ) -> None:
+        assert fit.problem is not None
+        assert fit.optimum is not None
+        self.problem, self.quantities, self.index, self.side = fit.problem, quantities, index, side
+        self.width, self.s2, self.t, self.cost = scale[index], s2, t, float(fit.optimum.cost[0])
+        rows = len(index)
+        # The last pull that the points bear, what it comes to, its excess and parameters; and the first that
+        # they do not bear.
+        self.inner, self.r_inner, self.e_inner = centre[index], centre[index], np.zeros(rows)
+        self.start = np.repeat(fit.optimum.parameters, rows, axis=0)
+        self.outer, self.r_outer, self.e_outer = np.full((3, rows), math.nan)
+        self.end = np.full(rows, math.nan)
+
+    def excess(
+        self, rows: np.ndarray, target: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """How much the points object, what the quantity came to, parameters, and if they are an optimum."""
+        held = _pulled_to(self.quantities, self.index[rows], target, self.width[rows], math.sqrt(self.s2))
+        optimum = descend(self.problem.take(np.zeros(len(rows), int)), self.start[rows], held, _STEPS)
+        reached = self.quantities.value(optimum.parameters)[0][np.arange(len(rows)), self.index[rows]]
+        over = 2 * (optimum.cost - self.cost) / self.s2
         over = np.where(np.isfinite(over) & np.isfinite(reached), over, math.inf)
-        return np.sqrt(np.maximum(over, 0.0)), reached, optimum.parameters
+        return np.sqrt(np.maximum(over, 0.0)), reached, optimum.parameters, optimum.converged
 
-    inner, start = middle.copy(), np.repeat(fit.optimum.parameters, 2 * many, axis=0)
-    e_inner = np.zeros(2 * many)
-    outer, e_outer = np.full(2 * many, math.nan), np.full(2 * many, math.nan)
-    end = np.full(2 * many, math.nan)
-    reach = t * width
-    for _ in range(_DOUBLINGS):
-        seeking = np.isnan(outer) & np.isnan(end)
-        if not seeking.any():
-            break
-        target = np.where(seeking, inner + side * reach, inner)
-        e, reached, x = excess(target, start)
-        stuck = np.abs(reached - target) > 1e-3 * reach
-        beyond = seeking & (e >= t)
-        outer[beyond], e_outer[beyond] = np.where(np.isfinite(reached), reached, target)[beyond], e[beyond]
-        # The law's own bounds end the interval where the points do not.
-        end = np.where(seeking & stuck & (e < t), reached, end)
-        on = seeking & ~beyond & ~stuck
-        inner[on], e_inner[on], start[on] = reached[on], e[on], x[on]
-        reach = np.where(on, reach * 2, reach)
-    unended = np.isnan(outer) & np.isnan(end)
-    end[unended] = (side * math.inf)[unended]
-    for turn in range(_HALVINGS):
-        seeking = np.isnan(end) & (np.abs(outer - inner) > 1e-5 * width)
-        if not seeking.any():
-            break
-        # The root of a sum of squares is nearly straight; every third step halves, which always ends.
-        share = (t - e_inner) / np.maximum(e_outer - e_inner, 1e-12)
-        share = np.where(np.isfinite(e_outer) & (turn % 3 < 2), np.clip(share, 0.02, 0.98), 0.5)
-        target = np.where(seeking, inner + share * (outer - inner), inner)
-        e, reached, x = excess(target, start)
-        inside = seeking & (e < t)
-        inner[inside], e_inner[inside], start[inside] = target[inside], e[inside], x[inside]
-        out = seeking & ~inside
-        outer[out], e_outer[out] = target[out], e[out]
-    found = np.isnan(end)
-    share = np.clip((t - e_inner) / np.maximum(e_outer - e_inner, 1e-12), 0.0, 1.0)
-    end[found] = (inner + np.where(np.isfinite(share), share, 0.0) * (outer - inner))[found]
-    return end.reshape(2, many)
+    def bracket(self) -> None:
+        """Goes outwards by steps that double until the points object."""
+        reach = self.t * self.width
+        for _ in range(_DOUBLINGS):
+            rows = np.flatnonzero(np.isnan(self.outer) & np.isnan(self.end))
+            if not len(rows):
+                return
+            target = self.inner[rows] + self.side[rows] * reach[rows]
+            e, reached, x, converged = self.excess(rows, target)
+            beyond = e >= self.t
+            self._move_out(rows[beyond], target[beyond], reached[beyond], e[beyond])
+            # The bounds of the search end the interval where the points do not.
+            stuck = np.abs(reached - self.r_inner[rows]) < 1e-6 * reach[rows]
+            ended = ~beyond & stuck & converged
+            self.end[rows[ended]] = reached[ended]
+            on = ~beyond & ~ended
+            self._move_in(rows[on], target[on], reached[on], e[on], x[on])
+            reach[rows] *= 2
+        open_ended = np.isnan(self.outer) & np.isnan(self.end)
+        self.end[open_ended] = (self.side * math.inf)[open_ended]
+
+    def close(self) -> None:
+        """Finds the ends between what the points bear and what they do not."""
+        for turn in range(_HALVINGS):
+            wide = ~(np.abs(self.r_outer - self.r_inner) <= 1e-5 * self.width)
+            rows = np.flatnonzero(np.isnan(self.end) & wide)
+            if not len(rows):
+                break
+            # The root of a sum of squares is nearly straight; every third step halves, which always ends.
+            share = self._share()[rows] if turn % 3 < 2 else np.full(len(rows), 0.5)
+            target = self.inner[rows] + np.clip(share, 0.02, 0.98) * (self.outer - self.inner)[rows]
+            e, reached, x, _ = self.excess(rows, target)
+            inside = e < self.t
+            self._move_in(rows[inside], target[inside], reached[inside], e[inside], x[inside])
+            self._move_out(rows[~inside], target[~inside], reached[~inside], e[~inside])
+        found = np.isnan(self.end)
+        last = np.where(np.isfinite(self.r_outer), self.r_outer, self.r_inner)
+        self.end[found] = (self.r_inner + self._share() * (last - self.r_inner))[found]
+
+    def _move_in(
+        self, rows: np.ndarray, target: np.ndarray, reached: np.ndarray, e: np.ndarray, x: np.ndarray
+    ) -> None:
+        self.inner[rows], self.r_inner[rows], self.e_inner[rows], self.start[rows] = target, reached, e, x
+
+    def _move_out(self, rows: np.ndarray, target: np.ndarray, reached: np.ndarray, e: np.ndarray) -> None:
+        self.outer[rows], self.r_outer[rows], self.e_outer[rows] = target, reached, e
+
+    def _share(self) -> np.ndarray:
+        """Where between inner and outer the excess would be t, were it straight."""
+        share = (self.t - self.e_inner) / np.maximum(self.e_outer - self.e_inner, 1e-12)
+        return np.where(np.isfinite(self.e_outer), np.clip(share, 0.0, 1.0), 0.5)
 
 
-def _held_at(
+def _pulled_to(
     quantities: _Quantities, index: np.ndarray, target: np.ndarray, width: np.ndarray, s: float
 ) -> Condition:
-    """Holds quantities where they are wanted, to a ten-thousandth of their standard errors."""
-    stiffness = 1e4 * s / width
+    """Pulls quantities to targets, by springs ten times as stiff as the points hold them.
+
+    Wherever one comes to rest, the other parameters make the objective least for that value of it: a stiffer
+    spring would come nearer to the target and be no more exact, only slower on its way round bends.
+    """
+    stiffness = 10 * s / width
 
     def condition(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, slopes = quantities.value(x)

@@ -16,6 +16,8 @@ LOG, LINEAR, HUBER = "log", "linear", "huber"
 OBJECTIVES = (LOG, LINEAR, HUBER)
 # Where Huber's loss turns from squares to distances, in ln y; Hoffmann et al. (2022) chose it.
 HUBER_DELTA = 1e-3
+# Beyond, the loss keeps this part of a square, to have one optimum where a sum of distances is flat.
+_HUBER_BEND = 1e-8
 
 _STEPS = 300
 _TINY = 1e-300
@@ -76,7 +78,8 @@ class Problem:
         with np.errstate(over="ignore", invalid="ignore"):
             if self.objective == HUBER:
                 size = np.abs(residuals)
-                loss = np.where(size <= HUBER_DELTA, size**2 / 2, HUBER_DELTA * (size - HUBER_DELTA / 2))
+                beyond = HUBER_DELTA * (size - HUBER_DELTA / 2) + _HUBER_BEND * (size**2 - HUBER_DELTA**2) / 2
+                loss = np.where(size <= HUBER_DELTA, size**2 / 2, beyond)
             else:
                 loss = residuals**2 / 2
             return np.sum(np.where(self.weights > 0, self.weights * loss, 0.0), axis=1)
@@ -85,11 +88,14 @@ class Problem:
         """Returns the weights of squares that have the objective's gradient."""
         if self.objective != HUBER:
             return self.weights
-        return self.weights * (HUBER_DELTA / np.maximum(np.abs(residuals), HUBER_DELTA))
+        size = np.maximum(np.abs(residuals), HUBER_DELTA)
+        return self.weights * np.where(
+            np.abs(residuals) <= HUBER_DELTA, 1.0, HUBER_DELTA / size + _HUBER_BEND
+        )
 
     def curvature(self, residuals: np.ndarray) -> np.ndarray:
-        """Returns Huber's second derivatives, and a little where they are none."""
-        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, 1e-6)
+        """Returns Huber's second derivatives."""
+        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, _HUBER_BEND)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +142,16 @@ def starts(problem: Problem, count: int) -> np.ndarray:
     return np.concatenate([np.stack(linear, axis=-1), grid[best]], axis=-1)
 
 
-def descend(problem: Problem, start: np.ndarray, condition: Condition | None = None) -> Optimum:
+def descend(
+    problem: Problem, start: np.ndarray, condition: Condition | None = None, steps: int = _STEPS
+) -> Optimum:
     """Goes downhill from one start a data set, within the bounds, until rounding ends it.
 
     Args:
       problem: S data sets.
       start: [S, p].
       condition: residuals to be made zero besides, and their derivatives.
+      steps: the most there are.
 
     Returns:
       A local optimum a data set.
@@ -152,16 +161,16 @@ def descend(problem: Problem, start: np.ndarray, condition: Condition | None = N
     damping = np.full(len(x), 1e-3)
     going = np.arange(len(x))
     r, J, cost = _state(problem, x, going, condition)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         if not len(going):
             break
         part = problem.take(going)
-        tried, (r_new, J_new, cost_new) = _try(
+        tried, promise, (r_new, J_new, cost_new) = _try(
             part, r[going], J[going], x[going], going, damping[going], condition
         )
         better = cost_new < cost[going]
         done = better & (cost_new >= (1 - _ROUNDING) * cost[going]) | (cost[going] <= _TINY)
-        done |= ~better & (damping[going] > 1e12)
+        done |= ~better & ((promise <= _ROUNDING * cost[going]) | (damping[going] > 1e12))
         taken = going[better]
         x[taken], r[taken], J[taken], cost[taken] = (
             tried[better], r_new[better], J_new[better], cost_new[better]
@@ -185,15 +194,20 @@ def _state(
     """Residuals and derivatives, those of a condition behind them, and the whole cost."""
     with np.errstate(over="ignore", invalid="ignore"):
         r, J = problem.residuals(x)
-        bad = ~np.all(np.isfinite(r) & np.all(np.isfinite(J), axis=2), axis=1)
+        bad = ~_squarable(r, J)
         cost = np.where(bad, np.inf, problem.cost(r))
         if condition is not None:
             more, dmore = condition(x, rows)
-            bad |= ~np.all(np.isfinite(more) & np.all(np.isfinite(dmore), axis=2), axis=1)
+            bad |= ~_squarable(more, dmore)
             cost = np.where(bad, np.inf, cost + np.sum(more**2, axis=1) / 2)
             r, J = np.concatenate([r, more], axis=1), np.concatenate([J, dmore], axis=1)
     r[bad], J[bad] = 0.0, 0.0
     return r, J, cost
+
+
+def _squarable(r: np.ndarray, J: np.ndarray) -> np.ndarray:
+    """Whether all of a set's numbers, and their squares, are numbers."""
+    return np.all((np.abs(r) < _LARGEST) & np.all(np.abs(J) < _LARGEST, axis=2), axis=1)
 
 
 def _try(
@@ -204,8 +218,11 @@ def _try(
     rows: np.ndarray,
     damping: np.ndarray,
     condition: Condition | None,
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns the parameters one step on, and their state; with Huber's loss the better of two steps."""
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns the parameters one step on, the gain it promised, and their state.
+
+    With Huber's loss it is the better of two steps.
+    """
     best = None
     # Squares that majorise Huber's loss always lead down, slowly in the end; its own curvature, that of the
     # points within delta, ends quickly and leads nowhere far from the end.
@@ -213,13 +230,16 @@ def _try(
     for weights in curvatures:
         gradient, normal = _normal(problem, r, J, weights)
         free = ~_held(gradient, x, problem.lower, problem.upper)
-        tried = np.clip(x + _step(gradient, normal, free, damping), problem.lower, problem.upper)
+        step = _step(gradient, normal, free, damping)
+        promise = -np.einsum("sp,sp->s", gradient, step)
+        tried = np.clip(x + step, problem.lower, problem.upper)
         state = _state(problem, tried, rows, condition)
         if best is None:
-            best = tried, state
+            best = tried, promise, state
             continue
-        better = state[2] < best[1][2]
-        for old, new in zip((best[0], *best[1]), (tried, *state), strict=True):
+        np.maximum(best[1], promise, out=best[1])
+        better = state[2] < best[2][2]
+        for old, new in zip((best[0], *best[2]), (tried, *state), strict=True):
             old[better] = new[better]
     assert best is not None
     return best

@@ -1,0 +1,184 @@
+"""Groups of points with laws fitted, compared and extrapolated, as rows for a file."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cvfp_jax.scaling.bootstrap import DRAWS, Draws, bootstrap
+from cvfp_jax.scaling.fit import Fit, fit_law
+from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.points import Group
+from cvfp_jax.scaling.profile import LEVEL, Interval, profile_intervals
+from cvfp_jax.scaling.select import Selection, select
+from cvfp_jax.scaling.solve import HUBER, LINEAR, LOG
+
+Row = dict[str, Any]
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def analyse(
+    groups: Sequence[Group],
+    laws: Sequence[str] = tuple(LAWS),
+    objective: str = LOG,
+    predict: Sequence[float] = (),
+    draws: int = DRAWS,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Fits laws to groups of points and compares them.
+
+    Args:
+      groups: points by name.
+      laws: names in ``LAWS``.
+      objective: ``log``, ``linear`` or ``huber``.
+      predict: sizes above zero, in the unit of x, at which to evaluate the laws.
+      draws: of the residual bootstrap; 0 for none.
+      progress: is told what is being done.
+
+    Returns:
+      A row a group and law: parameters, errors, intervals of 95 %, tests and predictions, with None for what
+      is not defined and for an end that an interval has not; the group's verdict is in each of its rows.
+
+    >>> rows = analyse([Group("a", (100.0, 200.0, 400.0, 800.0), (80.0, 40.0, 20.0, 10.0))], ["power"])
+    >>> rows[0]["status"], round(rows[0]["params"]["a"], 9)
+    ('converged', 1.0)
+    """
+    rows = []
+    for group in groups:
+        fits = []
+        for law in laws:
+            progress(f"{group.name}: {law}".lstrip(": "))
+            fits.append(fit_law(law, group.x, group.y, objective))
+        selection = select(fits)
+        rows += [_row(group, fit, selection, predict, draws) for fit in fits]
+    return rows
+
+
+def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float], draws: int) -> Row:
+    name = fit.law.name
+    drawn = bootstrap(fit, draws=draws) if draws and fit.fitted and fit.rss > 0 else None
+    intervals, predictions = _intervals(fit, predict, drawn)
+    names = fit.law.names if fit.fitted else ()
+    return {
+        "group": group.name,
+        "law": name,
+        "formula": fit.law.formula,
+        "objective": fit.objective,
+        "status": fit.status,
+        "k": fit.k,
+        "n": fit.n,
+        "sizes": fit.sizes,
+        "params": {parameter: _finite(value) for parameter, value in fit.params.items()},
+        "std_errors": {parameter: _finite(fit.std_errors.get(parameter, math.nan)) for parameter in names},
+        "intervals": intervals,
+        "bootstrap_std_errors": {p: _finite(drawn.std_error(p)) for p in names} if drawn else None,
+        "bootstrap_intervals": {p: _ends(drawn.interval(p)) for p in names} if drawn else None,
+        "r2": _finite(fit.r2),
+        "r2_log": _finite(fit.r2_log),
+        "rss": _finite(fit.rss),
+        "rss_log": _finite(fit.rss_log),
+        "log_likelihood": _finite(fit.log_likelihood),
+        "aic": _finite(fit.aic),
+        "aicc": _finite(fit.aicc),
+        "akaike_weight": selection.weights.get(name),
+        "loo_log_rmse": _finite(selection.loo[name]),
+        "holdout_log_rmse": _finite(selection.holdout[name]),
+        "holdout_sizes": list(selection.holdout_sizes),
+        "baseline_log_rmse": _finite(selection.baseline),
+        "lack_of_fit_p": _finite(lack_of_fit(fit)),
+        "limit": _finite(fit.law.limit(fit.params)) if fit.fitted else None,
+        "local_exponent": _finite(float(fit.local_exponent(max(group.x)))),
+        "predictions": predictions,
+        "verdict": selection.verdict,
+    }
+
+
+def _intervals(
+    fit: Fit, predict: Sequence[float], drawn: Draws | None
+) -> tuple[dict[str, list[float | None] | None], list[Row]]:
+    """Intervals of parameters and predictions, by profile likelihood, or with Huber's loss by draws."""
+    if not fit.fitted:
+        return {}, [{"x": x, "y": None, "interval": None, "run_interval": None} for x in predict]
+    names = fit.law.names
+    values = [float(value) for value in fit.predict(np.asarray(predict, float))]
+    found: list[Interval | None]
+    if fit.objective == HUBER and drawn is not None:
+        found = [drawn.interval(name) for name in names]
+        if predict:
+            found += [
+                Interval(float(low), float(high)) for low, high in drawn.curve_interval(np.array(predict)).T
+            ]
+    else:
+        found = profile_intervals(fit, names, predict)
+    by_name = dict(zip(names, map(_ends, found), strict=False))
+    predictions = [
+        {
+            "x": x,
+            "y": _finite(y),
+            "interval": _ends(interval),
+            "run_interval": _ends(_run_interval(fit, y, interval)),
+        }
+        for x, y, interval in zip(predict, values, found[len(names) :], strict=True)
+    ]
+    return by_name, predictions
+
+
+def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | None:
+    """Widens the interval of a law's value by the scatter of one more measurement."""
+    if interval is None or fit.objective == HUBER or fit.n <= fit.k:
+        return None
+    t = float(stats.t.ppf(0.5 + LEVEL / 2, fit.n - fit.k))
+    if fit.objective == LINEAR:
+        scatter = t * math.sqrt(fit.rss / (fit.n - fit.k))
+        return Interval(
+            max(0.0, y - math.hypot(y - interval.low, scatter)), y + math.hypot(interval.high - y, scatter)
+        )
+    scatter = t * math.sqrt(fit.rss_log / (fit.n - fit.k))
+    down = math.log(y / interval.low) if interval.low > 0 else math.inf
+    up = math.log(interval.high / y) if interval.high < math.inf else math.inf
+    return Interval(
+        y * math.exp(-math.hypot(down, scatter)),
+        y * math.exp(min(math.hypot(up, scatter), 700.0)) if up < math.inf else math.inf,
+    )
+
+
+def lack_of_fit(fit: Fit) -> float:
+    """Returns the probability that what the replicates tell of the noise sets the points so far off the law.
+
+    ``F = ((RSS - PE) / (m - k)) / (PE / (n - m))`` with m sizes, PE the squares about each size's mean.
+
+    Args:
+      fit: a fit by least squares.
+
+    Returns:
+      The probability; not a number without replicates, parameters, or with Huber's loss.
+
+    References:
+      Draper and Smith, 1998, section 2.1.
+
+    >>> points = [10, 10, 100, 100, 1000, 1000], [80, 81, 60, 61, 10, 11]
+    >>> lack_of_fit(fit_law("power", *points)) < 0.001
+    True
+    """
+    if not fit.fitted or fit.n == fit.sizes or fit.objective == HUBER:
+        return math.nan
+    assert fit.problem is not None
+    assert fit.optimum is not None
+    values = fit.problem.y[0] if fit.objective == LINEAR else np.log(fit.problem.y[0])
+    _, which = np.unique(fit.x, return_inverse=True)
+    means = np.bincount(which, values) / np.bincount(which)
+    pure = float(np.sum((values - means[which]) ** 2))
+    if not pure > 0:
+        return math.nan
+    excess = max(0.0, 2 * float(fit.optimum.cost[0]) - pure) / (fit.sizes - fit.k)
+    return float(stats.f.sf(excess / (pure / (fit.n - fit.sizes)), fit.sizes - fit.k, fit.n - fit.sizes))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _ends(interval: Interval | None) -> list[float | None] | None:
+    return None if interval is None else [_finite(interval.low), _finite(interval.high)]

@@ -1,0 +1,114 @@
+import math
+
+import numpy as np
+import pytest
+
+from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.line import log_line
+from cvfp_jax.scaling.select import akaike_weights, hold_out, leave_one_out, select
+from cvfp_jax.scaling.solve import OBJECTIVES
+
+X = (100, 200, 400, 800, 1600)
+PPL = (321.4, 253.1, 186.0, 155.8, 134.7)  # R5
+WIDE = np.geomspace(100, 100_000, 10)
+
+
+def fits(x, y, objective="log"):
+    return [fit_law(law, x, y, objective) for law in LAWS]
+
+
+def drawn(law, params, seed, spread=0.01):
+    return LAWS[law].value(params, WIDE) * np.exp(spread * np.random.default_rng(seed).normal(size=len(WIDE)))
+
+
+def test_leaving_one_out_is_fitting_without_it():
+    errors = []
+    for gone in range(len(X)):
+        rest = [i for i in range(len(X)) if i != gone]
+        line = log_line([X[i] for i in rest], [math.log(PPL[i]) for i in rest])
+        errors.append(math.log(line.predict(X[gone]) / PPL[gone]))
+    assert leave_one_out(fit_law("power", X, PPL)) == pytest.approx(
+        np.sqrt(np.mean(np.square(errors))), rel=1e-8
+    )
+
+
+def test_replicates_are_left_out_together():
+    x, y = [10, 10, 100, 100, 1000, 1000], [8.0, 8.0, 4.0, 4.0, 9.0, 9.0]
+    single = leave_one_out(fit_law("power", x[::2], y[::2]))
+    assert leave_one_out(fit_law("power", x, y)) == pytest.approx(single, rel=1e-8)
+
+
+def test_the_largest_sizes_are_held_out():
+    error, naive, sizes = hold_out(fit_law("power", X, PPL))
+    line = log_line(X[:4], np.log(PPL[:4]).tolist())
+    assert sizes == (1600.0,)
+    assert error == pytest.approx(abs(math.log(line.predict(1600) / PPL[4])), rel=1e-8)
+    assert naive == pytest.approx(math.log(PPL[3] / PPL[4]))
+    assert hold_out(fit_law("power", WIDE, WIDE**-0.5))[2] == tuple(WIDE[-3:])
+
+
+def test_too_few_points_have_no_test():
+    fit = fit_law("exponential_decay", X, PPL)
+    assert math.isfinite(hold_out(fit)[0])
+    three = fit_law("saturating", X[:4], PPL[:4])
+    assert math.isfinite(hold_out(three)[0])
+    none = fit_law("saturating", X[:3], PPL[:3])
+    assert math.isnan(hold_out(none)[0])
+    assert math.isnan(leave_one_out(none))
+
+
+def test_akaike_weights_are_relative_likelihoods():
+    weights = akaike_weights({"a": -10.0, "b": -6.0, "c": math.nan})
+    assert weights == pytest.approx({"a": 1 / (1 + math.exp(-2)), "b": math.exp(-2) / (1 + math.exp(-2))})
+    assert akaike_weights({"a": math.nan}) == {}
+
+
+def test_r5s_five_points_cannot_decide():
+    found = select(fits(X, PPL))
+    assert found.verdict == (
+        "These points cannot decide between power, saturating and exponential_decay; the simplest is power."
+    )
+    assert "exponential_decay" not in found.weights  # AICc is undefined: 4 parameters on 5 points
+    assert sum(found.weights.values()) == pytest.approx(1.0)
+
+
+def test_a_clear_case_is_decided():
+    found = select(fits(WIDE, drawn("saturating", {"ppl_min": 80.0, "A": 4e4, "a": 0.9}, 1)))
+    assert found.verdict.startswith("These points speak for saturating: ")
+    flat = select(fits(WIDE, drawn("constant", {"A": 100.0}, 2)))
+    assert flat.verdict == (
+        "These points cannot decide between constant, power and log_linear; the simplest is constant."
+    )
+
+
+def test_a_law_that_predicts_no_better_than_the_last_value_is_said_so():
+    y = [400.0, 200.0, 100.0, 100.1, 100.2, 100.0]
+    verdict = select([fit_law(law, (*X, 3200), y) for law in ("power", "log_linear")]).verdict
+    assert verdict.startswith("No law predicts the largest sizes better")
+    assert "the last size's value" in verdict
+
+
+def test_two_points_are_too_few_for_a_test():
+    power = [fit_law("power", X[:2], PPL[:2])]
+    assert select(power).verdict == "These points are too few to fit a law and to test it."
+    verdict = select(fits(X[:2], PPL[:2])).verdict
+    assert verdict.startswith("Constant, the only law with enough points, predicts the largest sizes with")
+    assert verdict.endswith("there is nothing to decide between.")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("unit", [1e-6, 1257.82])
+def test_the_unit_of_x_does_not_change_a_verdict(objective, unit):
+    for y in (PPL[::-1], (321.4, 200.0, 150.0, 145.0, 144.0)):
+        one, other = select(fits(X, y, objective)), select(fits(np.multiply(X, unit), y, objective))
+        assert other.verdict == one.verdict
+        for name in one.weights:
+            assert other.weights[name] == pytest.approx(one.weights[name], rel=1e-4, abs=1e-9)
+
+
+def test_a_law_that_depends_on_the_unit_takes_no_part():
+    found = select(fits(X, PPL))
+    assert "log_corrected" in found.loo
+    assert "log_corrected" not in found.weights
+    assert "log_corrected" not in found.verdict
