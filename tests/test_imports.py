@@ -32,7 +32,7 @@ LAYERS = [
     {"phase1", "phase2_step"},
     {"blocks", "diagnostics", "phase2"},
     {"report", "run"},
-    {"sweep"},
+    {"fit_command", "sweep"},
     {"analysis_cli", "sweep_cli"},
     {"cli"},
 ]
