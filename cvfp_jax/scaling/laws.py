@@ -1,4 +1,18 @@
-"""The laws: how a measure such as perplexity falls with the size of the data."""
+"""The laws: how a measure such as perplexity falls with the size of the data.
+
+>>> law = LAWS["saturating"]
+>>> law.formula, law.names, law.k
+('y = ppl_min + A x^-a', ('ppl_min', 'A', 'a'), 3)
+>>> params = {"ppl_min": 50.0, "A": 2000.0, "a": 0.5}
+>>> law.value(params, np.array([100.0, 1600.0])).tolist(), law.limit(params)
+([250.0, 100.0], 50.0)
+>>> law.local_exponent(params, np.array([100.0, 1600.0])).tolist()
+[0.4, 0.25]
+
+References:
+  rato-tokyo/new-llm, report of 2025-12-03 (R5), whose names these are. Hestness et al., 2017, on power laws
+  with a floor.
+"""
 
 import dataclasses
 import math
@@ -88,7 +102,7 @@ def _variable_limit(p: Parameters) -> float:
 _SCALE = Parameter("A", "y at x = 1", True, 0.0)
 _FLOOR = Parameter("ppl_min", "y", True, 0.0)
 
-# The names of laws and parameters are those of the report of 2025-12-03 (R5); ``ppl_min`` is the floor.
+# By name; ``ppl_min`` is the floor.
 LAWS: dict[str, Law] = {
     law.name: law
     for law in (
