@@ -67,7 +67,8 @@ def test_akaike_weights_are_relative_likelihoods():
 def test_r5s_five_points_cannot_decide():
     found = select(fits(X, PPL))
     assert found.verdict == (
-        "These points cannot decide between power, saturating and exponential_decay; the simplest is power."
+        "These points cannot decide between power, saturating, variable_exponent and exponential_decay;"
+        " the simplest is power."
     )
     assert "exponential_decay" not in found.weights  # AICc is undefined: 4 parameters on 5 points
     assert sum(found.weights.values()) == pytest.approx(1.0)
@@ -78,8 +79,25 @@ def test_a_clear_case_is_decided():
     assert found.verdict.startswith("These points speak for saturating: ")
     flat = select(fits(WIDE, drawn("constant", {"A": 100.0}, 2)))
     assert flat.verdict == (
-        "These points cannot decide between constant, power and log_linear; the simplest is constant."
+        "These points cannot decide between constant, power, log_linear, saturating, variable_exponent and"
+        " exponential_decay; the simplest is constant."
     )
+
+
+def test_a_law_is_not_dismissed_for_having_more_parameters_than_points_can_judge():
+    # AICc's correction takes over 12 from each law of three parameters on five points, whatever they say.
+    excluded = 0
+    x = 1.2e5 * 2.0 ** np.arange(5)
+    u = np.log(x) - 13
+    for seed in range(8):
+        noise = 0.04 * np.random.default_rng(seed).normal(size=5)
+        y = 200 * np.exp(-0.32 * u + 0.05 * u**2 + noise)  # a variable exponent
+        some = [fit_law(law, x, y) for law in ("power", "saturating", "variable_exponent", "log_linear")]
+        found = select(some)
+        if found.verdict.startswith("These points cannot"):
+            assert "variable_exponent" in found.verdict
+        excluded += found.verdict.startswith("These points speak") and "variable" not in found.verdict
+    assert excluded == 0
 
 
 def test_a_law_that_predicts_no_better_than_the_last_value_is_said_so():

@@ -9,8 +9,10 @@ import numpy as np
 from cvfp_jax.scaling.fit import STARTS, Fit
 from cvfp_jax.scaling.solve import Problem, minimise
 
-# A law with less than this part of the Akaike weights is dismissed, if it predicts worse as well.
+# A law with less than this part of a better law's Akaike weight is dismissed, if it predicts and fits worse.
 _UNLIKELY = 0.05
+# Costs closer than this part are equal but for rounding.
+_ROUNDING = 1e-9
 BASELINE = "the last size's value"
 
 
@@ -128,10 +130,11 @@ def _prediction_errors(problem: Problem, left_out: np.ndarray) -> np.ndarray:
 def select(fits: Sequence[Fit]) -> Selection:
     """Compares laws fitted to the same points and says what the points can decide.
 
-    The deciding test is to predict the largest sizes from the others. A law is dismissed if it predicts them
-    worse than the best does and its Akaike weight, from AICc, is below 0.05; one without an AICc or without a
-    prediction cannot be dismissed. Laws that change with the unit of x are compared but take no part in
-    the verdict.
+    The deciding test is to predict the largest sizes from the others. A law is dismissed if there is another
+    that predicts them better, fits all points better, and has over 20 times its Akaike weight, from AICc. Of
+    few points AICc alone would dismiss a law for its parameters, whatever the points say: a law that holds
+    the better one as a special case fits no worse and stands. One without an AICc or without a prediction
+    cannot be dismissed. Laws that change with the unit of x are compared but take no part in the verdict.
 
     Args:
       fits: of different laws, by the same objective.
@@ -172,7 +175,7 @@ def _verdict(
             f"No law predicts the largest sizes better (log-RMSE {tested[best]:.3g}) than {BASELINE}"
             f" does ({naive:.3g})."
         )
-    left = [name for name in fits if name == best or _stands(name, best, weights, tested)]
+    left = [name for name in fits if not any(_beats(other, name, fits, weights, tested) for other in tested)]
     if len(left) == 1:
         return (
             f"These points speak for {best}: it predicts the largest sizes best (log-RMSE {tested[best]:.3g},"
@@ -189,7 +192,19 @@ def _verdict(
     return f"These points cannot decide between {names}; {those}."
 
 
-def _stands(name: str, best: str, weights: Mapping[str, float], tested: Mapping[str, float]) -> bool:
-    """Whether nothing, or too little, speaks against a law."""
-    unlikely = weights.get(name, 1.0) < _UNLIKELY
-    return not (unlikely and tested.get(name, 0.0) > tested[best])
+def _beats(
+    name: str,
+    other: str,
+    fits: Mapping[str, Fit],
+    weights: Mapping[str, float],
+    tested: Mapping[str, float],
+) -> bool:
+    """Whether everything speaks for a law and against another; of the laws left, no two are so."""
+    if name not in weights or other not in weights or other not in tested:
+        return False
+    costs = [float(optimum.cost[0]) for key in (name, other) if (optimum := fits[key].optimum)]
+    return (
+        tested[name] < tested[other]
+        and weights[other] < _UNLIKELY * weights[name]
+        and costs[0] < (1 - _ROUNDING) * costs[1]
+    )
