@@ -275,3 +275,12 @@ def test_an_installed_copy_holds_every_package_and_its_data():
     patterns = setup["package-data"]["cvfp_jax.report"]
     shipped = {path for pattern in patterns for path in report.glob(pattern)}
     assert shipped == {path for path in report.rglob("*") if path.suffix in {".css", ".js", ".json"}}
+
+
+def test_r4s_comparison_names_the_runs_that_it_is_of():
+    source = load("R4")
+    best, rest = r4.findings(source)[0].split("; the others of these lie within ")
+    names = best.partition(" of ")[2].partition(", 289.1")[0].split(", ")
+    assert names == list(source.tables["algorithms"])
+    # SDL's run of as many samples, elsewhere in the same document, is none of them and is further off.
+    assert source.elsewhere["val_ppl_of_SDL_at_200_samples"] / 289.1 - 1 > float(rest.partition("%")[0]) / 100

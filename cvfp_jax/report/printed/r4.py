@@ -173,8 +173,8 @@ def findings(source: Source) -> list[str]:
     best = min(last, key=lambda name: last[name]["val_ppl"])
     spread = 100 * (max(point["val_ppl"] for point in last.values()) / last[best]["val_ppl"] - 1)
     lines = [
-        f"At {last[best]['tokens']:,} tokens {best} has the lowest perplexity,"
-        f" {last[best]['val_ppl']}; the others"
+        f"At {last[best]['tokens']:,} tokens {best} has the lowest perplexity of {', '.join(last)},"
+        f" {last[best]['val_ppl']}; the others of these"
         f" lie within {spread:.1f}% of it. Each is one run of one seed."
     ]
     for name, line in laws.items():
