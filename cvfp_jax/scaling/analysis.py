@@ -16,6 +16,8 @@ from cvfp_jax.scaling.select import Selection, select
 from cvfp_jax.scaling.solve import HUBER, LINEAR, LOG
 
 Row = dict[str, Any]
+# A prediction's interval that reaches down to this part of it reaches down to zero.
+_NEXT_TO_NOTHING = 1e-12
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -117,12 +119,19 @@ def _intervals(
         {
             "x": x,
             "y": _finite(y),
-            "interval": _ends(interval),
-            "run_interval": _ends(_run_interval(fit, y, interval)),
+            "interval": _ends(_from_zero(interval, y)),
+            "run_interval": _ends(_from_zero(_run_interval(fit, y, interval), y)),
         }
         for x, y, interval in zip(predict, values, found[len(names) :], strict=True)
     ]
     return by_name, predictions
+
+
+def _from_zero(interval: Interval | None, y: float) -> Interval | None:
+    """Ends at zero what the search by logarithms can only bring near it."""
+    if interval is None or interval.low >= _NEXT_TO_NOTHING * y:
+        return interval
+    return Interval(0.0, interval.high)
 
 
 def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | None:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.line import LEVEL
@@ -38,11 +40,13 @@ class Draws:
         """Returns a confidence interval of a parameter.
 
         From residual draws Student's: quantiles of ``(draw - fit) / (the draw's own standard error)`` times
-        the fit's, which allow for the few points that the error was made from. From pairs, and where errors
-        are missing, the draws' own quantiles.
+        the fit's, which allow for the few points that the error was made from. Where errors are missing the
+        draws' own quantiles, as much further from the fit as Student's t exceeds the normal quantile; from
+        pairs, the quantiles as they are.
         """
         index = self.fit.law.names.index(name)
         parameter = self.fit.law.parameters[index]
+        by_logarithm = (self.fit.law.name, name) in BY_LOGARITHM and bool(np.all(self.params[:, index] > 0))
         tails = np.array([0.5 - level / 2, 0.5 + level / 2])
         own, errors = self.params[:, index], self.std_errors[:, index]
         centre, error = self.fit.params[name], self.fit.std_errors.get(name, math.nan)
@@ -50,10 +54,9 @@ class Draws:
         # With one degree of freedom many draws' errors are next to nothing, and the ratios next to infinite.
         rough = usable.mean() <= 0.9 or self.fit.n - self.fit.k < 2
         if self.kind != RESIDUAL or not math.isfinite(error) or rough:
-            low, high = np.quantile(own, tails)
-            return Interval(float(low), float(high))
+            low, high = self._widened(np.quantile(own, tails), centre, level, by_logarithm)
+            return Interval(max(float(low), parameter.lower), min(float(high), parameter.upper))
         own, errors = own[usable], errors[usable]
-        by_logarithm = (self.fit.law.name, name) in BY_LOGARITHM and centre > 0 and bool(np.all(own > 0))
         if by_logarithm:
             pivots = (np.log(own) - math.log(centre)) / (errors / own)
             low, high = centre * np.exp(-np.quantile(pivots, tails[::-1]) * error / centre)
@@ -63,10 +66,22 @@ class Draws:
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def curve_interval(self, x: np.ndarray, level: float = LEVEL) -> np.ndarray:
-        """Returns the quantiles [2, len(x)] of the draws' laws at sizes above zero, for a figure's band."""
+        """Returns an interval [2, len(x)] of the law at sizes above zero, from the draws' quantiles."""
         assert self.fit.problem is not None
         curves, _ = self.fit.problem.curve(self.internal, np.log(x) - self.fit.problem.log_ref)
-        return np.quantile(curves * self.fit.y_ref, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        curves = curves * self.fit.y_ref
+        ends = np.quantile(curves, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        return self._widened(ends, self.fit.predict(x), level, bool(np.all(curves > 0)))
+
+    def _widened(self, ends: np.ndarray, centre: Any, level: float, by_logarithm: bool) -> np.ndarray:
+        """Moves the ends of residual draws away from the fit as Student's t asks."""
+        if self.kind != RESIDUAL:
+            return ends
+        tail = 0.5 + level / 2
+        factor = float(stats.t.ppf(tail, self.fit.n - self.fit.k) / stats.norm.ppf(tail))
+        if by_logarithm:
+            return centre * (ends / centre) ** factor
+        return centre + factor * (ends - centre)
 
     def _column(self, name: str) -> np.ndarray:
         return self.params[:, self.fit.law.names.index(name)]

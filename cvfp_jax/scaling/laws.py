@@ -30,7 +30,7 @@ class Parameter:
     name: str
     unit: str  # x and y are the units of size and measure
     linear: bool = False  # whether the law is linear in it, the others being given
-    # What a search allows.
+    # What a search allows. A bound of 0 is the law's own; others keep the search from steps and overflow.
     lower: float = -math.inf
     upper: float = math.inf
 
@@ -59,6 +59,10 @@ class Law:
     def names(self) -> tuple[str, ...]:
         """The parameters' names."""
         return tuple(parameter.name for parameter in self.parameters)
+
+    def parameter(self, name: str) -> Parameter:
+        """Returns a parameter by its name."""
+        return self.parameters[self.names.index(name)]
 
 
 def _falling(a: float, at_zero: float, floor: float = 0.0) -> float:

@@ -92,7 +92,12 @@ def profile_intervals(
         np.log(np.asarray(predict, float)) - fit.problem.log_ref,
     )
     centre, slopes = (part[0] for part in quantities.value(fit.optimum.parameters))
-    ends = _ends(fit, quantities, centre, _scales(fit, slopes), level)
+    ends, closed = _ends(fit, quantities, centre, _scales(fit, slopes), level)
+    bounds = [(0.0, math.inf)] * count
+    bounds[: len(names)] = [(parameter.lower, parameter.upper) for parameter in map(fit.law.parameter, names)]
+    # A bound of 0 is the law's own; at any other the search has ended, and not the points.
+    open_ended = closed & (np.array(bounds).T != 0) & (np.arange(count) < len(names))
+    ends = np.where(open_ended, [[-math.inf], [math.inf]], ends)
     logarithm = np.concatenate([quantities.logarithm, np.ones(len(predict), bool)])
     found: list[Interval | None] = []
     for value, is_log, sides in zip(centre, logarithm, ends.T, strict=True):
@@ -117,13 +122,13 @@ def _scales(fit: Fit, slopes: np.ndarray) -> np.ndarray:
 
 def _ends(
     fit: Fit, quantities: _Quantities, centre: np.ndarray, scale: np.ndarray, level: float
-) -> np.ndarray:
-    """The lower and upper ends [2, Q], in the quantities' own scale."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and upper ends [2, Q], in the quantities' own scale, and which the search's bounds set."""
     assert fit.problem is not None
     assert fit.optimum is not None
     s2 = 2 * float(fit.optimum.cost[0]) / (fit.n - fit.k)
     if not s2 > 1e-28:  # the points lie on the law
-        return np.stack([centre, centre])
+        return np.stack([centre, centre]), np.zeros((2, len(centre)), bool)
     many = len(centre)
     search = _Search(
         fit,
@@ -137,7 +142,7 @@ def _ends(
     )
     search.bracket()
     search.close()
-    return search.end.reshape(2, many)
+    return search.end.reshape(2, many), search.closed.reshape(2, many)
 
 
 class _Search:
@@ -164,7 +169,7 @@ class _Search:
         self.inner, self.r_inner, self.e_inner = centre[index], centre[index], np.zeros(rows)
         self.start = np.repeat(fit.optimum.parameters, rows, axis=0)
         self.outer, self.r_outer, self.e_outer = np.full((3, rows), math.nan)
-        self.end = np.full(rows, math.nan)
+        self.end, self.closed = np.full(rows, math.nan), np.zeros(rows, bool)
 
     def excess(
         self, rows: np.ndarray, target: np.ndarray
@@ -191,7 +196,7 @@ class _Search:
             # The bounds of the search end the interval where the points do not.
             stuck = np.abs(reached - self.r_inner[rows]) < 1e-6 * reach[rows]
             ended = ~beyond & stuck & converged
-            self.end[rows[ended]] = reached[ended]
+            self.end[rows[ended]], self.closed[rows[ended]] = reached[ended], True
             on = ~beyond & ~ended
             self._move_in(rows[on], target[on], reached[on], e[on], x[on])
             reach[rows] *= 2

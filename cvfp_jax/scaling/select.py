@@ -179,7 +179,8 @@ def _verdict(
     if len(left) == 1:
         return (
             f"These points speak for {best}: it predicts the largest sizes best (log-RMSE {tested[best]:.3g},"
-            f" against {naive:.3g} of {BASELINE}), and all others have Akaike weights below {_UNLIKELY:g}."
+            f" against {naive:.3g} of {BASELINE}), and each other law has one beside it that predicts better,"
+            " fits better and has over 20 times its Akaike weight."
         )
     left.sort(key=lambda name: fits[name].k)
     simplest = [name for name in left if fits[name].k == fits[left[0]].k]
