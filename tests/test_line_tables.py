@@ -92,7 +92,7 @@ def test_windows_say_whether_their_change_is_within_error():
     assert text.startswith("b: DEGRADING, +")
     assert text.endswith("5 degrees of freedom.")
     short = inference.SeriesWindows.of("c", x[:3], [3.0, 2.4, 2.1], 3)
-    assert line_tables.trend_text(short) == "c: not compared: 1 windows of 3 sizes, 2 are needed."
+    assert line_tables.trend_text(short) == "c: not compared: 2 windows of 3 sizes are needed, not 1."
 
 
 def test_a_correlation_that_is_undefined_says_why():

@@ -35,9 +35,10 @@ def windows_figure(series: Sequence[SeriesWindows], looks: Sequence[int], title:
     """The exponent of each window against the middle of its sizes, with standard errors."""
     figure, axes = size_axes(title, "alpha (ln PPL per ln tokens)")
     axes.set_xlabel("training tokens, middle of the window (geometric)")
-    for each, look in zip(series, looks, strict=True):
+    for at, (each, look) in enumerate(zip(series, looks, strict=True)):
+        aside = 1.015 ** (at - (len(series) - 1) / 2)  # so that bars do not hide each other
         lines = [window for window in each.windows if window.line.fitted]
-        middles = [math.sqrt(window.first * window.last) for window in lines]
+        middles = [aside * math.sqrt(window.first * window.last) for window in lines]
         alphas = [window.line.alpha for window in lines]
         errors = [window.line.std_err for window in lines]
         label = f"{short(each.series)}, windows of {each.num_sizes}"
@@ -108,7 +109,7 @@ def save_line_figures(summaries: Sequence[Summary], title: str, folder: Path) ->
             "windows.png",
             f"Exponents of windows of consecutive sizes, from the smallest sizes on. {values}.",
             "Exponents of windows of consecutive sizes; a bar is one standard error to either side. Windows"
-            " share points, and few points tell their own error badly.",
+            " share points, and few points tell their own error badly. Series stand a little apart.",
         )
     cells = sum(len(ranks(summary)) for summary in summaries)
     if cells >= MIN_POINTS:

@@ -146,7 +146,7 @@ def differences_table(laws: Laws, pairs: Sequence[tuple[str, str]]) -> Table:
     columns = ["from, to", "alpha changes by", "95% interval", "told from zero", "laws cross at"]
     caption = (
         "Intervals for independent errors, with Welch's and Satterthwaite's degrees of freedom; each holds"
-        " by itself, not all of them at once."
+        " by itself, not all of them at once. Laws whose exponents are not told apart may cross anywhere."
     )
     return Table(columns, rows, caption)
 
