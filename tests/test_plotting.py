@@ -1,8 +1,9 @@
 import matplotlib.image
+import numpy as np
 import pytest
-from matplotlib.ticker import StrMethodFormatter
 
 from cvfp_jax.report import plotting
+from cvfp_jax.scaling.line import log_line
 
 
 def labels(low, high):
@@ -26,8 +27,21 @@ def test_perplexities_are_written_as_people_write_them():
     _, axes = plotting.size_axes("title", "y")
     axes.plot([1e3, 1e4], [300, 4000])
     plotting.log_y(axes)
-    assert isinstance(axes.yaxis.get_major_formatter(), StrMethodFormatter)
-    assert axes.yaxis.get_major_formatter()(1000) == "1,000"
+    assert [axes.yaxis.get_major_formatter()(value) for value in (1000, 1e9)] == ["1,000", "1e+09"]
+
+
+def test_a_law_is_drawn_where_there_can_be_perplexities():
+    _, axes = plotting.size_axes("title", "y")
+    axes.set_yscale("log")
+    line = log_line([1e3, 1e4, 1e5], [800.0, 9.0, -7.0])
+    plotting.draw_law(axes, line, "black", beyond=10)
+    plotting.draw_bands(axes, [(line, "black")])
+    drawn, beyond = axes.get_lines()
+    assert min(drawn.get_ydata()) >= 1
+    assert max(drawn.get_ydata()) <= 1e15
+    assert len(beyond.get_ydata()) == 0
+    (band,) = axes.collections
+    assert np.isfinite(band.get_paths()[0].vertices).all()
 
 
 def test_series_differ_by_colour_and_marker():
