@@ -40,6 +40,13 @@ def test_windows_stand_at_the_middle_of_their_sizes_with_their_standard_errors()
         assert segment[:, 1] == pytest.approx([line.alpha - line.std_err, line.alpha + line.std_err])
 
 
+def test_windows_of_several_series_stand_apart():
+    found = inference.all_windows(summarise([*noisy(8, -0.3), *noisy(16, -0.5), *noisy(32, -0.6)]))
+    (axes,) = line_figures.windows_figure(found, [0, 1, 2], "title").axes
+    firsts = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    assert firsts == pytest.approx([9_700, 10_000 * (0.97 * 1.03) ** 0.5, 10_300])
+
+
 def test_every_cell_is_a_point_of_effective_rank_and_perplexity():
     summaries = summarise([*noisy(8, -0.3), *noisy(16, -0.5)])
     (axes,) = line_figures.rank_figure(summaries, "title").axes

@@ -35,8 +35,9 @@ def windows_figure(series: Sequence[SeriesWindows], looks: Sequence[int], title:
     """The exponent of each window against the middle of its sizes, with standard errors."""
     figure, axes = size_axes(title, "alpha (ln PPL per ln tokens)")
     axes.set_xlabel("training tokens, middle of the window (geometric)")
-    for at, (each, look) in enumerate(zip(series, looks, strict=True)):
-        aside = 1.015 ** (at - (len(series) - 1) / 2)  # so that bars do not hide each other
+    # Series stand a little apart, so that their bars do not hide each other.
+    asides = np.geomspace(0.97, 1.03, len(series)) if len(series) > 1 else [1.0]
+    for each, look, aside in zip(series, looks, asides, strict=True):
         lines = [window for window in each.windows if window.line.fitted]
         middles = [aside * math.sqrt(window.first * window.last) for window in lines]
         alphas = [window.line.alpha for window in lines]
