@@ -21,17 +21,20 @@ def test_the_report_is_written(tmp_path):
     for part in ("PPL at 10M tokens", "not fitted: 2 points", "1L_16d_1tok", "Terms"):
         assert part in text
         assert part in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     report = json.loads((tmp_path / "report.json").read_text())
     first, second = report["summary"]
     assert first["fit"]["alpha"] == pytest.approx(-0.3)
-    assert first["fit"]["predictions"]["1000000"] == pytest.approx(math.exp(9.0 - 0.3 * math.log(1e6)))
+    prediction = first["fit"]["predictions"]["1000000"]
+    assert prediction["ppl"] == pytest.approx(math.exp(9.0 - 0.3 * math.log(1e6)))
+    assert prediction["extrapolated"] is True
+    assert report["inference"]["targets"][0]["status"] == "reached"
     assert (second["fit"]["status"], second["fit"]["alpha"]) == (
         "not fitted: 2 points, 3 or more are needed",
         None,
     )
     assert report["records"] == made
-    for name in ("scaling.png", "effective_rank.png"):
+    for name in ("scaling.png", "effective_rank.png", "rank_ppl.png"):
         assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -56,7 +59,7 @@ def test_a_name_that_is_no_text_stops_no_report(tmp_path):
 def test_failed_cells_are_reported_too():
     broken = record(8, 400, None, val_acc=None, status="failed: phase 2 was not finite in epoch 1")
     for made in ([broken], [*law_records(8, -0.3, 9.0), broken]):
-        page = document.report_page("title", summarise(made), [])
+        page = document.report_page("title", summarise(made), {})
         for text in (markdown(page), render(page, "unused")):
             assert "failed: phase 2 was not finite in epoch 1" in text
 

@@ -36,15 +36,26 @@ def test_what_the_numbers_do_not_bear_out_is_said():
     assert any("below 1, which cannot be, so it does not reach to 1,000,000" in w for w in said)
 
 
-def test_findings_hold_the_numbers_and_claim_no_more_than_they_say():
-    close = summarise([*law_records(8, -0.50, 10.0), *law_records(16, -0.52, 10.0)])
-    for summary in close:
-        object.__setattr__(summary.law, "std_err", 0.04)
-    said = findings(close)
-    assert any("differ by 0.0200: within twice the standard error" in line for line in said)
-    for summary in close:
-        object.__setattr__(summary.law, "std_err", 0.004)
-    assert any("more than twice the standard error" in line for line in findings(close))
+def test_exponents_are_compared_only_where_they_are_told_apart():
+    def said(other, error, count=2):
+        made = [found for n in range(count) for found in law_records(8 * (n + 1), other if n else -0.5, 10.0)]
+        summaries = summarise(made)
+        for summary in summaries:
+            object.__setattr__(summary.law, "std_err", error)
+        return [line for line in findings(summaries) if "told from zero" in line]
+
+    assert said(-0.52, 0.04) == []
+    (line,) = said(-0.52, 0.0004)
+    # Two degrees of freedom: 4.303 standard errors of the difference.
+    half = 4.302653 * 0.0004 * 2**0.5
+    assert "The exponent of 1L_16d_1tok less that of 1L_8d_1tok is -0.0200, told from zero (95%" in line
+    assert f"interval {-0.02 - half:.4f} to {-0.02 + half:.4f})." in line
+    assert len(said(-0.52, 0.0004, 4)) == 3
+    assert said(-0.52, 0.0004, 5) == []
+
+
+def test_findings_hold_the_numbers():
+    said = findings(summarise(law_records(8, -0.5, 10.0)))
     assert any(f"multiplies the perplexity by {2**-0.5:.3f}" in line for line in said)
     (few,) = summarise(law_records(8, -0.5, 10.0, (50, 100)))
     assert "1L_8d_1tok: law not fitted: 2 points, 3 or more are needed." in findings([few])
@@ -85,7 +96,7 @@ def test_replicates_are_told_apart_and_counted_by_size():
     )
     said = findings([summary])
     assert any("by 1L_8d_1tok, seed 42 at 20,000 tokens" in line for line in said)
-    assert any("6 points of 3 sizes)" in line for line in said)
+    assert any("6 points of 3 sizes and 2 seeds)" in line for line in said)
     assert warnings([summary]) == [
         "1L_8d_1tok, 400 samples, seed 43: failed: phase 1 was not finite at iteration 2.",
         "1L_8d_1tok: the law leaves out the failed cells of 400 samples, seed 43.",

@@ -1,6 +1,5 @@
 import math
 
-import matplotlib.image
 import numpy as np
 import pytest
 
@@ -55,10 +54,3 @@ def test_five_laws_and_what_they_leave():
     left = [line.get_ydata() for line in below.get_lines()[:5]]
     for each, law_ in zip(left, laws.values(), strict=True):
         assert np.sum(np.square(each)) == pytest.approx(law_.rss)
-
-
-def test_a_saved_figure_is_a_picture_with_words(tmp_path):
-    figure = figures.versions_figure(SWEEPS, [("768 v1", "768 v2")])
-    block = figures.save(figure, tmp_path / "figures", "a.png", "What it shows.", "Caption.")
-    assert (block.name, block.alt, block.caption) == ("a.png", "What it shows.", "Caption.")
-    assert matplotlib.image.imread(tmp_path / "figures" / "a.png").std() > 0

@@ -25,7 +25,7 @@ def test_a_rebuilt_report_is_the_sweeps_own(tmp_path):
     write_report("context_dim, preset quick", made, write_records(tmp_path, made))
     files = [path for path in sorted(tmp_path.rglob("*.*")) if path.name != "records.jsonl"]
     assert [path.name for path in files] == [
-        "effective_rank.png", "scaling.png", "report.html", "report.json", "report.md",
+        "effective_rank.png", "rank_ppl.png", "scaling.png", "report.html", "report.json", "report.md",
     ]  # fmt: skip
     before = [path.read_bytes() for path in files]
     for path in files:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from made_records import law_records, record
 
@@ -32,3 +34,32 @@ def test_the_sizes_of_a_law_are_those_of_its_points():
     broken = record(8, 400, None, status="failed: phase 2 was not finite in epoch 1")
     (summary,) = summarise([*law_records(8, -0.3, 9.0), broken])
     assert summary.num_sizes == 3
+
+
+def test_the_spread_between_seeds_is_that_about_each_sizes_mean():
+    made = [record(8, n, loss, seed=seed)
+            for n, losses in ((50, (6.0, 6.2)), (100, (5.0, 5.1, 5.2)), (200, (4.5,)))
+            for seed, loss in enumerate(losses)]  # fmt: skip
+    (summary,) = summarise(made)
+    assert (summary.num_sizes, summary.num_seeds) == (3, 3)
+    # (0.1^2 + 0.1^2 + 0.1^2 + 0.1^2) / (6 points less 3 means)
+    assert summary.seed_spread == pytest.approx(math.sqrt(0.04 / 3))
+    (alone,) = summarise(law_records(8, -0.3, 9.0))
+    assert math.isnan(alone.seed_spread)
+    assert alone.to_json()["fit"]["seed_spread"] is None
+
+
+def test_the_law_stands_in_json_with_its_intervals():
+    noisy = [record(8, n, loss) for n, loss in ((50, 6.0), (100, 5.5), (200, 5.3))]
+    (summary,) = summarise(noisy)
+    fit, law = summary.to_json()["fit"], summary.law
+    assert fit["alpha_interval"] == list(law.alpha_interval())
+    assert fit["reduction_per_doubling"] == 1 - 2**law.alpha
+    assert fit["predictions"]["10000000"] == {
+        "ppl": law.predict(1e7),
+        "interval": list(law.interval(1e7)),
+        "extrapolated": True,
+    }
+    (few,) = summarise(noisy[:2])
+    assert few.to_json()["fit"]["alpha_interval"] is None
+    assert few.to_json()["fit"]["predictions"]["1000000"]["ppl"] is None

@@ -48,7 +48,7 @@ def test_two_points_are_a_status_and_never_a_number():
     assert (trend.name, trend.compared) == ("UNKNOWN", False)
     assert math.isnan(trend.change)
     alone = window_trend([1, 2, 4], [3.0, 2.0, 1.0], 3)
-    assert alone.status == "not compared: 1 windows of 3 sizes, 2 are needed"
+    assert alone.status == "not compared: 2 windows of 3 sizes are needed, not 1"
     with pytest.raises(ValueError, match="2 or more sizes, not 1"):
         sliding_windows([1, 2, 4], [3.0, 2.0, 1.0], 1)
 

@@ -1,20 +1,20 @@
 """The report of a sweep: report.md, report.html, report.json and figures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cvfp_jax.data.cache import write_atomic
 from cvfp_jax.errors import UserError
 from cvfp_jax.records import Record
-from cvfp_jax.report import sections
+from cvfp_jax.report import inference, line_sections, sections
 from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.page import Figure, Page, markdown
 from cvfp_jax.report.summary import Summary, summarise
 from cvfp_jax.report.webpage import render
 
 
-def report_page(title: str, summaries: Sequence[Summary], figures: Sequence[Figure]) -> Page:
+def report_page(title: str, summaries: Sequence[Summary], figures: Mapping[str, Figure]) -> Page:
     """Returns the report as a page: a section after the other."""
     return Page(
         title,
@@ -23,7 +23,10 @@ def report_page(title: str, summaries: Sequence[Summary], figures: Sequence[Figu
             *sections.overview(summaries, figures),
             *sections.conclusions(summaries),
             *(block for summary in summaries for block in sections.cells(summary)),
-            *sections.laws(summaries),
+            *line_sections.laws(summaries, figures),
+            *line_sections.extrapolation(summaries),
+            *line_sections.windows(summaries, figures),
+            *line_sections.effective_rank(summaries, figures),
             *sections.terms(),
         ],
     )
@@ -43,20 +46,25 @@ def write_report(title: str, records: Sequence[Record], workdir: Path) -> list[S
     Raises:
       UserError: a file cannot be written.
     """
-    from cvfp_jax.report.figures import save_figures  # half a second, and only needed now
+    # Matplotlib takes half a second, and is only needed now.
+    from cvfp_jax.report.figures import save_figures
+    from cvfp_jax.report.line_figures import save_line_figures
 
     summaries = summarise(records)
     report = {
         "title": title,
         "summary": [summary.to_json() for summary in summaries],
+        "inference": inference.to_json(summaries),
         "findings": findings(summaries),
         "warnings": warnings(summaries),
         "records": list(records),
     }
     try:
-        page = report_page(title, summaries, save_figures(summaries, title, workdir / "figures"))
+        folder = workdir / "figures"
+        figures = save_figures(summaries, title, folder) | save_line_figures(summaries, title, folder)
+        page = report_page(title, summaries, figures)
         _write(workdir / "report.md", markdown(page))
-        _write(workdir / "report.html", render(page, workdir / "figures"))
+        _write(workdir / "report.html", render(page, folder))
         _write(workdir / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(

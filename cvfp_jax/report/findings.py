@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from cvfp_jax.records import Record, label
 from cvfp_jax.report import tables
+from cvfp_jax.report.inference import fitted, pairs
 from cvfp_jax.report.summary import PREDICT_AT, Summary
+from cvfp_jax.scaling.derived import exponent_difference
 
 _SIGNIFICANT = 0.05
 
@@ -30,15 +32,14 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
             )
         else:
             found.append(f"{summary.series}: law {law.status}.")
-    fitted = sorted((s for s in summaries if s.law.fitted), key=lambda s: s.law.alpha)
-    if len(fitted) > 1:
-        steep, flat = fitted[0].law, fitted[-1].law
-        gap, error = flat.alpha - steep.alpha, (flat.std_err**2 + steep.std_err**2) ** 0.5
-        verdict = "more than twice" if gap > 2 * error else "within twice"
-        found.append(
-            f"The exponents of {fitted[0].series} and {fitted[-1].series}, the steepest and the"
-            f" flattest, differ by {gap:.4f}: {verdict} the standard error of the difference, {error:.4f}."
-        )
+    laws = fitted(summaries)
+    for first, second in pairs(laws):
+        change, low, high = exponent_difference(laws[first], laws[second])
+        if low > 0 or high < 0:
+            found.append(
+                f"The exponent of {second} less that of {first} is {change:+.4f}, told from zero (95%"
+                f" interval {tables.interval(low, high, 4)})."
+            )
     return found
 
 
@@ -102,7 +103,7 @@ def _law_warnings(summary: Summary) -> Iterator[str]:
 def _points(summary: Summary) -> str:
     """How many points a law goes through, and of how many sizes where these are fewer."""
     n, sizes = summary.law.n, summary.num_sizes
-    return f"{n} points" if n == sizes else f"{n} points of {sizes} sizes"
+    return f"{n} points" if n == sizes else f"{n} points of {sizes} sizes and {summary.num_seeds} seeds"
 
 
 def _seed(summary: Summary, record: Record) -> str:

@@ -1,13 +1,13 @@
 """The sections of a report: a small function each, from the numbers to blocks of a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvfp_jax.records import Record
 from cvfp_jax.report import tables
 from cvfp_jax.report.findings import findings, warnings
-from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Note, Paragraph, Terms
-from cvfp_jax.report.summary import PREDICT_AT, Summary
+from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Terms
+from cvfp_jax.report.summary import Summary
 
 _SHARED = {
     "corpus": "corpus",
@@ -51,9 +51,10 @@ def values(found: Sequence[Any]) -> str:
     return ("; " if any("," in text for text in texts) else ", ").join(texts)
 
 
-def overview(summaries: Sequence[Summary], figures: Sequence[Figure]) -> list[Block]:
-    """The table of all configurations, and the figures."""
-    return [Heading(2, "Summary"), tables.summary_table(summaries), *figures]
+def overview(summaries: Sequence[Summary], figures: Mapping[str, Figure]) -> list[Block]:
+    """The table of all configurations, and the figures of what was measured."""
+    drawn = [figures[name] for name in ("scaling", "effective_rank") if name in figures]
+    return [Heading(2, "Summary"), tables.summary_table(summaries), *drawn]
 
 
 def conclusions(summaries: Sequence[Summary]) -> list[Block]:
@@ -69,21 +70,6 @@ def conclusions(summaries: Sequence[Summary]) -> list[Block]:
 def cells(summary: Summary) -> list[Block]:
     """The cells of one configuration."""
     return [Heading(2, summary.series), tables.cells_table(summary), tables.diagnostics_table(summary)]
-
-
-def laws(summaries: Sequence[Summary]) -> list[Block]:
-    """The fitted laws and what they say of sizes that nobody measured."""
-    sizes = [record["train_tokens"] for summary in summaries for record in summary.points]
-    span = f"; measured from {min(sizes):,} to {max(sizes):,} tokens" if sizes else ""
-    return [
-        Heading(2, "Power laws"),
-        Paragraph(f"PPL = A tokens^alpha, least squares of ln PPL on ln tokens{span}."),
-        Note(
-            "What stands beyond is extrapolated and carries no interval; a perplexity below 1 cannot be, so"
-            " there the law has ended."
-        ),
-        tables.fits_table(summaries, PREDICT_AT),
-    ]
 
 
 def terms() -> list[Block]:
@@ -113,6 +99,10 @@ def terms() -> list[Block]:
                     "std err",
                     "a single standard error of the least-squares fit, with as many degrees of freedom as"
                     " points less two; replicates are points of their own",
+                ),
+                (
+                    "95% interval",
+                    "Student's, of as many degrees of freedom; with three points it has one, and is wide",
                 ),
             ]
         ),

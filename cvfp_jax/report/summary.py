@@ -3,9 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from cvfp_jax.records import Record
+from cvfp_jax.scaling.derived import reduction_per_doubling
 from cvfp_jax.scaling.line import LogLine, log_line
 
 PREDICT_AT = (1_000_000, 10_000_000)
@@ -40,6 +42,21 @@ class Summary:
         return len({record["train_tokens"] for record in self.points})
 
     @property
+    def num_seeds(self) -> int:
+        """The number of different seeds among the points."""
+        return len({record["seed"] for record in self.points})
+
+    @property
+    def seed_spread(self) -> float:
+        """Standard deviation of ln PPL between seeds of one size, over all sizes; NaN without replicates."""
+        by_size: dict[int, list[float]] = {}
+        for record in self.points:
+            by_size.setdefault(record["train_tokens"], []).append(record["val_loss"])
+        freedom = len(self.points) - len(by_size)
+        squares = sum((loss - fmean(losses)) ** 2 for losses in by_size.values() for loss in losses)
+        return math.sqrt(squares / freedom) if freedom else math.nan
+
+    @property
     def replicated(self) -> bool:
         """Whether the cells have several seeds."""
         return len({record["seed"] for record in self.records}) > 1
@@ -51,11 +68,15 @@ class Summary:
             "status": law.status,
             "n": law.n,
             "num_sizes": self.num_sizes,
+            "num_seeds": self.num_seeds,
             **{
-                name: _finite(getattr(law, name))
-                for name in ("alpha", "log_A", "A", "r2", "p_value", "std_err")
+                name: finite(getattr(law, name))
+                for name in ("alpha", "log_A", "A", "r2", "p_value", "std_err", "residual_variance")
             },
-            "predictions": {str(size): _finite(law.predict(size)) for size in PREDICT_AT},
+            "alpha_interval": ends(law.alpha_interval()) if law.fitted else None,
+            "seed_spread": finite(self.seed_spread),
+            "reduction_per_doubling": finite(reduction_per_doubling(law.alpha)),
+            "predictions": {str(size): _prediction(law, size) for size in PREDICT_AT},
         }
         columns = ("val_ppl", "val_acc", "unigram_ppl", "train_effective_rank", "val_effective_rank")
         return {
@@ -71,8 +92,33 @@ class Summary:
         }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Returns a number for JSON, which has none that is not finite.
+
+    >>> finite(0.5), finite(math.inf)
+    (0.5, None)
+    """
     return value if math.isfinite(value) else None
+
+
+def ends(interval: Sequence[float]) -> list[float | None]:
+    """Returns an interval for JSON; null is no end.
+
+    >>> ends((0.0, math.inf))
+    [0.0, None]
+    """
+    return [finite(end) for end in interval]
+
+
+def _prediction(law: LogLine, size: int) -> dict[str, Any]:
+    """What a law says of one more run at a size."""
+    if not law.fitted:
+        return {"ppl": None, "interval": None, "extrapolated": None}
+    return {
+        "ppl": finite(law.predict(size)),
+        "interval": ends(law.interval(size)),
+        "extrapolated": law.extrapolates(size),
+    }
 
 
 def _usable(record: Record) -> bool:

@@ -90,6 +90,32 @@ def percent(value: float | None, digits: int = 1) -> str:
     return UNKNOWN if value is None or math.isnan(value) else f"{100 * value:.{digits}f}%"
 
 
+def size(value: float) -> str:
+    """Returns a number of tokens or samples with three to four digits.
+
+    >>> size(1251389.0), size(324500.0), size(800), size(2.5e9), size(3e31)
+    ('1.251M', '324.5k', '800', '2.5B', '3e+31')
+    """
+    for least, unit, letter in (
+        (999.95e12, 0, ""),
+        (999.95e9, 1e12, "T"),
+        (999.95e6, 1e9, "B"),
+        (999_950, 1e6, "M"),
+    ):
+        if value >= least:
+            return f"{value / unit:.4g}{letter}" if unit else f"{value:.3g}"
+    return f"{value / 1e3:.4g}k" if value >= 10_000 else f"{value:,.0f}"
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """Returns an interval's ends.
+
+    >>> interval(80.04, 1234.5)
+    '80.0 to 1,234.5'
+    """
+    return f"{low:,.{digits}f} to {high:,.{digits}f}"
+
+
 def plan_table(cells: Sequence[CellPlan]) -> Table:
     """What the cells of a sweep will take."""
     columns = ["cell", "samples", "tokens", "context block", "token block", "all parameters", "memory"]
@@ -188,21 +214,3 @@ def diagnostics_table(summary: Summary) -> Table:
         for record in summary.records
     ]
     return Table(columns, rows, "Contexts of each cell")
-
-
-def fits_table(summaries: Sequence[Summary], predict_at: Sequence[int]) -> Table:
-    """The fitted laws and what they say of sizes beyond the data."""
-    columns = ["config", "points", "alpha", "std err", "p", "A", "R2"]
-    columns += [f"PPL at {size / 1e6:g}M tokens" for size in predict_at]
-    rows = []
-    for summary in summaries:
-        law = summary.law
-        if law.fitted:
-            cells = [number(law.alpha, 4), number(law.std_err, 4), f"{law.p_value:.2g}", f"{law.A:.3e}"]
-            predictions = [law.predict(size) for size in predict_at]
-            cells += [number(law.r2, 4), *("below 1" if y < 1 else number(y) for y in predictions)]
-        else:
-            cells = [law.status] + [UNKNOWN] * (len(columns) - 3)
-        sizes = "" if law.n == summary.num_sizes else f" ({summary.num_sizes} sizes)"
-        rows.append([summary.series, f"{law.n}{sizes}", *cells])
-    return Table(columns, rows)

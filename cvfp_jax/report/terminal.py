@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvfp_jax import records
-from cvfp_jax.report import tables
+from cvfp_jax.report import inference, line_tables, tables
 from cvfp_jax.report.summary import PREDICT_AT, Summary
 
 
@@ -15,9 +15,11 @@ def show_report(summaries: Sequence[Summary], folder: Path) -> None:
       summaries: what the report says, by configuration.
       folder: where it stands, beside the records that it is made of.
     """
-    print(
-        f"\n{tables.summary_table(summaries).text()}\n\n{tables.fits_table(summaries, PREDICT_AT).text()}\n"
-    )
+    print(f"\n{tables.summary_table(summaries).text()}\n\n{line_tables.fits_table(summaries).text()}\n")
+    laws = inference.fitted(summaries)
+    if laws:
+        predictions = line_tables.predictions_table(laws, PREDICT_AT)
+        print(f"{predictions.text()}\n{predictions.caption}\n")
     print(
         f"wrote {folder / 'report.html'}, report.md, report.json, {records.FILE_NAME} and figures/ beside it"
     )

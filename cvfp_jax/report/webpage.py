@@ -25,18 +25,21 @@ from cvfp_jax.report.tables import Table
 
 _ASSETS = Path(__file__).parent
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What a cell begins with for a column to be sorted by it: "1,234.6", "79.7%", "4 (2)", "31-37", "below 1".
-_NUMBER = re.compile(r"(?:below |[<>] ?)?([+-]?(?:\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|inf))(?=$|[%\s-])")
+# What a cell begins with for a column to be sorted by it: "1,234.6", "79.7%", "31-37", "1.2M", "below 1".
+_NUMBER = re.compile(
+    r"(?:below |[<>] ?)?([+-]?(?:\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|inf))([kMBT]?)(?=$|[%\s-])"
+)
+_UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def sort_value(cell: str) -> float | None:
     """Returns the number that a table's cell is sorted by; None if it is text.
 
-    >>> [sort_value(cell) for cell in ("1,234.6", "79.7%", "3.2e+09", "4 (2)", "1L_96d_1tok", "-")]
-    [1234.6, 79.7, 3200000000.0, 4.0, None, None]
+    >>> [sort_value(cell) for cell in ("1,234.6", "79.7%", "3.2e+09", "4 (2)", "1.2M", "1L_96d_1tok", "-")]
+    [1234.6, 79.7, 3200000000.0, 4.0, 1200000.0, None, None]
     """
     found = _NUMBER.match(cell)
-    return float(found[1].replace(",", "")) if found else None
+    return float(found[1].replace(",", "")) * _UNITS[found[2]] if found else None
 
 
 def render(page: Page, figures: Path) -> str:

@@ -123,7 +123,7 @@ def window_trend(x: Sequence[float], log_y: Sequence[float], window: int, level:
     """
     windows = sliding_windows(x, log_y, window)
     if len(windows) < 2:
-        return Trend(f"not compared: {len(windows)} windows of {window} sizes, 2 are needed")
+        return Trend(f"not compared: 2 windows of {window} sizes are needed, not {len(windows)}")
     first, last = windows[0], windows[-1]
     for each in (first, last):
         if not each.line.fitted:
@@ -147,7 +147,7 @@ def window_trend(x: Sequence[float], log_y: Sequence[float], window: int, level:
     if abs(change) <= half:
         warning = (
             f"The change of {change:+.4f} is within its error (standard error {std_err:.4f}, {freedom}"
-            f" degrees of freedom): these {len(x)} points do not tell a trend from none."
+            f" degree{'s' * (freedom > 1)} of freedom): these {len(x)} points do not tell a trend from none."
         )
     return Trend(
         "compared",

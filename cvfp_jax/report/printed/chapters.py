@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.report import page
+from cvfp_jax.report import line_tables, page, plotting
 from cvfp_jax.report.page import Block, Heading, Paragraph
 from cvfp_jax.report.printed import figures, r4, r5, tables
-from cvfp_jax.report.printed.source import Points, Source, column, size, sweeps
-from cvfp_jax.report.tables import Table, number
+from cvfp_jax.report.printed.source import Points, Source, column, laws, sweeps, windows
+from cvfp_jax.report.tables import Table, number, size
 from cvfp_jax.scaling import compat
-from cvfp_jax.scaling.correlate import ppl_per_million
+from cvfp_jax.scaling.correlate import correlate, ppl_per_million
 from cvfp_jax.scaling.derived import reduction_per_doubling
 
 _PAIRS = [(f"{dim} v1", f"{dim} v2") for dim in (768, 1200, 1537)]
@@ -75,7 +75,7 @@ def _rank_section(source: Source) -> list[Block]:
     return [
         Heading(2, "Effective rank and perplexity"),
         Paragraph(text),
-        tables.correlations_table(groups, "validation perplexity"),
+        line_tables.correlations_table({name: correlate(*group) for name, group in groups.items()}),
     ]
 
 
@@ -89,8 +89,8 @@ def _window_section(source: Source, names: Mapping[str, int], x: str = "tokens")
         ),
     ]
     for name, window in names.items():
-        table, text = tables.windows_table(name, series(source)[name], window, x)
-        blocks += [table, Paragraph(text)]
+        found = windows(name, series(source)[name], window, x)
+        blocks += [line_tables.windows_table([found], x), Paragraph(line_tables.trend_text(found))]
     return blocks
 
 
@@ -113,7 +113,7 @@ def _r3(source: Source, folder: Path) -> list[Block]:
     exponents = figures.exponents_figure(found, {"768 v3": 4})
     return [
         Heading(2, "v1 against v2"),
-        figures.save(
+        plotting.save(
             versions,
             folder,
             "R3_versions.png",
@@ -123,15 +123,15 @@ def _r3(source: Source, folder: Path) -> list[Block]:
         *(tables.versions_table(first, second, found) for first, second in _PAIRS),
         tables.versions_table("768 v2", "768 v3", found),
         Heading(2, "Exponents"),
-        figures.save(
+        plotting.save(
             exponents,
             folder,
             "R3_exponents.png",
             "Exponents of seven sweeps and of two windows of 768 v3 with their 95% intervals.",
             "Intervals are Student's, with as many degrees of freedom as points less two; orange: windows.",
         ),
-        tables.differences_table(
-            found, [*_PAIRS, ("768 v1", "1200 v1"), ("768 v1", "1537 v1"), ("768 v2", "768 v3")]
+        line_tables.differences_table(
+            laws(found), [*_PAIRS, ("768 v1", "1200 v1"), ("768 v1", "1537 v1"), ("768 v2", "768 v3")]
         ),
         *_window_section(source, {"768 v3": 4}),
         *_rank_section(source),
@@ -153,8 +153,8 @@ def _r4(source: Source, folder: Path) -> list[Block]:
     names = list(series(source))
     return [
         Heading(2, "Differences of exponents"),
-        tables.differences_table(
-            series(source), [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
+        line_tables.differences_table(
+            laws(series(source)), [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
         ),
         Heading(2, "Reduction per doubling"),
         Table(["alpha", "1 - 2^alpha", "printed"], halvings),
@@ -191,7 +191,7 @@ def _r5(source: Source, folder: Path) -> list[Block]:
     return [
         Heading(2, "Five laws"),
         Table(columns, rows, "By R5's own procedure, scored in perplexity; AICc needs n > k + 1."),
-        figures.save(
+        plotting.save(
             figures.five_laws_figure(source.tables["points"], found),
             folder,
             "R5_five_laws.png",

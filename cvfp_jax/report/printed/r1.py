@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.printed.source import Answer, Rules, Source, column, interval, law, logs, size
+from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law, logs
+from cvfp_jax.report.tables import interval, size
 from cvfp_jax.scaling.derived import size_for
 from cvfp_jax.scaling.line import log_line
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.printed.source import Answer, Rules, Source, column, interval, law
+from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law
+from cvfp_jax.report.tables import interval
 from cvfp_jax.scaling.derived import reduction_per_doubling
 
 

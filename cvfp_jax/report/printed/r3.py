@@ -5,17 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.printed.source import (
-    Answer,
-    Rules,
-    Source,
-    column,
-    interval,
-    law,
-    logs,
-    size,
-    sweeps,
-)  # fmt: skip
+from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law, logs, sweeps
+from cvfp_jax.report.tables import interval, size
 from cvfp_jax.scaling.compare import interpolate
 from cvfp_jax.scaling.correlate import ppl_per_million
 from cvfp_jax.scaling.derived import crossover, exponent_difference

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law, size, sweeps
+from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law, sweeps
+from cvfp_jax.report.tables import size
 from cvfp_jax.scaling import compat
 from cvfp_jax.scaling.correlate import correlate, rank_rule_error
 

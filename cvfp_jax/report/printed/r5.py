@@ -4,7 +4,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.printed.source import Answer, Rules, Source, column, interval, law, logs, size
+from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law, logs
+from cvfp_jax.report.tables import interval, size
 from cvfp_jax.scaling import compat
 from cvfp_jax.scaling.windows import window_trend
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cvfp_jax.report.inference import SeriesWindows
 from cvfp_jax.report.page import Sentences
 from cvfp_jax.scaling.line import LogLine, log_line
 
@@ -75,6 +76,16 @@ def law(points: Points, x: str = "tokens") -> LogLine:
     return log_line(column(points, x), logs(column(points, "val_ppl")))
 
 
+def laws(series: Mapping[str, Points], x: str = "tokens") -> dict[str, LogLine]:
+    """Returns the power law of each series."""
+    return {name: law(points, x) for name, points in series.items()}
+
+
+def windows(name: str, points: Points, window: int, x: str = "tokens") -> SeriesWindows:
+    """Returns the windows of a series' validation perplexities."""
+    return SeriesWindows.of(name, column(points, x), logs(column(points, "val_ppl")), window)
+
+
 def sweeps(source: Source) -> dict[str, Points]:
     """Returns the points of R3 by name: ``768 v1`` and so on."""
     return {
@@ -82,23 +93,3 @@ def sweeps(source: Source) -> dict[str, Points]:
         for version in ("v1", "v2", "v3")
         for sweep in source.reports["R3"][version]["sweeps"].values()
     }
-
-
-def size(value: float) -> str:
-    """Returns a number of tokens or samples with three to four digits.
-
-    >>> size(1251389.0), size(324500.0), size(800)
-    ('1.251M', '324.5k', '800')
-    """
-    if value >= 999_950:
-        return f"{value / 1e6:.4g}M"
-    return f"{value / 1e3:.4g}k" if value >= 10_000 else f"{value:,.0f}"
-
-
-def interval(low: float, high: float, digits: int = 1) -> str:
-    """Returns an interval's ends.
-
-    >>> interval(80.04, 1234.5)
-    '80.0 to 1,234.5'
-    """
-    return f"{low:,.{digits}f} to {high:,.{digits}f}"

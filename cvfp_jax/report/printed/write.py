@@ -6,9 +6,10 @@ from types import ModuleType
 
 from cvfp_jax.data.cache import write_atomic
 from cvfp_jax.errors import UserError
+from cvfp_jax.report import line_tables, plotting
 from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, markdown
 from cvfp_jax.report.printed import chapters, figures, r1, r2, r3, r4, r5, tables
-from cvfp_jax.report.printed.source import Source, answers, claims_table, load
+from cvfp_jax.report.printed.source import Source, answers, claims_table, laws, load
 from cvfp_jax.report.tables import UNKNOWN, Table
 from cvfp_jax.report.webpage import render
 
@@ -55,14 +56,14 @@ def build(source: Source, folder: Path) -> Page:
     module, found = REPORTS[source.name], chapters.series(source)
     x = source.tables.get("x", "tokens")
     title = f"{source.name}: {source.tables['title']}"
-    picture = figures.save(
+    picture = plotting.save(
         figures.laws_figure(found, source.tables["title"], x),
         folder,
         f"{source.name}_laws.png",
         "Validation perplexity against training " + x + ", log-log, with a power law for each of "
         f"{', '.join(found)}.",
         "Power laws over the sizes that they were fitted to"
-        + (", with 95% bands of the laws." if len(found) < 4 else "."),
+        + (", with 95% bands of the laws." if len(found) <= plotting.MOST_BANDS else "."),
     )
     blocks: list[Block] = [
         *_facts(source),
@@ -79,8 +80,8 @@ def build(source: Source, folder: Path) -> Page:
         claims_table(source, module.RULES),
         *chapters.special(source, folder),
         Heading(2, "Extrapolation"),
-        tables.predictions_table(found, chapters.sizes(source), x),
-        tables.targets_table(found, (100, 50), x),
+        line_tables.predictions_table(laws(found, x), chapters.sizes(source), x),
+        line_tables.targets_table(laws(found, x), (100, 50), x),
         Heading(2, "Measurements"),
         tables.points_table(found),
     ]
