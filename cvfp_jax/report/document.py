@@ -7,15 +7,17 @@ from pathlib import Path
 from cvfp_jax.data.cache import write_atomic
 from cvfp_jax.errors import UserError
 from cvfp_jax.records import Record
-from cvfp_jax.report import sections
+from cvfp_jax.report import law_sections, sections
 from cvfp_jax.report.findings import findings, warnings
-from cvfp_jax.report.page import Figure, Page, markdown
+from cvfp_jax.report.page import Block, Figure, Page, markdown
 from cvfp_jax.report.summary import Summary, summarise
 from cvfp_jax.report.webpage import render
 
 
-def report_page(title: str, summaries: Sequence[Summary], figures: Sequence[Figure]) -> Page:
-    """Returns the report as a page: a section after the other."""
+def report_page(
+    title: str, summaries: Sequence[Summary], figures: Sequence[Figure], more: Sequence[Block] = ()
+) -> Page:
+    """Returns the report as a page: a section after the other, with more of them after the laws."""
     return Page(
         title,
         [
@@ -24,6 +26,7 @@ def report_page(title: str, summaries: Sequence[Summary], figures: Sequence[Figu
             *sections.conclusions(summaries),
             *(block for summary in summaries for block in sections.cells(summary)),
             *sections.laws(summaries),
+            *more,
             *sections.terms(),
         ],
     )
@@ -44,19 +47,24 @@ def write_report(title: str, records: Sequence[Record], workdir: Path) -> list[S
       UserError: a file cannot be written.
     """
     from cvfp_jax.report.figures import save_figures  # half a second, and only needed now
+    from cvfp_jax.report.law_figures import save_law_figures
 
-    summaries = summarise(records)
+    summaries, folder = summarise(records), workdir / "figures"
+    analyses = law_sections.analyse_series(summaries)
     report = {
         "title": title,
         "summary": [summary.to_json() for summary in summaries],
         "findings": findings(summaries),
         "warnings": warnings(summaries),
+        "laws": [row for analysis in analyses for row in analysis.rows],
         "records": list(records),
     }
     try:
-        page = report_page(title, summaries, save_figures(summaries, title, workdir / "figures"))
+        pictures = save_law_figures(analyses, *law_sections.COLUMNS, folder, "laws")
+        more = law_sections.which_law(analyses, pictures)
+        page = report_page(title, summaries, save_figures(summaries, title, folder), more)
         _write(workdir / "report.md", markdown(page))
-        _write(workdir / "report.html", render(page, workdir / "figures"))
+        _write(workdir / "report.html", render(page, folder))
         _write(workdir / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(
