@@ -82,6 +82,7 @@ def test_arrows_run_downward(path):
         (
             "matplotlib",
             {
+                "report/against_figures.py",
                 "report/figures.py",
                 "report/law_figures.py",
                 "report/plotting.py",

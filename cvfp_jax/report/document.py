@@ -8,6 +8,7 @@ from cvfp_jax.data.cache import write_atomic
 from cvfp_jax.errors import UserError
 from cvfp_jax.records import Record
 from cvfp_jax.report import law_sections, sections
+from cvfp_jax.report.against import Against, against_blocks
 from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.page import Block, Figure, Page, markdown
 from cvfp_jax.report.summary import Summary, summarise
@@ -32,13 +33,16 @@ def report_page(
     )
 
 
-def write_report(title: str, records: Sequence[Record], workdir: Path) -> list[Summary]:
+def write_report(
+    title: str, records: Sequence[Record], workdir: Path, against: Against | None = None
+) -> list[Summary]:
     """Writes report.md, report.html, report.json and figures/*.png.
 
     Args:
       title: the sweep's name.
       records: one or more, of one sweep.
       workdir: where the files go.
+      against: a comparison with another sweep, if there is one.
 
     Returns:
       What the report says, by configuration.
@@ -46,6 +50,7 @@ def write_report(title: str, records: Sequence[Record], workdir: Path) -> list[S
     Raises:
       UserError: a file cannot be written.
     """
+    from cvfp_jax.report.against_figures import save_against_figures
     from cvfp_jax.report.figures import save_figures  # half a second, and only needed now
     from cvfp_jax.report.law_figures import save_law_figures
 
@@ -57,11 +62,14 @@ def write_report(title: str, records: Sequence[Record], workdir: Path) -> list[S
         "findings": findings(summaries),
         "warnings": warnings(summaries),
         "laws": [row for analysis in analyses for row in analysis.rows],
+        **({"against": against.to_json()} if against else {}),
         "records": list(records),
     }
     try:
         pictures = save_law_figures(analyses, *law_sections.COLUMNS, folder, "laws")
         more = law_sections.which_law(analyses, pictures)
+        if against:
+            more += against_blocks(against, save_against_figures(against, folder))
         page = report_page(title, summaries, save_figures(summaries, title, folder), more)
         _write(workdir / "report.md", markdown(page))
         _write(workdir / "report.html", render(page, folder))

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, Formatter, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator, NullFormatter
 
 from cvfp_jax.report import page
 from cvfp_jax.scaling.line import LogLine
@@ -18,6 +18,7 @@ from cvfp_jax.scaling.line import LogLine
 # Okabe and Ito's colours, which colour-blind readers can tell apart, each with a marker of its own.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
+_LARGEST = 1e15  # no axis has room for more
 MOST_BANDS = 4  # more bands than that hide each other
 WIDE = 30  # beyond this ratio an axis has room for few labels, beyond its square for whole decades only
 
@@ -71,8 +72,13 @@ def plain_ticks(axis: Axis, formatter: Formatter) -> None:
 def log_y(axes: Axes) -> None:
     """Makes the axis of a perplexity logarithmic; called when all is drawn."""
     axes.set_yscale("log")
-    plain_ticks(axes.yaxis, StrMethodFormatter("{x:,.0f}"))
+    plain_ticks(axes.yaxis, FuncFormatter(_perplexity))
     thin_ticks(axes.yaxis)
+
+
+def _perplexity(value: float, _: float | None = None) -> str:
+    """A tick's label, in powers of ten where it is huge."""
+    return f"{value:,.0f}" if value < 1e7 else f"{value:.0e}"
 
 
 def thin_ticks(axis: Axis) -> None:
@@ -89,7 +95,9 @@ def draw_law(axes: Axes, line: LogLine, colour: str, beyond: float = 1.0) -> Non
     parts = [(line.first, line.last, "-")] + [(line.last, beyond * line.last, "--")] * (beyond > 1)
     for first, last, dashes in parts:
         sizes = np.geomspace(first, last)
-        axes.plot(sizes, [line.predict(size) for size in sizes], dashes, color=colour, linewidth=1)
+        values = np.array([line.predict(size) for size in sizes])
+        shown = (values >= 1) & (values <= _LARGEST)  # below 1 is no perplexity
+        axes.plot(sizes[shown], values[shown], dashes, color=colour, linewidth=1)
 
 
 def draw_bands(axes: Axes, lines: Sequence[tuple[LogLine, str]], beyond: float = 1.0) -> None:
@@ -99,7 +107,7 @@ def draw_bands(axes: Axes, lines: Sequence[tuple[LogLine, str]], beyond: float =
     ends = axes.get_ylim()
     for line, colour in lines:
         sizes = np.geomspace(line.first, beyond * line.last)
-        low, high = np.transpose([line.interval(size, new=False) for size in sizes])
+        low, high = np.clip([line.interval(size, new=False) for size in sizes], 1 / _LARGEST, _LARGEST).T
         axes.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_ylim(ends)
 
