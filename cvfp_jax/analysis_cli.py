@@ -48,13 +48,18 @@ class ReportRequest:
     """The report of a sweep's folder, to be made from its records once more."""
 
     workdir: Path
+    against: Path | None = None  # the folder of a sweep to compare it with
 
     def run(self) -> bool:
         """Writes the report and prints its tables."""
-        from cvfp_jax.report.rebuild import rebuild_report  # bring SciPy, as above
+        from cvfp_jax.report.against import cautions, sentences  # bring SciPy, as above
+        from cvfp_jax.report.rebuild import compare_folders, rebuild_report
         from cvfp_jax.report.terminal import show_report
 
-        show_report(rebuild_report(self.workdir), self.workdir)
+        against = compare_folders(self.workdir, self.against) if self.against else None
+        show_report(rebuild_report(self.workdir, against), self.workdir)
+        if against:
+            print("\n".join(["", *sentences(against), *cautions(against)]))
         return True
 
 
@@ -117,7 +122,8 @@ def _report(given: Mapping[str, str]) -> ReportRequest:
         raise UserError(
             "--workdir is missing: name the folder of a sweep, for example --workdir=runs/context_dim-quick."
         )
-    return ReportRequest(folder_of(given["workdir"]))
+    other = given.get("against")
+    return ReportRequest(folder_of(given["workdir"]), None if other is None else _path("against", other))
 
 
 def _reports(given: Mapping[str, str]) -> ReportsRequest:
@@ -148,7 +154,11 @@ ANALYSES = {
         },
         _fit,
     ),
-    "report": Analysis("Make the report of a sweep's folder once more, from its records.", {}, _report),
+    "report": Analysis(
+        "Make the report of a sweep's folder once more, from its records.",
+        {"against": "the folder of another sweep, such as another preset's, to compare this one with"},
+        _report,
+    ),
     "reports": Analysis(
         "Make the five reports from the tables that the original printed, beside what follows from them.",
         {},

@@ -1,22 +1,35 @@
-"""Laws fitted to the points of a file: fits.json, and what it says in the terminal."""
+"""Laws fitted to the points of a file: fits.json, fits.md, fits.html, and what it says in the terminal."""
 
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from cvfp_jax.data.cache import write_atomic
 from cvfp_jax.errors import UserError
-from cvfp_jax.report.tables import UNKNOWN, Table
-from cvfp_jax.scaling.analysis import analyse
+from cvfp_jax.report.law_sections import (
+    law_blocks,
+    law_terms,
+    laws_table,
+    parameters_table,
+    points_line,
+    predictions_table,
+    status_details,
+)
+from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Page, markdown
+from cvfp_jax.report.webpage import render
+from cvfp_jax.scaling.analysis import Analysis, analyse_group
 from cvfp_jax.scaling.laws import LAWS
-from cvfp_jax.scaling.points import Group, Points, read_points
+from cvfp_jax.scaling.points import Points, read_points
 
 FILE_NAME = "fits.json"
-Fit = dict[str, Any]
+_OBJECTIVES = {
+    "log": "least squares of ln y",
+    "linear": "least squares of y",
+    "huber": "Huber's loss of ln y",
+}
 
 
 def run_fit(
@@ -27,7 +40,7 @@ def run_fit(
     predict: Sequence[float],
     workdir: Path,
 ) -> None:
-    """Fits laws to the points of a file, writes fits.json and prints what it says.
+    """Fits laws to the points of a file, writes fits.json, a document of them, and prints what it says.
 
     Args:
       path: the file of points.
@@ -35,7 +48,7 @@ def run_fit(
       laws: names of ``LAWS``; None for all of them.
       objective: what the fits make least; ``log``, ``linear`` or ``huber``.
       predict: sizes to predict at.
-      workdir: where fits.json goes, made if it is missing.
+      workdir: where fits.json, fits.md, fits.html and figures/ go, made if it is missing.
 
     Raises:
       UserError: the points, a law or the folder cannot be used.
@@ -50,18 +63,66 @@ def run_fit(
     target = workdir / FILE_NAME
     with _writing(target):
         workdir.mkdir(parents=True, exist_ok=True)  # now, so that no minutes of work are lost
-    fits: list[Fit] = []
-    for group in tqdm(points.groups, "groups", leave=False, disable=None):  # seen in a terminal only
-        fits += analyse([group], names, objective, predict)
+    analyses = _analyse(points, names, objective, predict)
+    rows = [row for analysis in analyses for row in analysis.rows]
     with _writing(target):
-        write_atomic(target, (json.dumps(fits, indent=1, allow_nan=False) + "\n").encode())
-    for group in points.groups:
-        print(f"\n{_group_text(points, group, [fit for fit in fits if fit['group'] == group.name])}")
+        write_atomic(target, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
+    _write_document(path, points, objective, analyses, workdir)
+    for analysis in analyses:
+        print(f"\n{_group_text(points, analysis)}")
     if points.left_out:
         print()
     for line in points.left_out:
         print(f"left out: {line}")
-    print(f"\nwrote {target}")
+    print(f"\nwrote {workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
+
+
+def _analyse(points: Points, laws: Sequence[str], objective: str, predict: Sequence[float]) -> list[Analysis]:
+    """Fits the laws, with a bar in a terminal that counts a group's law each."""
+    # The bar begins to move with the first law whose intervals are sought, and ends full.
+    with tqdm(total=len(points.groups) * len(laws), unit="law", leave=False, disable=None) as bar:
+
+        def progress(text: str) -> None:
+            bar.set_description_str(text, refresh=False)
+            bar.update()
+
+        return [analyse_group(group, laws, objective, predict, progress=progress) for group in points.groups]
+
+
+def _write_document(
+    path: Path, points: Points, objective: str, analyses: Sequence[Analysis], workdir: Path
+) -> None:
+    """Writes fits.md, fits.html and a figure a group."""
+    from cvfp_jax.report.law_figures import save_law_figures  # half a second, and only needed now
+
+    folder = workdir / "figures"
+    with _writing(folder):
+        figures = save_law_figures(analyses, points.x, points.y, folder, "fits")
+    page = fits_page(path, points, objective, analyses, figures)
+    for name, text in (("fits.md", markdown(page)), ("fits.html", render(page, folder))):
+        with _writing(workdir / name):
+            # Names of files may hold bytes that are no text.
+            write_atomic(workdir / name, text.encode(errors="backslashreplace"))
+
+
+def fits_page(
+    path: Path, points: Points, objective: str, analyses: Sequence[Analysis], figures: Sequence[Figure]
+) -> Page:
+    """Returns the document of a file's fits: a section a group, what was left out, and the terms."""
+    facts = [
+        ("points", f"{sum(len(group.x) for group in points.groups)} of {path.name}"),
+        ("x", points.x),
+        ("y", points.y),
+        *([("groups by", points.group)] if points.group else []),
+        ("fitted by", _OBJECTIVES[objective]),
+    ]
+    blocks: list[Block] = [Facts(facts)]
+    for analysis, figure in zip(analyses, figures, strict=True):
+        blocks.append(Heading(2, analysis.group.name))
+        blocks += law_blocks(analysis, points.x, points.y, figure)
+    if points.left_out:
+        blocks += [Heading(2, "Left out"), Bullets(points.left_out)]
+    return Page(f"Laws fitted to {path.name}", [*blocks, Heading(2, "Terms"), law_terms()])
 
 
 @contextlib.contextmanager
@@ -73,61 +134,13 @@ def _writing(target: Path) -> Iterator[None]:
         raise UserError(f"cannot write {target}: {error.strerror}; use another --workdir.") from None
 
 
-def _group_text(points: Points, group: Group, fits: Sequence[Fit]) -> str:
-    """What the fits of a group say: a line on its points, two tables, what to mind, and the verdict."""
-    sizes = len(set(group.x))
-    replicated = f" at {sizes} sizes" if sizes < len(group.x) else ""
-    head = (
-        f"{group.name}: {points.y} against {points.x}, {len(group.x)} points{replicated}"
-        f" from {group.x[0]:,.12g} to {group.x[-1]:,.12g}"
-    )
-    details = [f"{fit['law']}: {fit['status']}." for fit in fits if ":" in fit["status"]]
-    verdicts = dict.fromkeys(fit["verdict"] for fit in fits)
-    parts = [head, _fits_table(fits).text(), _parameters_table(fits).text(), "\n".join(details), *verdicts]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _fits_table(fits: Sequence[Fit]) -> Table:
-    """How well each law fits and foretells, and what it predicts."""
-    sizes = dict.fromkeys(point["x"] for fit in fits for point in fit["predictions"])
-    columns = ["law", "k", "R2 of y", "AICc", "leave-one-out", "hold-out"]
-    columns += [f"at {size:.6g} [95 %]" for size in sizes]
-    rows = []
-    for fit in fits:
-        points = {point["x"]: point for point in fit["predictions"]}
-        rows.append(
-            [
-                f"{fit['law']} ({fit['status'].partition(':')[0]})",
-                str(fit["k"]),
-                *(_short(fit[name]) for name in ("r2", "aicc", "loo_log_rmse", "holdout_log_rmse")),
-                *(_estimate(points[size]) if size in points else UNKNOWN for size in sizes),
-            ]
-        )
-    return Table(columns, rows)
-
-
-def _parameters_table(fits: Sequence[Fit]) -> Table:
-    """The parameters of each law."""
-    rows = [
-        [
-            f"{fit['law']}: {name}",
-            _short(value),
-            _short(fit["std_errors"].get(name)),
-            _interval(fit["intervals"].get(name)),
-        ]
-        for fit in fits
-        for name, value in fit["params"].items()
+def _group_text(points: Points, analysis: Analysis) -> str:
+    """What the fits of a group say: a line on its points, tables, what to mind, and the verdict."""
+    rows = analysis.rows
+    head = f"{analysis.group.name}: {points_line(analysis.group, points.x, points.y)}"
+    tables = [
+        table.text()
+        for table in (laws_table(rows), parameters_table(rows), predictions_table(rows))
+        if table.rows
     ]
-    return Table(["parameter", "value", "std err", "[95 %]"], rows)
-
-
-def _estimate(point: dict[str, Any]) -> str:
-    return UNKNOWN if point["y"] is None else f"{_short(point['y'])} {_interval(point['interval'])}"
-
-
-def _short(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.4g}"
-
-
-def _interval(ends: Sequence[float | None] | None) -> str:
-    return UNKNOWN if ends is None else f"[{', '.join(map(_short, ends))}]"
+    return "\n\n".join([head, *tables, *status_details(rows), analysis.selection.verdict])

@@ -64,7 +64,10 @@ def test_too_few_points_have_a_status_and_no_numbers():
 
 
 def test_groups_are_fitted_apart():
-    rows = analyse([Group("a", X, PPL), Group("b", X, PPL[::-1])], ["power"], draws=0)
+    told = []
+    groups = [Group("a", X, PPL), Group("b", X, PPL[::-1])]
+    rows = analyse(groups, ["power"], draws=0, progress=told.append)
+    assert told == ["a: power", "b: power"]
     assert [row["group"] for row in rows] == ["a", "b"]
     assert rows[0]["params"]["a"] == pytest.approx(-rows[1]["params"]["a"])
 

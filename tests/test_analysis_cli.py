@@ -44,6 +44,8 @@ def test_the_flags_of_a_fit():
 
 def test_the_folders_of_reports():
     assert request("--experiment=report", "--workdir=there") == ReportRequest(Path("there"))
+    flags = ("--experiment=report", "--workdir=there", "--against=here")
+    assert request(*flags) == ReportRequest(Path("there"), Path("here"))
     assert request("--experiment=reports") == ReportsRequest(Path("runs/reports"))
     assert request("--experiment=reports", "--workdir=there") == ReportsRequest(Path("there"))
 
@@ -68,7 +70,8 @@ def test_the_folders_of_reports():
         ("fit --points=p --workdir=launch.py", ["--workdir=launch.py is not a folder"]),
         ("report", ["--workdir is missing: name the folder of a sweep"]),
         ("report --workdir=", ["--workdir= is not a folder"]),
-        ("report --workdir=w --json", ["--json is no flag of --experiment=report: its flags are --workdir."]),
+        ("report --workdir=w --json", ["--json is no flag of --experiment=report", "--against, --workdir."]),
+        ("report --workdir=w --against=", ["--against= is not a file"]),
         ("report --workdir=runs/none", ["runs/none is not there"]),
         ("reports --preset=v2", ["--preset is no flag of --experiment=reports"]),
         ("reports --points=p", ["--points is no flag of --experiment=reports"]),

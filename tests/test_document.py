@@ -9,6 +9,7 @@ from cvfp_jax.report import document
 from cvfp_jax.report.page import markdown
 from cvfp_jax.report.summary import summarise
 from cvfp_jax.report.webpage import render
+from cvfp_jax.scaling.laws import LAWS
 
 
 def test_the_report_is_written(tmp_path):
@@ -36,6 +37,21 @@ def test_the_report_is_written(tmp_path):
     assert report["records"] == made
     for name in ("scaling.png", "effective_rank.png", "rank_ppl.png"):
         assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_five_sizes_bring_the_laws(tmp_path):
+    made = law_records(8, -0.3, 9.0, (50, 100, 200, 400, 800))
+    document.write_report("A title", [*made, *law_records(16, -0.5, 11.0)], tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    places = [
+        text.index(part) for part in ("## Power laws", "## Which law\n\n", "figures/laws-1.png", "## Terms")
+    ]
+    assert places == sorted(places)
+    rows = json.loads((tmp_path / "report.json").read_text())["laws"]
+    assert [(row["group"], row["law"]) for row in rows] == [("1L_8d_1tok", law) for law in LAWS]
+    assert rows[0]["params"]["a"] == pytest.approx(0.3)
+    assert (tmp_path / "figures" / "laws-1.png").exists()
+    assert not (tmp_path / "figures" / "laws-2.png").exists()
 
 
 def test_names_from_outside_are_escaped(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -52,15 +53,73 @@ def test_the_documented_example(tmp_path, capsys):
         assert row.keys() >= FIELDS
         assert (row["group"], row["n"]) == ("all", 5)
         assert [point["x"] for point in row["predictions"]] == [4e6, 1e7]
-        assert f"\n{row['law']} ({row['status'].partition(':')[0]}) " in out
+        assert re.search(rf"\n{row['law']} +{row['status'].partition(':')[0]} ", out)
         assert row["status"] in out
         for name, value in row["params"].items():
             assert f"\n{row['law']}: {name} " in out
             assert f" {value:.4g} " in out
     assert "all: val_ppl against tokens, 5 points from 122,795 to 1,920,992\n" in out
-    assert "at 4e+06 [95 %]  " in out
+    assert re.search(r"\npower +4,000,000 +100\.6 +\[81\.93, 123\.6\] ", out)
     assert f"\n{fits[0]['verdict']}\n" in out
-    assert out.endswith(f"wrote {tmp_path / 'w' / 'fits.json'}\n")
+    end = f"wrote {tmp_path / 'w' / 'fits.html'}, fits.md, fits.json and figures/ beside it\n"
+    assert out.endswith(end)
+
+
+def numbers(text):
+    """A text with a mark for each number, and the numbers."""
+    pattern = r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?"
+    found = [float(number.replace(",", "")) for number in re.findall(pattern, text)]
+    return re.sub(r"[ -]+", " ", re.sub(pattern, "#", text)), found
+
+
+def test_the_readme_shows_what_is_printed(tmp_path, capsys):
+    text = (ROOT / "README.md").read_text()
+    command, shown = re.search(r"(--experiment=fit .*?)\n```\n\n```\n(.*?)\n```", text, re.DOTALL).groups()
+    flags = command.replace("docs/points.csv", str(ROOT / "docs" / "points.csv")).replace("\\", "").split()
+    out = fit(capsys, *flags[1:], f"--workdir={tmp_path}")
+    printed = out[out.index("all: ") : out.index("\n\nwrote ")]
+    (words, own), (shown_words, theirs) = numbers(printed), numbers(shown)
+    assert words == shown_words
+    # Where the points hardly set an end, the last digits of a machine do.
+    close = [math.isclose(a, b, rel_tol=2e-3, abs_tol=1e-9) for a, b in zip(own, theirs, strict=True)]
+    assert sum(close) > 0.9 * len(close)
+    assert all(close[: close_until(printed)])
+
+
+def close_until(printed):
+    """How many numbers stand before the law whose parameters the points hardly set."""
+    return len(numbers(printed[: printed.index("exponential_decay: A")])[1])
+
+
+def test_the_document_has_a_section_a_group(tmp_path, capsys):
+    points = power_table(tmp_path / "p<b>.csv", {"small": 0.2, "<script>": 0.5})
+    flags = ["--x=tokens", "--y=ppl", "--group=config", "--laws=power,constant", "--predict=1e5"]
+    fit(capsys, f"--points={points}", *flags, f"--workdir={tmp_path / 'w'}")
+    text, page = ((tmp_path / "w" / name).read_text() for name in ("fits.md", "fits.html"))
+    fits = json.loads((tmp_path / "w" / "fits.json").read_text())
+    assert text.startswith("# Laws fitted to p&lt;b&gt;.csv\n")
+    for part in (
+        "\n## small\n",
+        "\n## &lt;script&gt;\n",
+        f"\n> {fits[0]['verdict']}\n",
+        "figures/fits-2.png",
+    ):
+        assert part in text
+    assert "| power | 100,000 | 100 |" in text
+    assert page.count("data:image/png;base64,") == 2
+    assert page.count("<script") == 1
+    assert "Left out" not in page
+    figures = sorted(path.name for path in (tmp_path / "w" / "figures").iterdir())
+    assert figures == ["fits-1.png", "fits-2.png"]
+
+
+def test_a_document_that_cannot_be_written_is_a_message(tmp_path, capsys):
+    points = power_table(tmp_path / "p.csv", {"a": 0.2})
+    (tmp_path / "figures").write_text("in the way")
+    flags = [f"--points={points}", "--x=tokens", "--y=ppl", "--group=config", "--laws=constant"]
+    assert launch.main(["launch.py", "--experiment=fit", *flags, f"--workdir={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: cannot write {tmp_path / 'figures'}: File exists; use another --workdir."
 
 
 def test_groups_are_fitted_apart_and_by_the_laws_asked_for(tmp_path, capsys):
@@ -74,7 +133,7 @@ def test_groups_are_fitted_apart_and_by_the_laws_asked_for(tmp_path, capsys):
             (group, law) for group in ("small", "large") for law in ("power", "constant")
         ]
         assert {row["objective"] for row in fits} == {objective}
-        assert out.count("\npower (converged) ") == out.count("\npower: a ") == 2
+        assert len(re.findall(r"\npower +converged ", out)) == out.count("\npower: a ") == 2
         assert fits[0]["params"]["a"] == pytest.approx(0.2, rel=1e-6)
         assert fits[2]["params"]["a"] == pytest.approx(0.5, rel=1e-6)
         assert out.index("small: ppl against tokens") < out.index("large: ppl against tokens")
@@ -97,6 +156,7 @@ def test_records_say_what_they_leave_out(tmp_path, capsys):
     out = fit(capsys, f"--points={tmp_path / 'records.jsonl'}", "--laws=power", f"--workdir={tmp_path}")
     assert "1L: val_ppl against train_tokens, 3 points from 1,000 to 4,000" in out
     assert f"\nleft out: {tmp_path / 'records.jsonl'}, line 4: 1L, failed: phase 1 broke down\n" in out
+    assert "## Left out\n\n- " in (tmp_path / "fits.md").read_text()
 
 
 @pytest.mark.parametrize(

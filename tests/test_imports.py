@@ -82,7 +82,9 @@ def test_arrows_run_downward(path):
         (
             "matplotlib",
             {
+                "report/against_figures.py",
                 "report/figures.py",
+                "report/law_figures.py",
                 "report/line_figures.py",
                 "report/plotting.py",
                 "report/printed/figures.py",

@@ -1,5 +1,6 @@
 """Groups of points with laws fitted, compared and extrapolated, as rows for a file."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,15 @@ Row = dict[str, Any]
 _NEXT_TO_NOTHING = 1e-12
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """One group's points with the laws fitted to them, and what ``analyse`` says of these, a row a law."""
+
+    group: Group
+    selection: Selection
+    rows: list[Row]
+
+
 def analyse(
     groups: Sequence[Group],
     laws: Sequence[str] = tuple(LAWS),
@@ -37,7 +46,7 @@ def analyse(
       objective: ``log``, ``linear`` or ``huber``.
       predict: sizes above zero, in the unit of x, at which to evaluate the laws.
       draws: of the residual bootstrap; 0 for none.
-      progress: is told what is being done.
+      progress: is told the group and the law, once for each, before its intervals are sought.
 
     Returns:
       A row a group and law: parameters, errors, intervals of 95 %, tests and predictions, with None for what
@@ -47,15 +56,45 @@ def analyse(
     >>> rows[0]["status"], round(rows[0]["params"]["a"], 9)
     ('converged', 1.0)
     """
+    return [
+        row
+        for group in groups
+        for row in analyse_group(group, laws, objective, predict, draws, progress).rows
+    ]
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def analyse_group(
+    group: Group,
+    laws: Sequence[str] = tuple(LAWS),
+    objective: str = LOG,
+    predict: Sequence[float] = (),
+    draws: int = DRAWS,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Analysis:
+    """Does what ``analyse`` does for one group, and keeps the fits, for figures.
+
+    Args:
+      group: the points; the others are those of ``analyse``.
+      laws: names in ``LAWS``.
+      objective: ``log``, ``linear`` or ``huber``.
+      predict: sizes above zero, in the unit of x.
+      draws: of the residual bootstrap; 0 for none.
+      progress: is told the group and the law.
+
+    Returns:
+      The fits, how they compare, and the rows.
+
+    >>> found = analyse_group(Group("a", (100.0, 200.0, 400.0, 800.0), (80.0, 40.0, 20.0, 10.0)), ["power"])
+    >>> found.selection.standing, round(float(found.selection.fits["power"].predict(1600.0)), 9)
+    (('power',), 5.0)
+    """
+    selection = select([fit_law(law, group.x, group.y, objective) for law in laws])
     rows = []
-    for group in groups:
-        fits = []
-        for law in laws:
-            progress(f"{group.name}: {law}".lstrip(": "))
-            fits.append(fit_law(law, group.x, group.y, objective))
-        selection = select(fits)
-        rows += [_row(group, fit, selection, predict, draws) for fit in fits]
-    return rows
+    for law, fit in selection.fits.items():
+        progress(f"{group.name}: {law}".lstrip(": "))
+        rows.append(_row(group, fit, selection, predict, draws))
+    return Analysis(group, selection, rows)
 
 
 def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float], draws: int) -> Row:

@@ -27,6 +27,7 @@ class Selection:
     holdout_sizes: tuple[float, ...]
     baseline: float  # the naive prediction's log-RMSE of the same sizes
     verdict: str
+    standing: tuple[str, ...] = ()  # the laws that the verdict leaves, the simplest first
 
 
 def akaike_weights(aicc: Mapping[str, float]) -> dict[str, float]:
@@ -154,33 +155,37 @@ def select(fits: Sequence[Fit]) -> Selection:
     naive, sizes = next(((naive, sizes) for _, naive, sizes in tested.values() if sizes), (math.nan, ()))
     judged = {name: fit for name, fit in by_name.items() if fit.fitted and fit.law.unit_free}
     weights = akaike_weights({name: fit.aicc for name, fit in judged.items()})
-    verdict = _verdict(judged, weights, holdout, naive)
-    return Selection(by_name, weights, loo, holdout, sizes, naive, verdict)
+    verdict, standing = _verdict(judged, weights, holdout, naive)
+    return Selection(by_name, weights, loo, holdout, sizes, naive, verdict, standing)
 
 
 def _verdict(
     fits: Mapping[str, Fit], weights: Mapping[str, float], holdout: Mapping[str, float], naive: float
-) -> str:
+) -> tuple[str, tuple[str, ...]]:
+    """The sentence, and the laws that it leaves, the simplest first."""
     tested = {name: holdout[name] for name in fits if math.isfinite(holdout[name])}
     if not tested:
-        return "These points are too few to fit a law and to test it."
+        return "These points are too few to fit a law and to test it.", ()
     best = min(tested, key=lambda name: (tested[name], fits[name].k))
     if len(fits) == 1:
         return (
             f"{best.capitalize()}, the only law with enough points, predicts the largest sizes with log-RMSE"
-            f" {tested[best]:.3g}, {BASELINE} with {naive:.3g}: there is nothing to decide between."
+            f" {tested[best]:.3g}, {BASELINE} with {naive:.3g}: there is nothing to decide between.",
+            (best,),
         )
     if tested[best] >= naive * (1 - 1e-9):
         return (
             f"No law predicts the largest sizes better (log-RMSE {tested[best]:.3g}) than {BASELINE}"
-            f" does ({naive:.3g})."
+            f" does ({naive:.3g}).",
+            (),
         )
     left = [name for name in fits if not any(_beats(other, name, fits, weights, tested) for other in tested)]
     if len(left) == 1:
         return (
             f"These points speak for {best}: it predicts the largest sizes best (log-RMSE {tested[best]:.3g},"
             f" against {naive:.3g} of {BASELINE}), and each other law has one beside it that predicts better,"
-            " fits better and has over 20 times its Akaike weight."
+            " fits better and has over 20 times its Akaike weight.",
+            (best,),
         )
     left.sort(key=lambda name: fits[name].k)
     simplest = [name for name in left if fits[name].k == fits[left[0]].k]
@@ -190,7 +195,7 @@ def _verdict(
         if len(simplest) == 1
         else f"the simplest are {' and '.join(simplest)}"
     )
-    return f"These points cannot decide between {names}; {those}."
+    return f"These points cannot decide between {names}; {those}.", tuple(left)
 
 
 def _beats(

@@ -1,0 +1,216 @@
+"""What fitted laws say of groups of points, as blocks of a page."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Terms
+from cvfp_jax.report.summary import PREDICT_AT, Summary
+from cvfp_jax.report.tables import UNKNOWN, Table
+from cvfp_jax.scaling.analysis import Analysis, analyse_group
+from cvfp_jax.scaling.points import Group
+from cvfp_jax.scaling.select import BASELINE
+
+Row = dict[str, Any]
+COLUMNS = "training tokens", "validation PPL"  # of a sweep
+LEAST_SIZES = 5
+_DRAWS = 200  # of a sweep's report, which is not to take minutes
+_UNDEFINED = "undefined"
+_UNBOUNDED = "unbounded"
+_NO_END = "no end"
+
+
+def analyse_series(summaries: Sequence[Summary]) -> list[Analysis]:
+    """Fits all laws to the perplexities of each series that has five sizes or more."""
+    groups = []
+    for summary in summaries:
+        points = sorted((r["train_tokens"], r["val_ppl"]) for r in summary.points if r["val_ppl"] is not None)
+        if len({size for size, _ in points}) >= LEAST_SIZES:
+            x, y = zip(*points, strict=True)
+            groups.append(Group(summary.series, tuple(map(float, x)), y))
+    # Seen in a terminal only.
+    shown = tqdm(groups, "laws of", leave=False, disable=None)
+    return [analyse_group(group, predict=PREDICT_AT, draws=_DRAWS) for group in shown]
+
+
+def which_law(analyses: Sequence[Analysis], figures: Sequence[Figure]) -> list[Block]:
+    """The section of a sweep's report; nothing where no series has enough sizes."""
+    if not analyses:
+        return []
+    blocks: list[Block] = [
+        Heading(2, "Which law"),
+        Paragraph(
+            "Five laws and two baselines, fitted to validation perplexity against training tokens by least"
+            f" squares of ln PPL, for each series of {LEAST_SIZES} sizes or more. The power law's a is -alpha"
+            " of the section above."
+        ),
+    ]
+    for analysis, figure in zip(analyses, figures, strict=True):
+        blocks.append(Heading(3, analysis.group.name))
+        blocks += law_blocks(analysis, *COLUMNS, figure)
+    return [*blocks, law_terms()]
+
+
+def law_blocks(analysis: Analysis, x: str, y: str, figure: Figure) -> list[Block]:
+    """Returns what the laws say of a group: the verdict, a figure, three tables, and what to mind.
+
+    Args:
+      analysis: the group with its laws.
+      x: what the sizes are called.
+      y: what the measures are called.
+      figure: of the group.
+    """
+    rows = analysis.rows
+    blocks: list[Block] = [Paragraph(points_line(analysis.group, x, y)), Note(analysis.selection.verdict)]
+    blocks += [figure, laws_table(rows)]
+    details = status_details(rows)
+    if details:
+        blocks.append(Bullets(details))
+    for table in (parameters_table(rows), predictions_table(rows)):
+        if table.rows:
+            blocks.append(table)
+    return blocks
+
+
+def points_line(group: Group, x: str, y: str) -> str:
+    """Returns how many points there are, and over which sizes.
+
+    >>> points_line(Group("a", (1e3, 1e3, 2e3), (9.0, 9.1, 8.0)), "tokens", "PPL")
+    'PPL against tokens, 3 points at 2 sizes from 1,000 to 2,000'
+    """
+    sizes = len(set(group.x))
+    replicated = f" at {sizes} sizes" if sizes < len(group.x) else ""
+    span = f"from {group.x[0]:,.12g} to {group.x[-1]:,.12g}"
+    return f"{y} against {x}, {len(group.x)} points{replicated} {span}"
+
+
+def status_details(rows: Sequence[Row]) -> list[str]:
+    """Returns what a table's column of statuses has no room for."""
+    return [f"{row['law']}: {row['status']}." for row in rows if ":" in row["status"]]
+
+
+def laws_table(rows: Sequence[Row]) -> Table:
+    """How well each law fits, and predicts what it was not fitted to; last the naive prediction."""
+    held = ", ".join(f"{size:,.10g}" for size in rows[0]["holdout_sizes"])
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("law", lambda row: row["law"]),
+        ("status", lambda row: row["status"].partition(":")[0]),
+        ("k", lambda row: str(row["k"])),
+        ("R2 of y", lambda row: _share(row["r2"])),
+        ("R2 of ln y", lambda row: _share(row["r2_log"])),
+        ("AICc", lambda row: _or_else(row, "aicc", _UNDEFINED)),
+        ("weight", lambda row: UNKNOWN if row["akaike_weight"] is None else f"{row['akaike_weight']:.3f}"),
+        ("leave-one-out", lambda row: short_number(row["loo_log_rmse"])),
+        ("hold-out", lambda row: short_number(row["holdout_log_rmse"])),
+        ("limit", lambda row: _or_else(row, "limit", _UNBOUNDED)),
+    ]  # fmt: skip
+    if any(row["lack_of_fit_p"] is not None for row in rows):
+        columns.append(("lack of fit p", lambda row: short_number(row["lack_of_fit_p"])))
+    cells = [[write(row) for _, write in columns] for row in rows]
+    names = [name for name, _ in columns]
+    if rows[0]["baseline_log_rmse"] is not None:
+        naive = {"law": BASELINE, "hold-out": short_number(rows[0]["baseline_log_rmse"])}
+        cells.append([naive.get(name, UNKNOWN) for name in names])
+    caption = f"The laws{f'; hold-out is the test at {held}' if held else ''}"
+    return Table(names, cells, caption)
+
+
+def _share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{round(value, 4) + 0.0:.4f}"  # no zero below zero
+
+
+def _or_else(row: Row, name: str, text: str) -> str:
+    """A number, or what it means that a fitted law has none."""
+    return text if row["params"] and row[name] is None else short_number(row[name])
+
+
+def parameters_table(rows: Sequence[Row]) -> Table:
+    """The parameters of each law with their intervals."""
+    drawn = any(row["bootstrap_intervals"] for row in rows)
+    columns = ["parameter", "value", "std err", "[95 %]", *["bootstrap [95 %]"] * drawn]
+    cells = [
+        [
+            f"{row['law']}: {name}",
+            short_number(value),
+            short_number(row["std_errors"].get(name)),
+            interval(row["intervals"].get(name)),
+            *[interval((row["bootstrap_intervals"] or {}).get(name))] * drawn,
+        ]
+        for row in rows
+        for name, value in row["params"].items()
+    ]
+    return Table(columns, cells, "Parameters")
+
+
+def predictions_table(rows: Sequence[Row]) -> Table:
+    """What each law says of sizes that were asked for."""
+    columns = ["law", "size", "value", "law's [95 %]", "one more run's [95 %]"]
+    cells = [
+        [
+            row["law"],
+            f"{point['x']:,.10g}",
+            short_number(point["y"]),
+            interval(point["interval"]),
+            interval(point["run_interval"]),
+        ]
+        for row in rows
+        if row["params"]
+        for point in row["predictions"]
+    ]
+    return Table(columns, cells, "Predictions")
+
+
+def short_number(value: float | None) -> str:
+    """Returns a number of four digits.
+
+    >>> short_number(0.032312), short_number(None)
+    ('0.03231', '-')
+    """
+    return UNKNOWN if value is None else f"{value:.4g}"
+
+
+def interval(ends: Sequence[float | None] | None) -> str:
+    """Returns an interval; None for an end is none.
+
+    >>> interval([1.23456, None]), interval(None)
+    ('[1.235, no end]', '-')
+    """
+    return UNKNOWN if ends is None else f"[{', '.join(_end(end) for end in ends)}]"
+
+
+def _end(end: float | None) -> str:
+    return _NO_END if end is None else short_number(end)
+
+
+def law_terms() -> Terms:
+    """What the columns of the laws' tables mean."""
+    return Terms(list(_terms()))
+
+
+def _terms() -> Iterator[tuple[str, str]]:
+    yield "k", "the number of parameters, the spread of the noise not counted"
+    yield (
+        "AICc and weight",
+        "Akaike's criterion corrected for few points, and the weights that follow from it; undefined with"
+        " k + 1 points or fewer, or where nothing is left over",
+    )
+    yield (
+        "leave-one-out",
+        "the root mean square error of ln y at each size, predicted from the other sizes; 0.05 is about 5%",
+    )
+    yield (
+        "hold-out",
+        "the same at the largest sizes, predicted from the smaller ones; a law that does no better than"
+        f" {BASELINE} does not extrapolate",
+    )
+    yield "limit", "what the law tends to as the size grows"
+    yield (
+        "lack of fit p",
+        "how likely points so far off the law are, if it holds and the noise is that of the replicates",
+    )
+    yield (
+        "[95 %]",
+        "by profile likelihood, or with Huber's loss from a bootstrap; the law's holds the curve, one more"
+        " run's a single new measurement; an interval holds if the law does",
+    )
