@@ -86,6 +86,12 @@ def test_series_are_paired_by_name_then_by_configuration():
         compare([record(series="c"), record(series="d")], [record(series="a"), record(series="b")])
 
 
+def test_a_configuration_that_a_sweep_has_twice_has_no_partner():
+    once, twice = [record(series="c"), record(16)], [record(series="a"), record(series="b"), record(16)]
+    for first, second in ((once, twice), (twice, once)):
+        assert [pair.name for pair in compare(first, second).pairs] == ["1L_16d_1tok"]
+
+
 def test_the_single_series_of_each_belong_together():
     (pair,) = compare([record(8)], [record(16)]).pairs
     assert pair.name == "1L_16d_1tok against 1L_8d_1tok"
