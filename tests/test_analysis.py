@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from cvfp_jax.scaling.analysis import analyse, lack_of_fit
 from cvfp_jax.scaling.fit import fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
-from cvfp_jax.scaling.points import Group, read_points
+from cvfp_jax.scaling.points import Group
 from cvfp_jax.scaling.solve import OBJECTIVES
 
 X = (100.0, 200.0, 400.0, 800.0, 1600.0)
@@ -114,17 +113,3 @@ def test_any_points_have_rows_without_a_warning(objective, points):
 def test_what_spans_more_than_data_can_is_not_fitted():
     (row,) = analyse([Group("wide", (1e-300, 1.0, 1e300), (1.0, 2.0, 3.0))], ["power"])
     assert row["status"] == "not defined: sizes over 600 orders of magnitude, 40 or fewer are data"
-
-
-def test_the_readme_shows_the_intervals_that_its_points_have():
-    root = Path(__file__).parents[1]
-    text = (root / "README.md").read_text(encoding="utf-8")
-    (group,) = read_points(root / "docs" / "points.csv", "tokens", "val_ppl").groups
-    for row in analyse([group], ["power", "saturating", "exponential_decay"], "log", [4e6, 1e7], 0):
-        shown = next(line for line in text.splitlines() if line.startswith(f"{row['law']} ("))
-        for prediction in row["predictions"]:
-            low, high = prediction["interval"]
-            assert f"{prediction['y']:.4g} [{low:.4g}, {high:.4g}]" in shown
-        for name, (low, high) in row["intervals"].items():
-            shown = next(line for line in text.splitlines() if line.startswith(f"{row['law']}: {name} "))
-            assert f"[{low:.4g}, {high:.4g}]" in shown

@@ -4,6 +4,7 @@ import pytest
 from cvfp_jax.scaling.bootstrap import PAIRS, RESIDUAL, bootstrap
 from cvfp_jax.scaling.fit import fit_law
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.profile import Interval
 
 X = (100, 200, 400, 800, 1600)
 PPL = (321.4, 253.1, 186.0, 155.8, 134.7)  # R5
@@ -76,6 +77,10 @@ def test_intervals_stay_within_what_the_law_allows():
     fit = fit_law("saturating", WIDE, noisy(2, 0.05))
     interval = bootstrap(fit).interval("ppl_min")
     assert 0.0 <= interval.low <= interval.high < np.inf
+    # The draws reach the bounds that keep the search from steps: no ends of the points'.
+    decay = bootstrap(fit_law("exponential_decay", X, PPL))
+    assert decay.interval("c") == Interval(-np.inf, np.inf)
+    assert decay.interval("ppl_min").low == 0.0
 
 
 def test_what_has_no_residuals_is_an_error():

@@ -162,7 +162,7 @@ def test_what_a_page_is_made_of_is_installed():
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     folder = root / "cvfp_jax" / "report"
     installed = {path.name for pattern in patterns["cvfp_jax.report"] for path in folder.glob(pattern)}
-    others = {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
+    others = {path.name for path in folder.rglob("*") if path.suffix not in ("", ".py", ".pyc")}
     assert installed == others != set()
 
 

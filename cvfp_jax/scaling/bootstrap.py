@@ -9,7 +9,7 @@ from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.line import LEVEL
-from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval
+from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval, bounded
 from cvfp_jax.scaling.solve import LINEAR, Problem, minimise
 
 RESIDUAL, PAIRS = "residual", "pairs"
@@ -55,14 +55,14 @@ class Draws:
         rough = usable.mean() <= 0.9 or self.fit.n - self.fit.k < 2
         if self.kind != RESIDUAL or not math.isfinite(error) or rough:
             low, high = self._widened(np.quantile(own, tails), centre, level, by_logarithm)
-            return Interval(max(float(low), parameter.lower), min(float(high), parameter.upper))
+            return bounded(parameter, float(low), float(high))
         own, errors = own[usable], errors[usable]
         if by_logarithm:
             pivots = (np.log(own) - math.log(centre)) / (errors / own)
             low, high = centre * np.exp(-np.quantile(pivots, tails[::-1]) * error / centre)
         else:
             low, high = centre - np.quantile((own - centre) / errors, tails[::-1]) * error
-        return Interval(max(float(low), parameter.lower), min(float(high), parameter.upper))
+        return bounded(parameter, float(low), float(high))
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def curve_interval(self, x: np.ndarray, level: float = LEVEL) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
+from cvfp_jax.scaling.laws import Parameter
 from cvfp_jax.scaling.line import LEVEL
 from cvfp_jax.scaling.solve import HUBER, Condition, Problem, descend
 
@@ -25,6 +26,15 @@ class Interval:
 
     low: float
     high: float
+
+
+def bounded(parameter: Parameter, low: float, high: float) -> Interval:
+    """Returns an interval within a parameter's bounds; beyond one that only the search has set it is open."""
+    if low <= parameter.lower:
+        low = -math.inf if parameter.lower else 0.0
+    if high >= parameter.upper:
+        high = math.inf if parameter.upper else 0.0
+    return Interval(low, high)
 
 
 @dataclasses.dataclass(frozen=True)

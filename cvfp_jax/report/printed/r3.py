@@ -5,11 +5,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law, logs, sweeps
+import numpy as np
+
+from cvfp_jax.report.printed.source import Answer, Points, Rules, Source, column, law, logs, sweeps
 from cvfp_jax.report.tables import interval, size
 from cvfp_jax.scaling.compare import interpolate
 from cvfp_jax.scaling.correlate import ppl_per_million
 from cvfp_jax.scaling.derived import crossover, exponent_difference
+from cvfp_jax.scaling.line import log_line
 from cvfp_jax.scaling.windows import window_trend
 
 _WRONG = "printed_extrapolations_that_are_wrong"
@@ -119,8 +122,8 @@ def _noise(source: Source, _: Mapping[str, Any]) -> Answer:
     return Answer(
         f"v3's logged loss takes a dispersion of {needed:.3f} or more. sqrt(D/n) is"
         f" {bounds['v2']:.3f} for v2's"
-        f" micro-batch of {rows['v2']:,} tokens and {bounds['v3']:.3f} for {rows['v3']:,}: not"
-        " v2's settings.",
+        f" micro-batch of {rows['v2']:,} tokens and {bounds['v3']:.3f} for {rows['v3']:,}: LayerNorm's gain"
+        f" would have to be {needed / bounds['v2']:.2f} or more, against {needed / bounds['v3']:.2f}.",
         {"needed": needed, **bounds},
     )
 
@@ -212,6 +215,26 @@ RULES: Rules = {
 }
 
 
+def _same_misfit(found: Mapping[str, Points]) -> str:
+    """Says that the series of one kind of token input share what their laws leave over."""
+    names = [name for name in found if not name.endswith("v3")]
+    left_over = []
+    for name in names:
+        tokens, log_y = column(found[name], "tokens"), logs(column(found[name], "val_ppl"))
+        line = log_line(tokens, log_y)
+        left_over.append([y - math.log(line.predict(x)) for x, y in zip(tokens, log_y, strict=True)])
+    correlations = np.asarray(np.corrcoef(left_over))
+    least = correlations[np.triu_indices(len(names), 1)].min()
+    low, high = np.min(left_over, axis=0), np.max(left_over, axis=0)
+    signs = " ".join("+" if a > 0 else "-" if b < 0 else "mixed" for a, b in zip(low, high, strict=True))
+    return (
+        f"What the power laws of v1 and v2 leave over is not independent: it correlates by {least:.2f} or"
+        f" more between any two of the {len(names)} series, with the signs {signs} from the smallest size on."
+        " Intervals of differences take it for independent and are too wide; forecasts miss what all series"
+        " share."
+    )
+
+
 def findings(source: Source) -> list[str]:
     """Returns sentences that the tables' numbers support."""
     found = sweeps(source)
@@ -232,6 +255,7 @@ def findings(source: Source) -> list[str]:
             f"{dim}: v2 against v1 at equal tokens {', '.join(f'{ratio:+.1f}%' for ratio in ratios)},"
             " from the smallest size on."
         )
+    lines.append(_same_misfit(found))
     lines.append(
         f"768 v3: the exponent changes by {trend.change:+.4f} ({trend.percent:.1f}%, {trend.name})"
         " from the first"
