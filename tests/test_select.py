@@ -80,7 +80,8 @@ def test_a_clear_case_is_decided():
     flat = select(fits(WIDE, drawn("constant", {"A": 100.0}, 2)))
     assert flat.verdict == (
         "These points cannot decide between constant, power, log_linear, saturating, variable_exponent and"
-        " exponential_decay; the simplest is constant."
+        " exponential_decay; the simplest is constant. Only constant, saturating and exponential_decay"
+        " predict the largest sizes better than the last size's value does."
     )
 
 

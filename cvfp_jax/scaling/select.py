@@ -189,13 +189,24 @@ def _verdict(
         )
     left.sort(key=lambda name: fits[name].k)
     simplest = [name for name in left if fits[name].k == fits[left[0]].k]
-    names = f"{', '.join(left[:-1])} and {left[-1]}"
     those = (
-        f"the simplest is {simplest[0]}"
-        if len(simplest) == 1
-        else f"the simplest are {' and '.join(simplest)}"
+        f"the simplest is {simplest[0]}" if len(simplest) == 1 else f"the simplest are {_listed(simplest)}"
     )
-    return f"These points cannot decide between {names}; {those}.", tuple(left)
+    ahead = [name for name in left if tested.get(name, math.inf) < naive]
+    only = ""
+    if len(ahead) < len(left):
+        verb = "predicts" if len(ahead) == 1 else "predict"
+        only = f" Only {_listed(ahead)} {verb} the largest sizes better than {BASELINE} does."
+    return f"These points cannot decide between {_listed(left)}; {those}.{only}", tuple(left)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns names as people list them.
+
+    >>> _listed(["a"]), _listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _beats(
