@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -32,11 +33,13 @@ _TEXTS = {
     "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
     "seed": "seed of every random number",
     "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
+    "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
 }
 _SWITCHES = {
     "list": "print the experiments and their presets",
     "dry_run": "print the plan only: nothing is downloaded, read or trained",
     "json": "print the plan of --dry_run as JSON",
+    "force": "run cells that are expected not to fit in memory, too",
     "help": "print this text",
 }
 _PREFIX = "config."
@@ -51,6 +54,8 @@ class Request:
     workdir: Path
     dry_run: bool
     json: bool
+    checkpoint_minutes: float = 5.0
+    force: bool = False
 
 
 def _define_flags(experiments: Sequence[str]) -> flags.FlagValues:
@@ -133,6 +138,19 @@ def _seeds(base: int, count: str, first: str | None) -> tuple[int, ...]:
     return tuple(range(start, start + number))
 
 
+def _minutes(text: str) -> float:
+    """The time between saves that --checkpoint_minutes asks for."""
+    try:
+        minutes = float(text)
+        if not 0 <= minutes < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--checkpoint_minutes={text} is not a time: write minutes from 0 on, for example 5 or 0.5."
+        ) from None
+    return minutes
+
+
 def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Request | str:
     """Reads a command line.
 
@@ -173,6 +191,8 @@ def read_request(argv: Sequence[str], experiments: dict[str, ModuleType]) -> Req
         folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
         bool(given["dry_run"]),
         bool(given["json"]),
+        _minutes(given.get("checkpoint_minutes", "5")),
+        bool(given["force"]),
     )
 
 

@@ -117,3 +117,8 @@ def work(config: RunConfig, vocab_size: int, train_tokens: int, iterations: floa
     phase1 = 3 * iterations * model.num_layers * model.context_dim * inputs
     phase2 = 2 * epochs * model.embed_dim * vocab_size
     return float(train_tokens) * (phase1 + phase2)
+
+
+def remedy(config: RunConfig) -> str:
+    """Returns the settings that make a cell smaller."""
+    return "lower --config.phase1.batch_size"

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"config"},
+    {"config", "keeper", "lock"},
     {
         "cross_entropy",
         "diversity",
@@ -25,8 +25,8 @@ LAYERS = [
         "widths",
     },
     {"data", "grid", "progress", "records", "stop_rules", "stopwatch"},
-    {"model", "workdir"},
-    {"micro_batches", "plan", "recurrence"},
+    {"model", "seal", "workdir"},
+    {"checkpoint", "micro_batches", "plan", "recurrence"},
     {"context_inputs", "phase1_step"},
     {"phase1", "phase2_step"},
     {"blocks", "diagnostics", "phase2"},
@@ -75,7 +75,7 @@ def test_arrows_run_downward(path):
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
-    [("matplotlib", {"report/figures.py"}), ("orbax", set()), ("datasets", {"data/corpus.py"})],
+    [("matplotlib", {"report/figures.py"}), ("orbax", {"checkpoint.py"}), ("datasets", {"data/corpus.py"})],
 )
 def test_who_may_import_what(library, allowed):
     users = {
