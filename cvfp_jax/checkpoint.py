@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +34,7 @@ _KEPT = 2
 _STAGE_END_SHARE = 0.1
 _TEMPORARY = ".orbax-checkpoint-tmp"
 # TensorStore's words for what the system answered.
-_SYSTEM_ERROR = re.compile(r"OS error (\d+)")
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
 class _Saved(NamedTuple):
@@ -47,8 +48,9 @@ class _Saved(NamedTuple):
 def _orbax() -> ModuleType:
     import orbax.checkpoint
 
-    # It logs what it also raises, with tracebacks.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # It logs what it also raises, with tracebacks, and then leaves coroutines behind.
+    logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     return orbax.checkpoint
 
 
@@ -123,7 +125,9 @@ class Checkpoints(Keeper):
         finally:
             self._pool.shutdown()
             if self._manager is not None:
-                self._manager.close()
+                # It raises once more what a save has come to.
+                with contextlib.suppress(Exception):
+                    self._manager.close()
 
     # What was saved.
 

@@ -22,6 +22,8 @@ def listening():
     yield
     interrupt.listen()
     signal.set_wakeup_fd(-1)
+    interrupt._wake.close()
+    interrupt._wake = None
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -68,6 +70,7 @@ def test_a_second_signal_ends_at_once(where):
     command = [sys.executable, "-c", SECOND, where]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout.readline() == b"ready\n"
+        time.sleep(0.5)  # the next line has begun
         run.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert run.poll() is None, "the first only asks"
