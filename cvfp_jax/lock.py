@@ -3,12 +3,22 @@
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cvfp_jax.errors import UserError, file_error
 
 FILE_NAME = "lock"
+
+
+def _holder(handle: int) -> str:
+    """The holder's number, which a holder writes a moment after it has taken the lock."""
+    for _ in range(50):
+        if text := os.pread(handle, 20, 0).decode(errors="replace").strip():
+            return text
+        time.sleep(0.01)
+    return "unknown"
 
 
 @contextlib.contextmanager
@@ -35,9 +45,9 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "another process"
             raise UserError(
-                f"{folder} is in use by process {holder}: wait until it ends, or use another --workdir."
+                f"{folder} is in use by process {_holder(handle)}: wait until it ends, or use another"
+                " --workdir."
             ) from None
         except OSError as error:
             raise file_error(f"cannot lock {path}: {error.strerror}; use another --workdir.", error) from None

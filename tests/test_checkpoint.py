@@ -1,6 +1,7 @@
 """What counts as a checkpoint, what is refused, and what a failing disk leaves behind."""
 
 import errno
+import gc
 import logging
 import os
 import shutil
@@ -17,8 +18,16 @@ from cvfp_jax.checkpoint import Checkpoints
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.seal import damage
 
+# Orbax leaves coroutines behind when a save fails.
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 ROOT = Path(__file__).parents[1]
 IDENTITY = {"config.phase1.batch_size": 8, "corpus_sha256": "ab"}
+
+
+@pytest.fixture(autouse=True)
+def left_behind():
+    yield
+    gc.collect()
 
 
 def state(number, rows=3):

@@ -86,6 +86,19 @@ def test_who_may_import_what(library, allowed):
     assert users == allowed
 
 
+def test_nothing_that_is_read_is_executed():
+    """No pickle in any disguise, and no text run as code."""
+    for path in modules():
+        assert not {name.split(".")[0] for name in imported(path)} & {"pickle", "marshal", "shelve", "dill"}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert getattr(node.func, "id", None) not in {"eval", "exec", "compile", "__import__"}, path
+                pickled = [word for word in node.keywords if word.arg in ("allow_pickle", "shell")]
+                assert all(word.value.value is False for word in pickled), path
+                if ast.unparse(node.func) == "np.load":
+                    assert pickled, path
+
+
 def test_scaling_stands_alone():
     script = "import sys; import cvfp_jax.scaling.fit; print('jax' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,16 +1,21 @@
 """Left anywhere and taken up again, work ends with the very bits of work that was never left."""
 
 import dataclasses
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from test_blocks import Phase1Config
 from test_phase1 import small_problem
 from test_phase2 import problem
-from test_run import CONFIG, TIMES, data_of
+from test_run import CONFIG, TIMES, append, data_of
 
 from cvfp_jax import interrupt, recurrence
 from cvfp_jax.blocks import exact_contexts, learn_blocks
@@ -26,6 +31,7 @@ from cvfp_jax.run import run_cell
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+ROOT = Path(__file__).parents[1]
 NEVER = 1e6  # minutes
 
 
@@ -210,3 +216,90 @@ def test_seconds_add_up_over_launches(resumed, monkeypatch):
     for stage in ("phase1", "contexts", "diagnostics"):
         assert 0 < before[stage][0] <= record[f"{stage}_seconds"] + 5e-4
     assert record["phase2_seconds"] > before["phase2"][0] > 0
+
+
+def finite(folder):
+    """Whether all numbers of the newest checkpoint are finite."""
+    with Checkpoints(folder, {"config": 1}, NEVER) as keeper:
+        assert keeper.found
+        arrays = [array for saved in keeper._saved.values() for array in saved.arrays]
+    return all(np.isfinite(array).all() for array in arrays)
+
+
+def test_a_phase2_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
+    config = replace(CONFIG, {"phase2.learning_rate": 1e30})
+    with Checkpoints(tmp_path, {"config": 1}, 0) as keeper:
+        record = run_cell(config, data_of(), CellProgress("", visible=False), keeper)
+    assert record["status"] == "failed: phase 2 was not finite in epoch 1, batch 2"
+    assert record["phase2_epochs"] == 1
+    assert finite(tmp_path)
+
+
+def test_a_phase1_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
+    block, vectors, ids, config = small_problem(learning_rate=1e38, max_iterations=6)
+    with Checkpoints(tmp_path, {"config": 1}, 0) as keeper:
+        result = learn_contexts(block, vectors, ids, config, jax.random.key(1), keeper=keeper)
+    assert result.status.label == "non-finite"
+    assert result.iterations > 2, "the case must make a good step first"
+    assert finite(tmp_path)
+
+
+@pytest.mark.parametrize(("stream", "length"), [("validation", 99), ("training", 200)])
+def test_contexts_that_are_not_finite_end_the_cell(monkeypatch, tmp_path, stream, length):
+    def broken(blocks, vectors, ids, **options):
+        contexts = exact_contexts(blocks, vectors, ids, **options)
+        return contexts.at[7, 2].set(jnp.nan) if len(ids) == length else contexts
+
+    monkeypatch.setattr("cvfp_jax.run.exact_contexts", broken)
+    config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
+    record = run_cell(config, data_of(), CellProgress("", visible=False))
+    assert record["status"] == f"failed: {stream} contexts were not finite at token 8"
+    assert (record["phase2_status"], record["phase1_status"] != "non-finite") == ("not run", True)
+    append(tmp_path, record)
+
+
+DEVICES = """
+import sys
+sys.path.insert(0, "tests")
+import jax
+import numpy as np
+from pathlib import Path
+from test_phase2 import problem
+from test_resume import Stopping, interrupt, learn_tokens
+from cvfp_jax.mesh import make_mesh
+
+assert jax.device_count() == 8
+model, config, train, val = problem(batch_size=20, epochs=2)
+
+def work(mesh, keeper=None):
+    return learn_tokens(model, train, val, config, mesh, keeper=keeper)
+
+whole = work(make_mesh())
+try:
+    with Stopping(Path(sys.argv[1]), 4, True) as keeper:
+        work(make_mesh(), keeper)
+except KeyboardInterrupt:
+    interrupt._asked = 0
+with Stopping(Path(sys.argv[1]), -1, True) as keeper:
+    assert keeper.found
+    more = work(make_mesh(jax.devices()), keeper)
+assert (more.batch_losses[:4] == whole.batch_losses[:4]).all()
+np.testing.assert_allclose(more.batch_losses, whole.batch_losses, rtol=1e-5)
+np.testing.assert_allclose([e.val_loss for e in more.epochs], [e.val_loss for e in whole.epochs], rtol=1e-5)
+for ours, theirs in zip(jax.tree.leaves(more.best_params), jax.tree.leaves(whole.best_params), strict=True):
+    assert len(ours.sharding.device_set) == 8
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+print("equal")
+"""
+
+
+def test_one_device_goes_on_as_eight(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", DEVICES, str(tmp_path / "cell")],
+        env={**os.environ, **flags},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "equal", run.stderr[-2000:]
