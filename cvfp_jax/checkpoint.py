@@ -297,7 +297,9 @@ class Checkpoints(Keeper):
         if self._manager is None:
             ocp = _orbax()
             self._folder.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=True)
+            # Folders are made at once: threads would wait minutes for one that cannot be made.
+            made_at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+            options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, async_options=made_at_once)
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         return self._manager
 

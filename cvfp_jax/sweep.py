@@ -17,7 +17,8 @@ from cvfp_jax.data.cache import content_hash
 from cvfp_jax.errors import MachineError, UserError, file_error
 from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
-from cvfp_jax.plan import plan_cell, remedy, work
+from cvfp_jax.memory import available_memory
+from cvfp_jax.plan import SMALLER, check_fits, plan_cell, work
 from cvfp_jax.progress import CellProgress, duration
 from cvfp_jax.records import Record
 from cvfp_jax.report import tables
@@ -126,6 +127,12 @@ def _run_cells(
         f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {_range(val_tokens)} validation"
         f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
     )
+    available = None if force else available_memory()
+    if available is not None:
+        waiting = {records.cell_key(grid.place(cell)) for cell in left}
+        for cell, plan in zip(cells, plans, strict=True):
+            if records.cell_key(grid.place(cell)) in waiting:
+                check_fits(plan, most, *available)
     if len(left) < len(cells):
         print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
     made: list[tuple[RunConfig, Record]] = []
@@ -179,7 +186,7 @@ def _memory_told(cell: RunConfig, series: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MachineError(
-            f"{series}, {cell.num_samples} samples: {device_name()} has not enough memory: {remedy(cell)}."
+            f"{series}, {cell.num_samples} samples: {device_name()} has not enough memory: {SMALLER}."
         ) from None
 
 

@@ -24,7 +24,7 @@ LAYERS = [
         "scaling",
         "widths",
     },
-    {"data", "grid", "progress", "records", "stop_rules", "stopwatch"},
+    {"data", "grid", "memory", "progress", "records", "stop_rules", "stopwatch"},
     {"model", "seal", "workdir"},
     {"checkpoint", "micro_batches", "plan", "recurrence"},
     {"context_inputs", "phase1_step"},
