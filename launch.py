@@ -10,7 +10,7 @@ from cvfp_jax.cli import read_request
 from cvfp_jax.errors import UserError
 from experiments import EXPERIMENTS
 
-OK, CELL_FAILED, USER_ERROR = 0, 1, 2
+OK, CELL_FAILED = 0, 1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,18 +26,19 @@ def main(argv: Sequence[str]) -> int:
         return OK if ended_well else CELL_FAILED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return error.exit_code
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on with what is unfinished", file=sys.stderr)
-        return interrupt.INTERRUPTED
+    except KeyboardInterrupt as stop:
+        state = f"{stop}; " if str(stop) else ""
+        print(f"interrupted: {state}the same command goes on with what is unfinished", file=sys.stderr)
+        return interrupt.exit_code()
 
 
 if __name__ == "__main__":
     interrupt.listen()
     code = main(sys.argv)
-    if code == interrupt.INTERRUPTED:
+    if interrupt.asked():
         interrupt.leave(code)
     sys.exit(code)

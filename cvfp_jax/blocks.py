@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvfp_jax.config import Phase1Config
+from cvfp_jax.fixed_point import Status
+from cvfp_jax.keeper import Keeper
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import stale_norm_after
 from cvfp_jax.phase1 import Phase1Result, Progress, learn_contexts
@@ -29,6 +31,16 @@ def shares(num_tokens: int, num_blocks: int) -> list[slice]:
     return [slice(a, b + 1) for a, b in zip(starts, [*starts[1:], num_tokens - 1], strict=True)]
 
 
+def phase1_part(number: int) -> str:
+    """Returns the name under which a block's phase 1 is saved."""
+    return f"phase 1, block {number + 1}"
+
+
+def contexts_part(part: str, number: int) -> str:
+    """Returns the name under which a block's exact contexts are saved."""
+    return f"{part}, block {number + 1}"
+
+
 def learn_blocks(
     blocks: Sequence[ContextBlock],
     vectors_VxE: jax.Array,
@@ -39,6 +51,7 @@ def learn_blocks(
     val_ids: np.ndarray | None = None,
     capacity: int = 0,
     progress: Callable[[int, int], Progress] | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Phase1Result]:
     """Learns each block on its share of a stream, one after the other.
 
@@ -52,9 +65,10 @@ def learn_blocks(
       val_ids: int, the validation stream, for ``stop=val_effective_rank``.
       capacity: the least number of tokens of the whole stream to compile for.
       progress: makes the progress of a block, given its number from 0 and its number of tokens.
+      keeper: what the blocks are saved by on the way, and taken up again from.
 
     Returns:
-      A result a block.
+      A result a block; none after a block that was not finite.
 
     References:
       rato-tokyo/new-llm, experiment of 2025-12-02 (two blocks on halves of the data).
@@ -75,14 +89,28 @@ def learn_blocks(
             capacity=room,
             stale_norm=stale_norm,
             progress=progress(number, len(ids[part])) if progress else None,
+            keeper=keeper,
+            part=phase1_part(number),
         )
         results.append(result)
+        if result.status == Status.NON_FINITE:
+            break
         if stale_norm is not None:
             stale_norm = stale_norm_after(result.trace["grad_norm"], config.gradient_clip, stale_norm)
     return results
 
 
-def exact_contexts(blocks: Sequence[ContextBlock], vectors_VxE: jax.Array, ids: np.ndarray) -> jax.Array:
+def exact_contexts(
+    blocks: Sequence[ContextBlock],
+    vectors_VxE: jax.Array,
+    ids: np.ndarray,
+    *,
+    keeper: Keeper | None = None,
+    part: str = "contexts",
+) -> jax.Array:
     """Returns the left-to-right contexts of all blocks side by side, float32 [N, blocks D]."""
-    contexts = [sequential_contexts(block, vectors_VxE, ids) for block in blocks]
+    contexts = [
+        sequential_contexts(block, vectors_VxE, ids, keeper=keeper, part=contexts_part(part, number))
+        for number, block in enumerate(blocks)
+    ]
     return contexts[0] if len(contexts) == 1 else jnp.concatenate(contexts, axis=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvfp_jax.data.cache import write_atomic
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.report.law_sections import (
     law_blocks,
     law_terms,
@@ -131,7 +131,7 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}; use another --workdir.") from None
+        raise file_error(f"cannot write {target}: {error.strerror}; use another --workdir.", error) from None
 
 
 def _group_text(points: Points, analysis: Analysis) -> str:

@@ -4,7 +4,6 @@ Shapes: N tokens, D context width, E embedding width, V tokens.
 """
 
 import math
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from cvfp_jax import phase1_step
 from cvfp_jax.config import Phase1Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Solution, Status
+from cvfp_jax.keeper import Facts, Keeper, Pace
 from cvfp_jax.micro_batches import Tokens
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance
@@ -24,7 +24,6 @@ from cvfp_jax.recurrence import sequential_contexts
 from cvfp_jax.stop_rules import Limits, RankWatch, Watch
 
 INITIAL_STD = 0.01
-_SECONDS_BETWEEN_REPORTS = 1.0
 
 # Receives the steps made and the trace so far.
 Progress = Callable[[int, dict[str, np.ndarray]], None]
@@ -58,6 +57,11 @@ def _initial_contexts(
         return jnp.pad(contexts_NxD, ((0, room - len(ids)), (0, 0)))
     contexts_NxD = INITIAL_STD * jax.random.normal(key, (room, block.context_dim), vectors_VxE.dtype)
     return jnp.where((jnp.arange(room) < len(ids))[:, None], contexts_NxD, 0)
+
+
+def _blank(block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray) -> np.ndarray:
+    """Contexts whose place is taken by what was saved."""
+    return np.zeros((len(ids), block.context_dim), vectors_VxE.dtype)
 
 
 def prepare(
@@ -105,6 +109,8 @@ def learn_contexts(
     capacity: int = 0,
     stale_norm: float | None = None,
     progress: Progress | None = None,
+    keeper: Keeper | None = None,
+    part: str = "phase 1",
 ) -> Phase1Result:
     """Learns a context block by fixed-point iteration over a whole token stream.
 
@@ -124,6 +130,8 @@ def learn_contexts(
       capacity: the least number of tokens to compile for; streams of one capacity share their programs.
       stale_norm: counts in the gradient's norm when it is clipped (see ``optimizer``).
       progress: called about once a second.
+      keeper: what the iteration is saved by on the way, and taken up again from.
+      part: its name there.
 
     Returns:
       A ``Phase1Result``; its status is CONVERGED, STALLED, MAX_STEPS or NON_FINITE.
@@ -134,30 +142,48 @@ def learn_contexts(
     References:
       rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
-    solution, inputs, settings = prepare(
-        block, vectors_VxE, ids, config, key, capacity=capacity, stale_norm=stale_norm
-    )
+    keeper = keeper or Keeper()
     watch = RankWatch(config) if config.stop == "val_effective_rank" else None
     if watch is not None and val_ids is None:
         raise ValueError("stop=val_effective_rank needs validation tokens")
+    saved = keeper.facts(part)
+    solution, inputs, settings = prepare(
+        block,
+        vectors_VxE,
+        ids,
+        config,
+        key,
+        capacity=capacity,
+        stale_norm=stale_norm,
+        initial_contexts=None if saved is None else _blank(block, vectors_VxE, ids),
+    )
+    if saved is not None:
+        solution = keeper.take(part, solution)
+        if watch is not None:
+            watch.recall(saved["val_ranks"])
+
+    def state() -> tuple[Facts, Solution]:
+        return {"steps": int(solution.steps), "val_ranks": watch.ranks if watch else []}, solution
+
     # Callbacks from inside the compiled loop would show progress too, but keep it out of JAX's
     # compilation cache; leaving the loop costs microseconds and changes no digit.
-    segment = 1
+    pace = Pace()
     while int(solution.status) == Status.RUNNING:
-        steps = int(solution.steps)
-        until = steps + segment if progress else config.max_iterations
+        until = int(solution.steps) + pace.steps(keeper.seconds_left())
         if watch is not None:
-            until = min(until, watch.next_check(steps + 1) - 1)
-        began = time.perf_counter()
-        solution = jax.block_until_ready(advance(solution, inputs, jnp.int32(until), settings))
+            until = min(until, watch.next_check(int(solution.steps) + 1) - 1)
+        with pace:
+            solution = jax.block_until_ready(advance(solution, inputs, jnp.int32(until), settings))
         if progress:
             progress(int(solution.steps), _trace(solution))
-            took = (time.perf_counter() - began) / (int(solution.steps) - steps)
-            segment = max(1, min(2 * segment, int(_SECONDS_BETWEEN_REPORTS / took)))
         broken = int(solution.status) == Status.NON_FINITE
         if watch is not None and not broken and (int(solution.steps) + 1) % config.val_frequency == 0:
             assert val_ids is not None
             solution = _check_rank(solution, watch, vectors_VxE, val_ids[: config.val_sample_size], settings)
+        if int(solution.status) != Status.NON_FINITE:
+            keeper.offer(part, state, stage_end=int(solution.status) != Status.RUNNING)
+    if int(solution.status) != Status.NON_FINITE:
+        keeper.keep(part, *state())
     return conclude(solution, inputs, settings, watch.ranks if watch else [])
 
 

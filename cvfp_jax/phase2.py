@@ -6,7 +6,8 @@ Shapes: D context width, V tokens, E embedding width.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 
 from cvfp_jax.config import Phase2Config
 from cvfp_jax.fixed_point import Status
+from cvfp_jax.keeper import Facts, Keeper
 from cvfp_jax.mesh import replicated
 from cvfp_jax.model import LanguageModel, TokenBlock
 from cvfp_jax.phase2_step import Frozen, Settings, Stream, Trained, TrainState, compiled
@@ -34,6 +36,8 @@ class Epoch:
     val_acc: float  # share of the targets that got the largest logit
 
 
+# The loss and the gradient norm of a batch.
+Measure = tuple[float, float]
 # Receives the epoch (from 1), the rows done in it and the mean loss of the latest batch.
 Progress = Callable[[int, int, float], None]
 
@@ -50,6 +54,7 @@ class Phase2Result:
     status: Status  # CONVERGED: stopped early; MAX_STEPS: all epochs ran; NON_FINITE
     batch_losses: np.ndarray  # before each step
     grad_norms: np.ndarray  # before clipping
+    failed_batch: int | None  # of the last epoch, from 1: the first whose loss or gradient was not finite
 
 
 class EarlyStopping:
@@ -159,6 +164,8 @@ def learn_tokens(
     *,
     key: jax.Array | None = None,
     progress: Progress | None = None,
+    keeper: Keeper | None = None,
+    part: str = "phase 2",
 ) -> Phase2Result:
     """Learns a token block that predicts the next token from frozen contexts.
 
@@ -175,6 +182,8 @@ def learn_tokens(
       mesh: the devices; each batch is shared among them by rows.
       key: draws what dropout leaves out.
       progress: called every few batches.
+      keeper: what training is saved by on the way, and taken up again from.
+      part: its name there.
 
     Returns:
       A ``Phase2Result``.
@@ -182,21 +191,41 @@ def learn_tokens(
     References:
       rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
+    keeper = keeper or Keeper()
     state, frozen, settings = prepare(model, config, mesh, jax.random.key(0) if key is None else key)
     train, val = (jax.device_put(stream, replicated(mesh)) for stream in (train, val))
     best = jax.tree.map(jnp.copy, state.params)
-    rule = EarlyStopping(config)
+    per_epoch = len(_batches(train, config))
     epochs: list[Epoch] = []
-    steps: list[tuple[float, float]] = []
-    status = Status.MAX_STEPS
-    for number in range(1, config.epochs + 1):
-        state, losses = train_epoch(state, frozen, train, settings, number, progress)
-        steps += losses
+    steps: list[Measure] = []
+    if saved := keeper.facts(part):
+        losses_T = jax.ShapeDtypeStruct((saved["batches"],), frozen.table_VxE.dtype)
+        state, best, losses_T, norms_T = keeper.take(part, (state, best, losses_T, losses_T))
+        state, best = jax.device_put((state, best), replicated(mesh))
+        steps = [
+            (float(loss), float(norm))
+            for loss, norm in zip(np.asarray(losses_T), np.asarray(norms_T), strict=True)
+        ]
+        epochs = [Epoch(*measures) for measures in saved["epochs"]]
+    rule = EarlyStopping(config)
+    for number, epoch in enumerate(epochs, 1):
+        rule.is_best(number, epoch.val_loss)
+    status, failed_batch = Status.MAX_STEPS, None
+    before, done = steps[: len(epochs) * per_epoch], steps[len(epochs) * per_epoch :]
+    for number in range(len(epochs) + 1, config.epochs + 1):
+        offer = functools.partial(_offer, keeper, part, best, epochs, before)
+        state, losses = train_epoch(state, frozen, train, settings, number, progress, done, offer)
+        before, done = before + losses, []
+        failed_batch = _first_broken(losses)
+        if failed_batch is not None:
+            epochs.append(Epoch(math.nan, math.nan, math.nan))
+            status = Status.NON_FINITE
+            break
         batches = zip(losses, _batches(train, config), strict=True)
         train_loss = math.fsum(loss * rows for (loss, _), (_, rows) in batches) / train.num_rows
         val_loss, val_acc = _evaluate(state.params, frozen, val, settings)
         epochs.append(Epoch(train_loss, val_loss, val_acc))
-        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+        if not math.isfinite(val_loss):
             status = Status.NON_FINITE
             break
         if rule.is_best(number, val_loss):
@@ -211,9 +240,45 @@ def learn_tokens(
         epochs,
         rule.best_epoch,
         status,
-        np.array([loss for loss, _ in steps]),
-        np.array([norm for _, norm in steps]),
+        np.array([loss for loss, _ in before]),
+        np.array([norm for _, norm in before]),
+        failed_batch,
     )
+
+
+def _offer(
+    keeper: Keeper,
+    part: str,
+    best: Trained,
+    epochs: list[Epoch],
+    before: list[Measure],
+    state: TrainState,
+    losses: list[tuple[jax.Array, jax.Array]],
+) -> None:
+    """Offers a state after a batch; one that follows a number that is not finite is not worth saving."""
+
+    def make() -> tuple[Facts, Any] | None:
+        measures = before + _on_host(losses)
+        if _first_broken(measures) is not None:
+            return None
+        dtype = state.context_D.dtype
+        arrays = state, best, *(np.array([pair[index] for pair in measures], dtype) for index in (0, 1))
+        facts = {"epochs": [dataclasses.astuple(epoch) for epoch in epochs], "batches": len(measures)}
+        return facts, arrays
+
+    keeper.offer(part, make)
+
+
+def _on_host(losses: list[Any]) -> list[Measure]:
+    return [(float(loss), float(norm)) for loss, norm in jax.device_get(losses)]
+
+
+def _first_broken(losses: list[Measure]) -> int | None:
+    """The first batch, from 1, whose loss or gradient is not finite."""
+    for number, pair in enumerate(losses, 1):
+        if not all(map(math.isfinite, pair)):
+            return number
+    return None
 
 
 def train_epoch(
@@ -223,13 +288,23 @@ def train_epoch(
     settings: Settings,
     number: int,
     progress: Progress | None,
-) -> tuple[TrainState, list[tuple[float, float]]]:
-    """Returns the new state, and the loss and gradient norm of each batch."""
+    done: Sequence[Measure] = (),
+    offer: Callable[[TrainState, list[Any]], None] | None = None,
+) -> tuple[TrainState, list[Measure]]:
+    """Trains on the batches of an epoch that are not done, or up to a loss that is seen not to be finite.
+
+    Returns the new state, and the loss and gradient norm of each batch.
+    """
     step, _ = compiled(settings)
-    measures: list[tuple[jax.Array, jax.Array]] = []
-    for first, rows in _batches(stream, settings.config):
+    measures: list[Any] = list(done)
+    for first, rows in _batches(stream, settings.config)[len(done) :]:
         state, loss, norm = step(state, frozen, stream, first, np.int32(number))
         measures.append((loss, norm))
-        if progress and len(measures) % _BATCHES_BETWEEN_REPORTS == 0:
-            progress(number, int(first) + rows, float(loss))
-    return state, [(float(loss), float(norm)) for loss, norm in jax.device_get(measures)]
+        if len(measures) % _BATCHES_BETWEEN_REPORTS == 0:
+            if not math.isfinite(float(loss)):
+                break
+            if progress:
+                progress(number, int(first) + rows, float(loss))
+        if offer:
+            offer(state, measures)
+    return state, _on_host(measures)

@@ -1,12 +1,13 @@
 """Records: one JSON object a finished cell, a line each."""
 
+import contextlib
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.record_schema import SCHEMA, misfit
 
 FILE_NAME = "records.jsonl"
@@ -54,16 +55,36 @@ def append(path: Path, record: Record) -> Record:
 
     Raises:
       KeyError: a field is missing.
+      UserError: the file cannot be written.
     """
     missing = [name for name in FIELDS if name not in record]
     if missing:
         raise KeyError(f"record without {', '.join(missing)}")
     line = to_json(record)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        _append_line(path, line)
+    except OSError as error:
+        raise file_error(
+            f"cannot write {path}: {error.strerror}; the records before are kept: make room, and give the"
+            " same command again.",
+            error,
+        ) from None
     return json.loads(line)
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Appends a line, all of it or nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            data = line.encode() + b"\n"
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), before)
+            raise
 
 
 def repair(path: Path) -> bool:
@@ -99,7 +120,9 @@ def repair(path: Path) -> bool:
 
 
 def _unusable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot use {path}: {error.strerror}; check its permissions, or use another --workdir.")
+    return file_error(
+        f"cannot use {path}: {error.strerror}; check its permissions, or use another --workdir.", error
+    )
 
 
 def read(path: Path) -> list[Record]:
@@ -160,6 +183,15 @@ def cell_key(place: Record) -> str:
     '{"model.context_dim": 8, "num_samples": 50}'
     """
     return json.dumps(place, sort_keys=True)
+
+
+def failed(record: Record) -> bool:
+    """Says whether a cell broke down.
+
+    >>> failed({"status": "failed: phase 1 was not finite at iteration 2"}), failed({"status": "ok"})
+    (True, False)
+    """
+    return bool(record["status"].startswith("failed"))
 
 
 def label(record: Record) -> str:

@@ -12,31 +12,42 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from cvfp_jax.keeper import Facts, Keeper, Pace
 from cvfp_jax.model import ContextBlock, token_windows
 
 # Token terms are computed for so many tokens at a time: one large product, outside the recurrence.
 CHUNK = 1024
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
+@functools.partial(jax.jit, static_argnames=("graphdef", "chunk"), donate_argnames="contexts_NxD")
 def _scan(
-    params: Any, vectors_VxE: jax.Array, ids_N: jax.Array, start_D: jax.Array, graphdef: nnx.GraphDef
+    params: Any,
+    vectors_VxE: jax.Array,
+    ids_N: jax.Array,
+    contexts_NxD: jax.Array,
+    start_D: jax.Array,
+    first: jax.Array,
+    until: jax.Array,
+    graphdef: nnx.GraphDef,
+    chunk: int,
 ) -> jax.Array:
+    """Makes the contexts of some chunks, from those of the chunks before."""
     block = nnx.merge(graphdef, params)
 
     def token_step(context_D: jax.Array, terms_LxD: Any) -> tuple[jax.Array, jax.Array]:
         context_1xD = block.step(context_D[None, :], [term[None, :] for term in terms_LxD])[-1]
         return context_1xD[0], context_1xD[0]
 
-    def chunk_step(context_D: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array]:
-        places_B = first + jnp.arange(chunk, dtype=jnp.int32)
+    def chunk_step(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        contexts_NxD, context_D = carry
+        places_B = number * chunk + jnp.arange(chunk, dtype=jnp.int32)
         window_BxKE = token_windows(vectors_VxE, ids_N, places_B, block.num_input_tokens)
-        return lax.scan(token_step, context_D, block.token_terms(window_BxKE))
+        context_D, new_BxD = lax.scan(token_step, context_D, block.token_terms(window_BxKE))
+        return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, number * chunk, axis=0), context_D
 
-    chunk = min(CHUNK, len(ids_N))
-    firsts = jnp.arange(0, len(ids_N), chunk, dtype=jnp.int32)
-    _, contexts_MxBxD = lax.scan(chunk_step, start_D, firsts)
-    return contexts_MxBxD.reshape(-1, len(start_D))
+    before_D = predecessors(contexts_NxD, jnp.reshape(first * chunk, (1,)))[0]
+    before_D = jnp.where(first == 0, start_D, before_D)
+    return lax.fori_loop(first, until, chunk_step, (contexts_NxD, before_D))[0]
 
 
 def sequential_contexts(
@@ -44,6 +55,9 @@ def sequential_contexts(
     vectors_VxE: jax.Array,
     ids: np.ndarray,
     start_D: jax.Array | None = None,
+    *,
+    keeper: Keeper | None = None,
+    part: str = "contexts",
 ) -> jax.Array:
     """Returns the contexts of a stream, each computed from its predecessor's.
 
@@ -54,6 +68,8 @@ def sequential_contexts(
       vectors_VxE: float32, the token vectors.
       ids: int [N], the stream.
       start_D: the context before the first token; zero if none is given.
+      keeper: what they are saved by on the way, and taken up again from.
+      part: their name there.
 
     Returns:
       Float32 [N, D].
@@ -61,13 +77,40 @@ def sequential_contexts(
     References:
       rato-tokyo/new-llm, report of 2025-11-30.
     """
+    keeper = keeper or Keeper()
     graphdef, params = nnx.split(block)
+    num_tokens, dtype = len(ids), vectors_VxE.dtype
     if start_D is None:
-        start_D = jnp.zeros((block.context_dim,), vectors_VxE.dtype)
+        start_D = jnp.zeros((block.context_dim,), dtype)
     # Tokens after the last cannot change what comes before them.
-    padded = np.pad(ids, (0, -len(ids) % min(CHUNK, len(ids))))
-    contexts_NxD = _scan(params, vectors_VxE, jnp.asarray(padded, jnp.int32), start_D, graphdef)
-    return contexts_NxD[: len(ids)]
+    chunk = min(CHUNK, num_tokens)
+    padded = np.pad(ids, (0, -num_tokens % chunk))
+    ids_N, chunks, done = jnp.asarray(padded, jnp.int32), len(padded) // chunk, 0
+    if facts := keeper.facts(part):
+        done = facts["chunks"]
+        rows = num_tokens if done == chunks else len(padded)
+        contexts_NxD = keeper.take(part, jax.ShapeDtypeStruct((rows, block.context_dim), dtype))
+    else:
+        contexts_NxD = jnp.zeros((len(padded), block.context_dim), dtype)
+
+    def state() -> tuple[Facts, jax.Array]:
+        return {"chunks": done}, contexts_NxD
+
+    pace = Pace()
+    while done < chunks:
+        until = min(chunks, done + pace.steps(keeper.seconds_left()))
+        with pace:
+            contexts_NxD = _scan(
+                params, vectors_VxE, ids_N, contexts_NxD, start_D, jnp.int32(done), jnp.int32(until),
+                graphdef, chunk,
+            )  # fmt: skip
+            jax.block_until_ready(contexts_NxD)
+        done = until
+        if done == chunks:
+            contexts_NxD = contexts_NxD[:num_tokens]
+        keeper.offer(part, state)
+    keeper.keep(part, *state())
+    return contexts_NxD
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")

@@ -4,21 +4,22 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cvfp_jax.blocks import exact_contexts, learn_blocks
+from cvfp_jax.blocks import contexts_part, exact_contexts, learn_blocks, phase1_part
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.diagnostics import block_diagnostics
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
+from cvfp_jax.keeper import Keeper
 from cvfp_jax.mesh import make_mesh
-from cvfp_jax.model import LanguageModel
+from cvfp_jax.model import ContextBlock, LanguageModel
 from cvfp_jax.phase1 import Phase1Result
 from cvfp_jax.phase2 import Phase2Result, learn_tokens
 from cvfp_jax.phase2_step import Stream
@@ -31,24 +32,34 @@ from cvfp_jax.widths import num_params
 # Random numbers are functions of the seed and of what they are for.
 _USES = 6
 _INIT, _PHASE1, _TRAIN_ROWS, _VAL_ROWS, _DIAGNOSTICS, _DROPOUT = range(_USES)
+# Parts of a cell's state, beside those that its stages name.
+_SECONDS, _ROOM, _MEASURED, _VAL, _TRAIN = (
+    "seconds", "room", "contexts", "validation contexts", "training contexts",
+)  # fmt: skip
 
 
-@dataclasses.dataclass
 class _Watches:
-    """A stopwatch a stage."""
+    """A stopwatch a stage, which go on from where an earlier launch was saved."""
 
-    phase1: Stopwatch = dataclasses.field(default_factory=Stopwatch)
-    contexts: Stopwatch = dataclasses.field(default_factory=Stopwatch)
-    effective_rank: Stopwatch = dataclasses.field(default_factory=Stopwatch)
-    diagnostics: Stopwatch = dataclasses.field(default_factory=Stopwatch)
-    phase2: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+    def __init__(self, spent: dict[str, tuple[float, float]]) -> None:
+        """Takes the seconds of work and of compiling that each stage has taken before."""
+
+        def watch(stage: str) -> Stopwatch:
+            return Stopwatch(*spent.get(stage, (0.0, 0.0)))
+
+        self.phase1, self.contexts = watch("phase1"), watch("contexts")
+        self.effective_rank, self.diagnostics = watch("effective_rank"), watch("diagnostics")
+        self.phase2 = watch("phase2")
+
+    def spent(self) -> dict[str, tuple[float, float]]:
+        """The seconds of each stage up to now."""
+        return {stage: watch.so_far for stage, watch in vars(self).items()}
 
     def fields(self) -> dict[str, float]:
         """The record's fields."""
-        watches = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        seconds = {f"{name}_seconds": round(watch.seconds, 3) for name, watch in watches.items()}
-        compiled = sum(watch.compile_seconds for watch in watches.values())
-        return {**seconds, "compile_seconds": round(compiled, 3)}
+        spent = self.spent()
+        seconds = {f"{stage}_seconds": round(worked, 3) for stage, (worked, _) in spent.items()}
+        return {**seconds, "compile_seconds": round(sum(compiled for _, compiled in spent.values()), 3)}
 
 
 def device_name() -> str:
@@ -57,27 +68,54 @@ def device_name() -> str:
     return f"{device.platform}: {device.device_kind}"
 
 
-def run_cell(config: RunConfig, data: CellData, progress: CellProgress) -> Record:
+def run_cell(
+    config: RunConfig, data: CellData, progress: CellProgress, keeper: Keeper | None = None
+) -> Record:
     """Runs one cell from its data to its record.
 
     Args:
       config: the cell.
       data: its tokens and table.
       progress: is told how the phases go.
+      keeper: what the cell is saved by on the way, and taken up again from.
 
     Returns:
       The record. Where a phase broke down its status says so, and what could not be measured is NaN.
     """
     # Without this, accelerators multiply single-precision matrices with fewer digits.
     with jax.default_matmul_precision("highest"):
-        return _run_cell(config, data, progress)
+        return _run_cell(config, data, progress, keeper or Keeper())
 
 
-def _run_cell(config: RunConfig, data: CellData, progress: CellProgress) -> Record:
+class _Contexts(NamedTuple):
+    """What phase 2 needs of what came before."""
+
+    blocks: list[ContextBlock]
+    train_NxD: jax.Array | None  # None if phase 2 makes them itself
+    val_MxD: jax.Array | None
+
+
+class _Cell(NamedTuple):
+    """What every stage of a cell is given."""
+
+    config: RunConfig
+    data: CellData
+    model: LanguageModel
+    keys: list[jax.Array]
+    watches: _Watches
+    progress: CellProgress
+    keeper: Keeper
+
+
+def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper: Keeper) -> Record:
+    watches = _Watches(keeper.facts(_SECONDS) or {})
+    keeper.keep(_SECONDS, watches.spent)
+    # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
+    data = dataclasses.replace(data, **(keeper.facts(_ROOM) or {"capacity": data.capacity}))
+    keeper.keep(_ROOM, {"capacity": data.capacity})
     keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
     model = LanguageModel(config.model, jnp.asarray(data.table), rngs=nnx.Rngs(keys[_INIT]))
-    vectors_VxE = model.embedding.token_vectors()
-    watches = _Watches()
+    cell = _Cell(config, data, model, keys, watches, progress, keeper)
     phase2 = config.phase2
     record: Record = {
         **_identity(config, data),
@@ -85,24 +123,70 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress) -> Reco
         "seed": config.seed,
         "device": device_name(),
     }
+    measured, contexts = _measure_contexts(cell)
+    if contexts is None:
+        return {**record, **_NOTHING_BEFORE_PHASE2, **measured, **watches.fields()}
+    model.context_blocks = nnx.List(contexts.blocks)
+    with watches.phase2:
+        second = learn_tokens(
+            model,
+            Stream.of(data.train_ids, contexts.train_NxD, data.capacity),
+            Stream.of(data.val_ids, contexts.val_MxD),
+            phase2,
+            make_mesh(),
+            key=keys[_DROPOUT],
+            progress=progress.phase2(config, len(data.train_ids)),
+            keeper=keeper,
+        )
+    return {**record, **measured, **_phase2_fields(second), **watches.fields()}
 
+
+def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
+    """Phase 1, contexts and their measures; no contexts if any of them are not finite."""
+    keeper = cell.keeper
+    blocks = list(cell.model.context_blocks)
+    params = [nnx.split(block)[1] for block in blocks]
+    dtype, width = cell.data.table.dtype, len(blocks) * cell.config.model.context_dim
+    if measured := keeper.facts(_MEASURED):
+        rows = measured.pop("rows")
+        shapes = [jax.ShapeDtypeStruct((count, width), dtype) for count in rows]
+        params, found = keeper.take(_MEASURED, (params, shapes))
+        for block, learned in zip(blocks, params, strict=True):
+            nnx.update(block, learned)
+        contexts = _Contexts(blocks, *(found or (None, None)))
+    else:
+        measured, made = _make_contexts(cell)
+        if made is None:
+            return measured, None
+        contexts = made
+        params = [nnx.split(block)[1] for block in contexts.blocks]
+    streams = [stream for stream in contexts[1:] if stream is not None]
+    facts = {**measured, "rows": [len(stream) for stream in streams]}
+    keeper.keep(_MEASURED, facts, (params, streams))
+    keeper.offer(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
+    return measured, contexts
+
+
+def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
+    config, data, keeper, watches = cell.config, cell.data, cell.keeper, cell.watches
+    vectors_VxE = cell.model.embedding.token_vectors()
     with watches.phase1:
         learned = learn_blocks(
-            list(model.context_blocks),
+            list(cell.model.context_blocks),
             vectors_VxE,
             data.train_ids,
             config.phase1,
-            keys[_PHASE1],
+            cell.keys[_PHASE1],
             val_ids=data.val_ids,
             capacity=data.capacity,
-            progress=functools.partial(progress.phase1, config),
+            progress=functools.partial(cell.progress.phase1, config),
+            keeper=keeper,
         )
-    record |= _phase1_fields(learned)
+    record = _phase1_fields(learned)
     if record["phase1_status"] == Status.NON_FINITE.label:
-        status = f"failed: phase 1 was not finite at iteration {record['phase1_iterations']}"
-        return {**record, **_NOTHING_AFTER_PHASE1, **watches.fields(), "status": status}
+        record["status"] = f"failed: phase 1 was not finite at iteration {record['phase1_iterations']}"
+        return record, None
     blocks = [result.block for result in learned]
-    model.context_blocks = nnx.List(blocks)
 
     def rank_share(contexts_NxD: jax.Array, num_rows: int, use: int) -> float:
         rng = np.random.default_rng([config.seed, use])
@@ -110,11 +194,18 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress) -> Reco
 
     with watches.contexts:
         # No token follows the last one, so nothing is predicted from its context.
-        val_contexts_MxD = jax.block_until_ready(exact_contexts(blocks, vectors_VxE, data.val_ids[:-1]))
+        val_ids = data.val_ids[:-1]
+        val_contexts_MxD = exact_contexts(blocks, vectors_VxE, val_ids, keeper=keeper, part=_VAL)
+        jax.block_until_ready(val_contexts_MxD)
         train_contexts_NxD = learned[0].contexts_NxD
         if config.phase2.train_contexts == "sequential":
-            train_contexts_NxD = exact_contexts(blocks, vectors_VxE, data.train_ids)
+            train_ids = data.train_ids
+            train_contexts_NxD = exact_contexts(blocks, vectors_VxE, train_ids, keeper=keeper, part=_TRAIN)
         jax.block_until_ready(train_contexts_NxD)
+        for name, contexts_NxD in (("validation", val_contexts_MxD), ("training", train_contexts_NxD)):
+            if (place := _first_broken(contexts_NxD)) is not None:
+                record["status"] = f"failed: {name} contexts were not finite at token {place + 1}"
+                return record, None
     with watches.effective_rank:
         # Of what phase 1 ended with, as the reports have it; blocks have ended on different tokens.
         ended = train_contexts_NxD if len(blocks) > 1 else learned[0].contexts_NxD
@@ -128,28 +219,26 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress) -> Reco
             val_contexts_MxD[:, : config.model.context_dim],
             record["val_effective_rank"],
             num_trials=config.val_convergence_trials,
-            key=keys[_DIAGNOSTICS],
+            key=cell.keys[_DIAGNOSTICS],
             rng=np.random.default_rng([config.seed, _DIAGNOSTICS]),
         )
     # What phase 1 ended with is not needed any more.
     del learned, ended
+    for number in range(len(blocks)):
+        keeper.drop(phase1_part(number), contexts_part(_VAL, number), contexts_part(_TRAIN, number))
     with watches.contexts:
         if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
             train_contexts_NxD = parallel_contexts(blocks[0], vectors_VxE, data.train_ids, train_contexts_NxD)
         jax.block_until_ready(train_contexts_NxD)
+    if config.phase2.train_contexts == "recomputed":
+        return record, _Contexts(blocks, None, None)
+    return record, _Contexts(blocks, train_contexts_NxD, val_contexts_MxD)
 
-    with watches.phase2:
-        recomputed = config.phase2.train_contexts == "recomputed"
-        second = learn_tokens(
-            model,
-            Stream.of(data.train_ids, None if recomputed else train_contexts_NxD, data.capacity),
-            Stream.of(data.val_ids, None if recomputed else val_contexts_MxD),
-            config.phase2,
-            make_mesh(),
-            key=keys[_DROPOUT],
-            progress=progress.phase2(config, len(data.train_ids)),
-        )
-    return {**record, **_phase2_fields(second), **watches.fields()}
+
+def _first_broken(contexts_NxD: jax.Array) -> int | None:
+    """The first token whose context is not finite."""
+    broken_N = np.asarray(~jnp.isfinite(contexts_NxD).all(axis=1))
+    return int(broken_N.argmax()) if broken_N.any() else None
 
 
 def _identity(config: RunConfig, data: CellData) -> Record:
@@ -196,7 +285,7 @@ def _phase1_fields(results: Sequence[Phase1Result]) -> Record:
     }
 
 
-_NOTHING_AFTER_PHASE1: dict[str, Any] = {
+_NOTHING_BEFORE_PHASE2: dict[str, Any] = {
     "phase2_epochs": 0,
     "phase2_status": "not run",
     "best_epoch": 0,
@@ -219,9 +308,10 @@ _NOTHING_AFTER_PHASE1: dict[str, Any] = {
 def _phase2_fields(result: Phase2Result) -> Record:
     """The measures at the best epoch; at the last one if none was finite."""
     epoch = result.epochs[result.best_epoch - 1]
-    broken = result.status == Status.NON_FINITE
+    broken, batch = result.status == Status.NON_FINITE, result.failed_batch
+    where = "its validation" if batch is None else f"batch {batch}"
     return {
-        "status": f"failed: phase 2 was not finite in epoch {len(result.epochs)}" if broken else OK,
+        "status": f"failed: phase 2 was not finite in epoch {len(result.epochs)}, {where}" if broken else OK,
         "phase2_epochs": len(result.epochs),
         "phase2_status": "early stop" if result.status == Status.CONVERGED else result.status.label,
         "best_epoch": result.best_epoch,

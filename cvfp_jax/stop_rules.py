@@ -126,3 +126,8 @@ class RankWatch:
         self._failures = 0 if rank > max(self.ranks, default=0.0) else self._failures + 1
         self.ranks.append(rank)
         return self._failures >= self._config.val_patience
+
+    def recall(self, ranks: list[float]) -> None:
+        """Notes the effective ranks of checks made in an earlier launch."""
+        for rank in ranks:
+            self.stops(rank)

@@ -31,20 +31,38 @@ class Stopwatch:
     True
     """
 
-    def __init__(self) -> None:
-        """Starts from zero."""
-        self.seconds = 0.0
-        self.compile_seconds = 0.0
+    def __init__(self, seconds: float = 0.0, compile_seconds: float = 0.0) -> None:
+        """Starts from zero, or from what an earlier launch has spent."""
+        self._counted = seconds, compile_seconds
+        self._began: tuple[float, float] | None = None
+
+    @property
+    def so_far(self) -> tuple[float, float]:
+        """The seconds of work and of compiling, up to now."""
+        seconds, compile_seconds = self._counted
+        if self._began is None:
+            return seconds, compile_seconds
+        compiled = _compile_seconds - self._began[1]
+        worked = time.perf_counter() - self._began[0] - compiled
+        return seconds + max(0.0, worked), compile_seconds + compiled
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work."""
+        return self.so_far[0]
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds of compiling."""
+        return self.so_far[1]
 
     def __enter__(self) -> "Stopwatch":
         """Starts counting."""
-        self._began, self._compiled = time.perf_counter(), _compile_seconds
+        self._began = time.perf_counter(), _compile_seconds
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops counting."""
-        compiled = _compile_seconds - self._compiled
-        self.compile_seconds += compiled
-        self.seconds += max(0.0, time.perf_counter() - self._began - compiled)
+        self._counted, self._began = self.so_far, None

@@ -1,15 +1,24 @@
 """A sweep: its cells one after the other, each finished cell a record, and the report of them all."""
 
+import contextlib
 import math
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from cvfp_jax import interrupt, records, workdir
+import jax
+
+from cvfp_jax import interrupt, lock, records, workdir
+from cvfp_jax.checkpoint import FOLDER as CHECKPOINTS
+from cvfp_jax.checkpoint import Checkpoints
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data import dataset
-from cvfp_jax.errors import UserError
+from cvfp_jax.data.cache import content_hash
+from cvfp_jax.errors import MachineError, UserError
+from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
-from cvfp_jax.plan import plan_cell, work
+from cvfp_jax.memory import available_memory
+from cvfp_jax.plan import SMALLER, check_fits, plan_cell, work
 from cvfp_jax.progress import CellProgress, duration
 from cvfp_jax.records import Record
 from cvfp_jax.report import tables
@@ -31,12 +40,14 @@ def _range(values: list[int]) -> str:
     return " to ".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]]))
 
 
-def run_sweep(grid: Grid, folder: Path) -> bool:
+def run_sweep(grid: Grid, folder: Path, checkpoint_minutes: float = 5.0, force: bool = False) -> bool:
     """Runs the cells that have no record yet and writes the report of all records.
 
     Args:
       grid: the sweep.
       folder: its work directory.
+      checkpoint_minutes: the time between two saves of a cell's state; 0 saves after every step.
+      force: run cells that are expected not to fit in memory.
 
     Returns:
       Whether every cell of the grid ended well.
@@ -44,6 +55,11 @@ def run_sweep(grid: Grid, folder: Path) -> bool:
     Raises:
       UserError: the data, the settings or the folder cannot be used.
     """
+    with lock.held(folder):
+        return _run_sweep(grid, folder, checkpoint_minutes, force)
+
+
+def _run_sweep(grid: Grid, folder: Path, checkpoint_minutes: float, force: bool) -> bool:
     path = folder / records.FILE_NAME
     if records.repair(path):
         print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
@@ -51,13 +67,13 @@ def run_sweep(grid: Grid, folder: Path) -> bool:
     workdir.claim(folder, grid, device_name(), has_records=bool(done))
     wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
     if cells_left(grid, done):
-        _run_cells(grid, done, path)
+        _run_cells(grid, done, folder, checkpoint_minutes, force)
     else:
         skipped = sum(key not in done for key in wanted)
         ended = f", and the search ended before the other {skipped}" if skipped else ""
         print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
     show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
-    failed = [done[key] for key in wanted if key in done and done[key]["status"].startswith("failed")]
+    failed = [done[key] for key in wanted if key in done and records.failed(done[key])]
     for record in failed:
         print(f"{records.label(record)}: {record['status']}")
     return not failed
@@ -90,7 +106,9 @@ def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
     return left
 
 
-def _run_cells(grid: Grid, done: dict[str, Record], path: Path) -> None:
+def _run_cells(
+    grid: Grid, done: dict[str, Record], folder: Path, checkpoint_minutes: float, force: bool
+) -> None:
     """Reads the data, shows the plan, and runs the cells that are left, adding their records."""
     cells, left = grid.cells(), cells_left(grid, done)
     # The sizes of finished cells too, so that they can be checked to have read the same text.
@@ -109,36 +127,72 @@ def _run_cells(grid: Grid, done: dict[str, Record], path: Path) -> None:
         f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {_range(val_tokens)} validation"
         f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
     )
+    available = None if force else available_memory()
+    if available is not None:
+        waiting = {records.cell_key(grid.place(cell)) for cell in left}
+        for cell, plan in zip(cells, plans, strict=True):
+            if records.cell_key(grid.place(cell)) in waiting:
+                check_fits(plan, most, *available)
     if len(left) < len(cells):
         print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
     made: list[tuple[RunConfig, Record]] = []
-    seconds = 0.0
     while left:
         cell = left[0]
         number = f"[{len(made) + 1}/{len(made) + len(left)}]"
         place, series = grid.place(cell), grid.series(cell)
-        began = time.perf_counter()
         progress = CellProgress(f"{number} {series} {cell.num_samples} samples")
-        try:
-            cell_data = data.cell(cell)
-            _check_same_table(cell, cell_data, list(done.values()))
-            record = {"cell": place, "series": series, **run_cell(cell, cell_data, progress)}
-        finally:
-            progress.close()
-        seconds += time.perf_counter() - began
-        record = records.append(path, record)
+        cell_data = data.cell(cell)
+        _check_same_table(cell, cell_data, list(done.values()))
+        # A signal waits until the state is saved.
+        with interrupt.deferred():
+            saved = _checkpoints(grid, cell, cell_data, folder, checkpoint_minutes)
+            if saved.found:
+                print(
+                    f"{number} {series}, {cell.num_samples} samples: going on from {saved.found}", flush=True
+                )
+            try:
+                with saved, _memory_told(cell, series):
+                    record = {"cell": place, "series": series, **run_cell(cell, cell_data, progress, saved)}
+            finally:
+                progress.close()
+            record = records.append(folder / records.FILE_NAME, record)
+            if not records.failed(record):
+                saved.discard()
         done[records.cell_key(place)] = record
         made.append((cell, record))
-        interrupt.check()
         left = cells_left(grid, done)
-        remaining = _seconds_left(made, left, seconds, tokens, vocab_size)
-        print(_cell_line(number, record, remaining), flush=True)
+        print(_cell_line(number, record, _seconds_left(made, left, tokens, vocab_size)), flush=True)
+        interrupt.check()
+
+
+def _checkpoints(
+    grid: Grid, cell: RunConfig, data: dataset.CellData, folder: Path, minutes: float
+) -> Checkpoints:
+    """The checkpoints of a cell, which are those of its config and its data only."""
+    identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
+    identity |= {"corpus_sha256": data.corpus_sha256, "embedding_sha256": data.table_sha256}
+    where = {"device": device_name(), "jax": jax.__version__}
+    key = content_hash([records.cell_key(grid.place(cell))])[:12]
+    name = f"{cell.config_name}-{cell.num_samples}-{key}"
+    return Checkpoints(folder / CHECKPOINTS / name, identity, minutes, where)
+
+
+@contextlib.contextmanager
+def _memory_told(cell: RunConfig, series: str) -> Iterator[None]:
+    """Says in one line that a device has run out of memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MachineError(
+            f"{series}, {cell.num_samples} samples: {device_name()} has not enough memory: {SMALLER}."
+        ) from None
 
 
 def _seconds_left(
     made: list[tuple[RunConfig, Record]],
     left: list[RunConfig],
-    seconds: float,
     tokens: dict[int, int],
     vocab_size: int,
 ) -> float:
@@ -151,8 +205,13 @@ def _seconds_left(
         return sum(work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells)
 
     # What is compiled for one cell mostly serves the later ones too.
-    busy = seconds - sum(record["compile_seconds"] for _, record in made)
-    return max(0.0, busy / total([cell for cell, _ in made]) * total(left))
+    busy = sum(_seconds(record) - record["compile_seconds"] for _, record in made)
+    return busy / total([cell for cell, _ in made]) * total(left)
+
+
+def _seconds(record: Record) -> float:
+    """What a cell has taken, compiling included."""
+    return sum(value for name, value in record.items() if name.endswith("_seconds"))
 
 
 def _check_same_corpus(data: dataset.SweepData, finished: list[Record]) -> None:
@@ -184,7 +243,6 @@ def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
 
 def _cell_line(number: str, record: Record, remaining: float) -> str:
     """What a finished cell says of itself."""
-    seconds = sum(value for name, value in record.items() if name.endswith("_seconds"))
     left = f"; about {duration(remaining)} left" if remaining else ""
     return (
         f"{number} {records.label(record)}:"
@@ -192,5 +250,5 @@ def _cell_line(number: str, record: Record, remaining: float) -> str:
         f" accuracy {tables.percent(record['val_acc'])},"
         f" val ER {tables.percent(record['val_effective_rank'])},"
         f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
-        f" {duration(seconds)}{left}"
+        f" {duration(_seconds(record))}{left}"
     )

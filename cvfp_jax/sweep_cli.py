@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,10 +30,12 @@ FLAGS = {
     "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
     "seed": "seed of every random number",
     "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
+    "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
 }
 SWITCHES = {
     "dry_run": "print the plan only: nothing is downloaded, read or trained",
     "json": "print the plan of --dry_run as JSON",
+    "force": "run cells that are expected not to fit in memory, too",
 }
 _MOST_SEEDS = 100
 
@@ -45,6 +48,8 @@ class SweepRequest:
     workdir: Path
     dry_run: bool
     json: bool
+    checkpoint_minutes: float
+    force: bool
 
     def run(self) -> bool:
         """Runs the sweep, or prints its plan, and returns whether every cell ended well."""
@@ -53,7 +58,7 @@ class SweepRequest:
             return True
         from cvfp_jax.sweep import run_sweep  # brings JAX, which the command line does without
 
-        return run_sweep(self.grid, self.workdir)
+        return run_sweep(self.grid, self.workdir, self.checkpoint_minutes, self.force)
 
 
 def setting_flags() -> dict[str, str]:
@@ -83,6 +88,19 @@ def _seeds(base: int, count: str, first: str | None) -> tuple[int, ...]:
             f" example --seeds=3, at most {_MOST_SEEDS}."
         ) from None
     return tuple(range(start, start + number))
+
+
+def _minutes(text: str) -> float:
+    """The time between saves that --checkpoint_minutes asks for."""
+    try:
+        minutes = float(text)
+        if not 0 <= minutes < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--checkpoint_minutes={text} is not a time: write minutes from 0 on, for example 5 or 0.5."
+        ) from None
+    return minutes
 
 
 def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[str, str]) -> SweepRequest:
@@ -117,6 +135,8 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
         "dry_run" in given,
         "json" in given,
+        _minutes(given.get("checkpoint_minutes", "5")),
+        "force" in given,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cvfp_jax import __version__
 from cvfp_jax.data.cache import write_atomic
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.grid import Grid
 
 FILE_NAME = "config.json"
@@ -89,7 +89,7 @@ def claim(workdir: Path, grid: Grid, device: str, has_records: bool) -> None:
     try:
         write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; use another --workdir.") from None
+        raise file_error(f"cannot write {path}: {error.strerror}; use another --workdir.", error) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 import launch
 from cvfp_jax.cli import read_request
+from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
+from cvfp_jax.fields import flat_fields
 from cvfp_jax.sweep_cli import SweepRequest
 from experiments import EXPERIMENTS
 
@@ -125,6 +127,32 @@ def test_any_arguments_give_a_request_a_text_or_a_message(arguments):
     except UserError as error:
         message = str(error)
     assert "\n" not in message
+
+
+FIELDS = [f"config.{name}" for name in flat_fields(RunConfig())] + [
+    "samples", "context_dims", "seeds", "checkpoint_minutes", "workdir",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([*FIELDS, "checkpoint_minutes", "workdir"]),
+    st.text(max_size=12) | st.integers() | st.floats(),
+)
+def test_any_value_of_any_field_gives_a_request_or_a_message(name, value):
+    message = ""
+    try:
+        assert request(f"--{name}={value}")
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["-1", "inf", "nan", "x", ""])
+def test_a_time_between_saves_that_is_none_is_refused(text):
+    assert request("--checkpoint_minutes=0.25").checkpoint_minutes == 0.25
+    with pytest.raises(UserError, match=r"is not a time: write minutes from 0 on"):
+        request(f"--checkpoint_minutes={text}")
 
 
 def run(*flags):

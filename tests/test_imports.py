@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"choice", "config"},
+    {"choice", "config", "keeper", "lock"},
     {
         "cross_entropy",
         "diversity",
@@ -25,9 +25,9 @@ LAYERS = [
         "scaling",
         "widths",
     },
-    {"data", "grid", "progress", "records", "stop_rules", "stopwatch"},
-    {"model", "workdir"},
-    {"micro_batches", "plan", "recurrence"},
+    {"data", "grid", "memory", "progress", "records", "stop_rules", "stopwatch"},
+    {"model", "seal", "workdir"},
+    {"checkpoint", "micro_batches", "plan", "recurrence"},
     {"context_inputs", "phase1_step"},
     {"phase1", "phase2_step"},
     {"blocks", "diagnostics", "phase2"},
@@ -90,7 +90,7 @@ def test_arrows_run_downward(path):
                 "report/printed/figures.py",
             },
         ),
-        ("orbax", set()),
+        ("orbax", {"checkpoint.py"}),
         ("datasets", {"data/corpus.py"}),
     ],
 )
@@ -101,6 +101,19 @@ def test_who_may_import_what(library, allowed):
         if any(name.split(".")[0] == library for name in imported(path))
     }
     assert users == allowed
+
+
+def test_nothing_that_is_read_is_executed():
+    """No pickle in any disguise, and no text run as code."""
+    for path in modules():
+        assert not {name.split(".")[0] for name in imported(path)} & {"pickle", "marshal", "shelve", "dill"}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert getattr(node.func, "id", None) not in {"eval", "exec", "compile", "__import__"}, path
+                pickled = [word for word in node.keywords if word.arg in ("allow_pickle", "shell")]
+                assert all(word.value.value is False for word in pickled), path
+                if ast.unparse(node.func) == "np.load":
+                    assert pickled, path
 
 
 def test_scaling_stands_alone():

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment ends a run with 130 and one line."""
+"""Ctrl-C and SIGTERM at any moment end a run with 130 or 143 and one line."""
 
 import os
 import signal
@@ -15,24 +15,72 @@ from cvfp_jax import interrupt
 ROOT = Path(__file__).parents[1]
 
 
-def test_an_interruption_that_was_swallowed_is_remembered():
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        interrupt.listen()
+@pytest.fixture
+def listening():
+    before = {number: signal.getsignal(number) for number in interrupt.SIGNALS}
+    interrupt.listen()
+    yield
+    interrupt.listen()
+    signal.set_wakeup_fd(-1)
+    interrupt._wake.close()
+    interrupt._wake = None
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_that_was_swallowed_is_remembered(listening, number, code):
+    interrupt.check()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    with pytest.raises(KeyboardInterrupt):
         interrupt.check()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            interrupt.check()
-        interrupt.listen()
+    assert interrupt.exit_code() == code
+    interrupt.listen()
+    interrupt.check()
+
+
+def test_work_that_saves_itself_is_asked_and_not_struck(listening):
+    with interrupt.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.asked()
         interrupt.check()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.check()
+
+
+SECOND = """
+import os, signal, sys, time
+from cvfp_jax import interrupt
+interrupt.listen()
+if sys.argv[1] == "compiled":
+    import hashlib
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes of C, in which no handler runs
+else:
+    with interrupt.deferred():
+        print("ready", flush=True)
+        while True:
+            time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("where", ["compiled", "deferred"])
+def test_a_second_signal_ends_at_once(where):
+    command = [sys.executable, "-c", SECOND, where]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout.readline() == b"ready\n"
+        time.sleep(0.5)  # the next line has begun
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert run.poll() is None, "the first only asks"
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=10) == 143
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [1.0, 6.0])
-def test_a_run_ends_wherever_it_is_struck(tmp_path, seconds):
+@pytest.mark.parametrize(("seconds", "number"), [(1.0, signal.SIGINT), (7.0, signal.SIGTERM)])
+def test_a_run_ends_wherever_it_is_struck(tmp_path, seconds, number):
     corpus = tiny.write_corpus(tmp_path / "corpus")
     endless = ["--config.phase2.epochs=100000", "--config.phase2.patience=100000"]
     flags = tiny.flags(corpus, f"--workdir={tmp_path / 'work'}", *endless)
@@ -41,8 +89,8 @@ def test_a_run_ends_wherever_it_is_struck(tmp_path, seconds):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
         time.sleep(seconds)
-        run.send_signal(signal.SIGINT)
+        run.send_signal(number)
         _, said = run.communicate(timeout=120)
-    assert run.returncode == 130, said
+    assert run.returncode == 128 + number, said
     # Where Python itself had not finished starting, its own line is all there is.
     assert "the same command goes on" in said or seconds < 2

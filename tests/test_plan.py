@@ -1,8 +1,20 @@
-import pytest
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+import tiny
+
+import launch
+from cvfp_jax import memory, sweep
 from cvfp_jax.config import RunConfig
+from cvfp_jax.errors import UserError
 from cvfp_jax.fields import replace
-from cvfp_jax.plan import expected_memory, plan_cell, work
+from cvfp_jax.plan import check_fits, expected_memory, plan_cell, work
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_what_only_the_data_can_tell_is_null_until_they_are_read():
@@ -33,10 +45,126 @@ def test_what_only_the_data_can_tell_is_null_until_they_are_read():
     assert plan_cell(corpus, 1000, 5000, 9000).memory_bytes == expected_memory(corpus, 1000, 9000)
 
 
-def test_memory_grows_with_two_sets_of_contexts():
-    config = RunConfig()
-    few, many = (expected_memory(config, 50257, tokens) for tokens in (1_000_000, 2_000_000))
-    assert many - few == 2 * 1_000_000 * 768 * 4
+def test_memory_grows_with_two_sets_of_contexts_and_what_is_saved_of_them():
+    config, sizes = RunConfig(), (1_000_000, 2_000_000)
+    for host, sets in ((False, 2), (True, 3.5)):
+        few, many = (expected_memory(config, 50257, tokens, host) for tokens in sizes)
+        assert many - few == pytest.approx(sets * 1_000_000 * 768 * 4)
+
+
+# Measured in a process of its own, whose peak nothing else has raised.
+MEASURE = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from cvfp_jax.checkpoint import Checkpoints
+from cvfp_jax.config import RunConfig
+from cvfp_jax.data.dataset import CellData
+from cvfp_jax.fields import replace
+from cvfp_jax.plan import expected_memory
+from cvfp_jax.progress import CellProgress
+from cvfp_jax.run import run_cell
+
+folder, (tokens, vocab_size, changes) = sys.argv[1], json.loads(sys.argv[2])
+few = {"model.embed_dim": 64, "phase1.max_iterations": 2, "phase2.epochs": 1, "num_samples": 1}
+config = replace(RunConfig(), {**few, **changes})
+rng = np.random.default_rng(0)
+ids = rng.integers(0, vocab_size, tokens + 500).astype(np.int32)
+table = rng.normal(size=(vocab_size, config.model.embed_dim)).astype(np.float32)
+data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
+with Checkpoints(Path(folder), {}, 0.01) as keeper:
+    record = run_cell(config, data, CellProgress("", visible=False), keeper)
+assert record["status"] == "ok"
+# Not of getrusage, whose peak a child inherits.
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+print(1024 * int(peak.split()[1]), expected_memory(config, vocab_size, tokens))
+"""
+CASES = {
+    "pairs of rows": [
+        12_000, 500, {"model.context_dim": 16, "phase1.diversity": "UNIF", "phase1.batch_size": 12_000},
+    ],
+    "one loss over all tokens": [200_000, 500, {"model.context_dim": 96, "phase1.batch_size": 0}],
+    "a trained table": [500, 200_000, {"model.context_dim": 32, "phase2.freeze_embedding": False}],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_estimate_is_above_a_measured_peak_and_not_far(tmp_path, case):
+    """In each case another array weighs most."""
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), json.dumps(CASES[case])]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    peak, estimate = map(int, run.stdout.split())
+    assert peak <= estimate <= 2 * peak
+    idle = expected_memory(replace(RunConfig(), {"model.context_dim": 16, "model.embed_dim": 64}), 500, 1000)
+    assert peak > idle, "the case must weigh something"
+
+
+@pytest.mark.parametrize(
+    ("changes", "available", "advice"),
+    [
+        ({"phase1.batch_size": 0}, 6, "use --config.phase1.batch_size="),
+        (
+            {"phase1.diversity": "UNIF", "phase1.batch_size": 30_000},
+            6,
+            "use --config.phase1.batch_size=7500,",
+        ),
+        ({"phase2.batch_size": 500_000, "phase1.batch_size": 256}, 6, "use --config.phase2.batch_size="),
+        ({}, 2.5, "use --context_dims="),
+        ({}, 0.5, "use a smaller --config.phase1.batch_size"),
+    ],
+)
+def test_a_cell_that_does_not_fit_is_refused_with_what_would(changes, available, advice):
+    config = replace(RunConfig(), {"data.vocabulary": "full", **changes})
+    plan = plan_cell(config, train_tokens=250_000)
+    with pytest.raises(UserError) as caught:
+        check_fits(plan, 0, int(available * 2**30), host=True)
+    said = str(caught.value)
+    assert advice in said
+    assert f"1L_768d_1tok, 50 samples, needs about {plan.memory_bytes / 2**30:.1f} GiB" in said
+    assert "--force" in said
+    check_fits(plan, 0, plan.memory_bytes, host=True)
+    if found := re.search(r"--(?:config\.)?([a-z0-9_.]+)=(\d+)", said):
+        field = {"context_dims": "model.context_dim"}.get(found[1], found[1])
+        followed = plan_cell(replace(config, {field: int(found[2])}), train_tokens=250_000)
+        check_fits(followed, 0, int(available * 2**30), host=True)
+
+
+def test_a_sweep_refuses_before_it_starts_unless_forced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "available_memory", lambda: (2**29, True))
+    corpus, work = tiny.write_corpus(tmp_path / "corpus"), tmp_path / "work"
+    command = ["launch.py", *tiny.FLAGS, corpus, f"--workdir={work}", "--samples=6", "--context_dims=8"]
+    assert launch.main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1L_8d_1tok, 6 samples, needs about" in line
+    assert not (work / "records.jsonl").exists()
+    assert launch.main([*command, "--force"]) == 0
+    assert (work / "records.jsonl").exists()
+
+
+def test_memory_is_the_devices_or_what_the_system_can_give(monkeypatch):
+    bytes_free, host = memory.available_memory()
+    assert host
+    assert 2**28 < bytes_free < 2**45
+
+    class Accelerator:
+        def memory_stats(self):
+            return {"bytes_limit": 100, "bytes_in_use": 30}
+
+    monkeypatch.setattr(memory.jax, "devices", lambda: [Accelerator()])
+    assert memory.available_memory() == (70, False)
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    without = memory.available_memory()[0]
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.stat").write_text(f"anon {2**33}\nfile {2**33}\n")
+    assert abs(memory.available_memory()[0] - without) < 2**31
+    (tmp_path / "memory.max").write_text(f"{2**33 + 1000}\n")
+    own = memory._own()
+    assert memory.available_memory()[0] == pytest.approx(own + 1000, rel=0.1)
 
 
 def test_work_is_proportional_to_the_tokens():

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from made_records import record
 
 from cvfp_jax import records
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.report.document import report_page
 from cvfp_jax.report.page import markdown
 from cvfp_jax.report.summary import summarise
@@ -76,6 +77,44 @@ def test_lines_that_are_no_records_are_named(tmp_path, line, part):
     with pytest.raises(UserError, match=part) as caught:
         records.read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(MachineError, match=r"records\.jsonl: No space left on device; .*are kept") as caught:
+        records.append(path, record())
+    assert caught.value.exit_code == 1
+
+
+def test_a_line_of_which_only_a_part_can_be_written_is_taken_back(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    first = records.append(path, record(num_samples=50))
+    with monkeypatch.context() as patch:
+
+        def fails(handle):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(records.os, "fsync", fails)
+        with pytest.raises(MachineError, match="No space left"):
+            records.append(path, record(num_samples=100))
+    assert records.read(path) == [first]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=40))
+def test_whatever_follows_records_loses_none(tmp_path, tail):
+    path = tmp_path / "records.jsonl"
+    path.unlink(missing_ok=True)
+    written = [records.append(path, record(num_samples=n)) for n in (50, 100)]
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    records.repair(path)
+    assert path.read_bytes().startswith(whole)
+    try:
+        assert records.read(path) == written
+    except UserError as error:
+        assert "records.jsonl, line 3" in str(error) or tail.count(b"\n")  # noqa: PT017
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

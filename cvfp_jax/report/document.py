@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cvfp_jax.data.cache import write_atomic
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import file_error
 from cvfp_jax.records import Record
 from cvfp_jax.report import inference, law_sections, line_sections, sections
 from cvfp_jax.report.against import Against, against_blocks
@@ -82,9 +82,10 @@ def write_report(
         _write(workdir / "report.html", render(page, folder))
         _write(workdir / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        raise UserError(
+        raise file_error(
             f"cannot write the report of {workdir}: {error.filename or workdir}: {error.strerror};"
-            " make room for it and give the same command again."
+            " make room for it and give the same command again.",
+            error,
         ) from None
     return summaries
 
