@@ -143,4 +143,5 @@ def _group_text(points: Points, analysis: Analysis) -> str:
         for table in (laws_table(rows), parameters_table(rows), predictions_table(rows))
         if table.rows
     ]
-    return "\n\n".join([head, *tables, *status_details(rows), analysis.selection.verdict])
+    formulas = "\n".join(f"{row['law']}: {row['formula']}" for row in rows)
+    return "\n\n".join([head, formulas, *tables, *status_details(rows), analysis.selection.verdict])

@@ -13,14 +13,13 @@ import tiny
 from cvfp_jax import records
 
 ROOT = Path(__file__).parents[1]
-FLAGS = [
-    *tiny.FLAGS,
+FLAGS = tiny.flags(
     "--samples=6,12",
     "--context_dims=8,12",
     "--checkpoint_minutes=0",
     "--config.phase2.epochs=3",
     "--config.phase2.batch_size=48",
-]
+)
 KILLS = 20
 
 

@@ -61,7 +61,7 @@ def test_too_few_points_have_no_test():
 def test_akaike_weights_are_relative_likelihoods():
     weights = akaike_weights({"a": -10.0, "b": -6.0, "c": math.nan})
     assert weights == pytest.approx({"a": 1 / (1 + math.exp(-2)), "b": math.exp(-2) / (1 + math.exp(-2))})
-    assert akaike_weights({"a": math.nan}) == {}
+    assert akaike_weights({"a": math.nan, "b": 1.0}) == {}
 
 
 def test_r5s_five_points_cannot_decide():
@@ -80,8 +80,19 @@ def test_a_clear_case_is_decided():
     flat = select(fits(WIDE, drawn("constant", {"A": 100.0}, 2)))
     assert flat.verdict == (
         "These points cannot decide between constant, power, log_linear, saturating, variable_exponent and"
-        " exponential_decay; the simplest is constant. Only constant, saturating and exponential_decay"
-        " predict the largest sizes better than the last size's value does."
+        " exponential_decay. Only constant, saturating and exponential_decay predict the largest sizes better"
+        " than the last size's value does; of these the simplest is constant."
+    )
+
+
+def test_of_three_points_that_fall_the_simplest_law_that_predicts_is_named():
+    # A constant alone has an AICc, which is no evidence for it.
+    found = select(fits([1e5, 2e5, 4e5], [5.0, 4.0, 3.3]))
+    assert found.weights == {}
+    assert found.verdict == (
+        "These points cannot decide between constant, power and log_linear. Only power and log_linear"
+        " predict the largest sizes better than the last size's value does; of these the simplest are"
+        " power and log_linear."
     )
 
 
@@ -112,7 +123,7 @@ def test_two_points_are_too_few_for_a_test():
     power = [fit_law("power", X[:2], PPL[:2])]
     assert select(power).verdict == "These points are too few to fit a law and to test it."
     verdict = select(fits(X[:2], PPL[:2])).verdict
-    assert verdict.startswith("Constant, the only law with enough points, predicts the largest sizes with")
+    assert verdict.startswith("Constant, the only law to judge, predicts the largest sizes with")
     assert verdict.endswith("there is nothing to decide between.")
 
 

@@ -103,5 +103,5 @@ def test_a_clear_bend_carries_no_warning():
     assert (trend.name, trend.warning) == ("DEGRADING", "")
     assert window_trend(SIZES, bent(SIZES, bend=-0.05, noise=1e-4), 3).name == "IMPROVING"
     noisy = window_trend(SIZES, bent(SIZES, bend=0.0, noise=0.2), 3)
-    assert "is within its error" in noisy.warning
+    assert "is not told from none at 95%" in noisy.warning
     assert "3 degrees of freedom" in noisy.warning

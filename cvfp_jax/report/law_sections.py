@@ -9,6 +9,7 @@ from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragrap
 from cvfp_jax.report.summary import PREDICT_AT, Summary
 from cvfp_jax.report.tables import UNKNOWN, Table
 from cvfp_jax.scaling.analysis import Analysis, analyse_group
+from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.points import Group
 from cvfp_jax.scaling.select import BASELINE
 
@@ -189,6 +190,9 @@ def law_terms() -> Terms:
 
 
 def _terms() -> Iterator[tuple[str, str]]:
+    for law in LAWS.values():
+        unit = "" if law.unit_free else "; depends on the unit of x, so it takes no part in the conclusion"
+        yield law.name, law.formula + unit
     yield "k", "the number of parameters, the spread of the noise not counted"
     yield (
         "AICc and weight",

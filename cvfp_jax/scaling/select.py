@@ -37,7 +37,7 @@ def akaike_weights(aicc: Mapping[str, float]) -> dict[str, float]:
       aicc: by law; entries that are not numbers get no weight.
 
     Returns:
-      Weights of the other laws; they add up to 1.
+      Weights of the other laws, which add up to 1; none where there is nothing to weigh one against.
 
     References:
       Burnham and Anderson, 2002, section 2.9.
@@ -46,6 +46,8 @@ def akaike_weights(aicc: Mapping[str, float]) -> dict[str, float]:
     {'a': 0.731, 'b': 0.269}
     """
     known = {name: value for name, value in aicc.items() if math.isfinite(value)}
+    if len(known) < 2:
+        return {}
     least = min(known.values(), default=0.0)
     raw = {name: math.exp(-(value - least) / 2) for name, value in known.items()}
     return {name: value / sum(raw.values()) for name, value in raw.items()}
@@ -169,7 +171,7 @@ def _verdict(
     best = min(tested, key=lambda name: (tested[name], fits[name].k))
     if len(fits) == 1:
         return (
-            f"{best.capitalize()}, the only law with enough points, predicts the largest sizes with log-RMSE"
+            f"{best.capitalize()}, the only law to judge, predicts the largest sizes with log-RMSE"
             f" {tested[best]:.3g}, {BASELINE} with {naive:.3g}: there is nothing to decide between.",
             (best,),
         )
@@ -188,16 +190,21 @@ def _verdict(
             (best,),
         )
     left.sort(key=lambda name: fits[name].k)
-    simplest = [name for name in left if fits[name].k == fits[left[0]].k]
-    those = (
-        f"the simplest is {simplest[0]}" if len(simplest) == 1 else f"the simplest are {_listed(simplest)}"
-    )
     ahead = [name for name in left if tested.get(name, math.inf) < naive]
-    only = ""
-    if len(ahead) < len(left):
-        verb = "predicts" if len(ahead) == 1 else "predict"
-        only = f" Only {_listed(ahead)} {verb} the largest sizes better than {BASELINE} does."
-    return f"These points cannot decide between {_listed(left)}; {those}.{only}", tuple(left)
+    simplest = [name for name in ahead if fits[name].k == fits[ahead[0]].k]
+    those = f"the simplest {'is' if len(simplest) == 1 else 'are'} {_listed(simplest)}."
+    start = f"These points cannot decide between {_listed(left)}"
+    if len(ahead) == len(left):
+        return f"{start}; {those}", tuple(left)
+    if len(ahead) == 1:
+        return f"{start}. Only {ahead[0]} predicts the largest sizes better than {BASELINE} does.", tuple(
+            left
+        )
+    return (
+        f"{start}. Only {_listed(ahead)} predict the largest sizes better than {BASELINE} does; of these"
+        f" {those}",
+        tuple(left),
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

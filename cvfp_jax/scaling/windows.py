@@ -146,8 +146,8 @@ def window_trend(x: Sequence[float], log_y: Sequence[float], window: int, level:
     warning = ""
     if abs(change) <= half:
         warning = (
-            f"The change of {change:+.4f} is within its error (standard error {std_err:.4f}, {freedom}"
-            f" degree{'s' * (freedom > 1)} of freedom): these {len(x)} points do not tell a trend from none."
+            f"The change of {change:+.4f} is not told from none at 95% (standard error {std_err:.4f},"
+            f" {freedom} degree{'s' * (freedom > 1)} of freedom): these {len(x)} points show no sure trend."
         )
     return Trend(
         "compared",

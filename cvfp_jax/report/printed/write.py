@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from cvfp_jax.data.cache import write_atomic
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import file_error
 from cvfp_jax.report import line_tables, plotting
 from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, markdown
 from cvfp_jax.report.printed import chapters, figures, r1, r2, r3, r4, r5, tables
@@ -116,9 +116,10 @@ def write_reports(workdir: Path) -> list[Path]:
         for name, text in texts.items():
             write_atomic(workdir / name, text.encode())
     except OSError as error:
-        raise UserError(
+        raise file_error(
             f"cannot write the reports to {workdir}: {error.strerror}; make room for them or name"
-            " another folder."
+            " another folder.",
+            error,
         ) from None
     return sorted((workdir / name for name in texts), key=lambda path: (path.stem != "index", path.name))
 
