@@ -86,7 +86,7 @@ def test_windows_say_whether_their_change_is_within_error():
         ["a", "1", "1 to 8"],
         ["a", "2", "2 to 16"],
     ]
-    assert "do not tell a trend from none" in line_tables.trend_text(noisy)
+    assert "is not told from none at 95%" in line_tables.trend_text(noisy)
     bent = inference.SeriesWindows.of("b", [2**n for n in range(8)], [(n - 8) ** 2 / 20 for n in range(8)], 4)
     text = line_tables.trend_text(bent)
     assert text.startswith("b: DEGRADING, +")

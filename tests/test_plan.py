@@ -134,7 +134,8 @@ def test_a_cell_that_does_not_fit_is_refused_with_what_would(changes, available,
 def test_a_sweep_refuses_before_it_starts_unless_forced(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "available_memory", lambda: (2**29, True))
     corpus, work = tiny.write_corpus(tmp_path / "corpus"), tmp_path / "work"
-    command = ["launch.py", *tiny.FLAGS, corpus, f"--workdir={work}", "--samples=6", "--context_dims=8"]
+    flags = tiny.flags(corpus, f"--workdir={work}", "--samples=6", "--context_dims=8")
+    command = ["launch.py", *flags]
     assert launch.main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "1L_8d_1tok, 6 samples, needs about" in line
