@@ -81,6 +81,8 @@ def test_intervals_stay_within_what_the_law_allows():
     decay = bootstrap(fit_law("exponential_decay", X, PPL))
     assert decay.interval("c") == Interval(-np.inf, np.inf)
     assert decay.interval("ppl_min").low == 0.0
+    # Data that rise leave a saturating law's exponent anywhere that the search lets it be.
+    assert bootstrap(fit_law("saturating", X, PPL[::-1])).interval("a") == Interval(0.0, np.inf)
 
 
 def test_what_has_no_residuals_is_an_error():

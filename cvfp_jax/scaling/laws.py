@@ -124,7 +124,7 @@ LAWS: dict[str, Law] = {
             (
                 _FLOOR,
                 Parameter("A", "y, above the floor at x = 1", True, 0.0),
-                Parameter("a", "1", lower=0.0),
+                Parameter("a", "1", lower=0.0, upper=10.0),
             ),
             _saturating,
             lambda p, x: p["a"] * p["A"] * x ** -p["a"] / _saturating(p, x),
