@@ -11,8 +11,9 @@ from scipy import stats
 from cvfp_jax.scaling.bootstrap import DRAWS, Draws, bootstrap
 from cvfp_jax.scaling.fit import Fit, fit_law
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.line import LEVEL
 from cvfp_jax.scaling.points import Group
-from cvfp_jax.scaling.profile import LEVEL, Interval, profile_intervals
+from cvfp_jax.scaling.profile import Interval, profile_intervals
 from cvfp_jax.scaling.select import Selection, select
 from cvfp_jax.scaling.solve import HUBER, LINEAR, LOG
 
@@ -212,15 +213,13 @@ def lack_of_fit(fit: Fit) -> float:
     """
     if not fit.fitted or fit.n == fit.sizes or fit.objective == HUBER:
         return math.nan
-    assert fit.problem is not None
-    assert fit.optimum is not None
-    values = fit.problem.y[0] if fit.objective == LINEAR else np.log(fit.problem.y[0])
-    _, which = np.unique(fit.x, return_inverse=True)
+    problem, optimum = fit.solved
+    values, which = problem.y[0] if fit.objective == LINEAR else np.log(problem.y[0]), fit.size_index
     means = np.bincount(which, values) / np.bincount(which)
     pure = float(np.sum((values - means[which]) ** 2))
     if not pure > 0:
         return math.nan
-    excess = max(0.0, 2 * float(fit.optimum.cost[0]) - pure) / (fit.sizes - fit.k)
+    excess = max(0.0, 2 * float(optimum.cost[0]) - pure) / (fit.sizes - fit.k)
     return float(stats.f.sf(excess / (pure / (fit.n - fit.sizes)), fit.sizes - fit.k, fit.n - fit.sizes))
 
 

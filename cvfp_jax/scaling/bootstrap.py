@@ -67,8 +67,8 @@ class Draws:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def curve_interval(self, x: np.ndarray, level: float = LEVEL) -> np.ndarray:
         """Returns an interval [2, len(x)] of the law at sizes above zero, from the draws' quantiles."""
-        assert self.fit.problem is not None
-        curves, _ = self.fit.problem.curve(self.internal, np.log(x) - self.fit.problem.log_ref)
+        problem, _ = self.fit.solved
+        curves, _ = problem.curve(self.internal, np.log(x) - problem.log_ref)
         curves = curves * self.fit.y_ref
         ends = np.quantile(curves, [0.5 - level / 2, 0.5 + level / 2], axis=0)
         return self._widened(ends, self.fit.predict(x), level, bool(np.all(curves > 0)))
@@ -121,12 +121,11 @@ def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0)
         raise ValueError(f"no bootstrap {kind!r}: choose {RESIDUAL} or {PAIRS}")
     if not fit.fitted or fit.n <= fit.k:
         raise ValueError("no residuals to draw from: a bootstrap needs more points than parameters")
-    assert fit.problem is not None
-    assert fit.optimum is not None
+    _, optimum = fit.solved
     random = np.random.default_rng(seed)
     drawn = (_residual_draws if kind == RESIDUAL else _pairs_draws)(fit, draws, random)
     chunks = [
-        minimise(drawn.take(rows), _STARTS, np.repeat(fit.optimum.parameters, len(rows), axis=0))
+        minimise(drawn.take(rows), _STARTS, np.repeat(optimum.parameters, len(rows), axis=0))
         for rows in np.array_split(np.arange(len(drawn.y)), max(1, len(drawn.y) // _CHUNK))
     ]
     internal = np.concatenate([chunk.parameters for chunk in chunks])
@@ -137,11 +136,9 @@ def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0)
 
 
 def _residual_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
-    assert fit.problem is not None
-    assert fit.optimum is not None
-    problem = fit.problem
-    r, J = (part[0] for part in problem.residuals(fit.optimum.parameters))
-    free = J[:, ~fit.optimum.held[0]]
+    problem, optimum = fit.solved
+    r, J = (part[0] for part in problem.residuals(optimum.parameters))
+    free = J[:, ~optimum.held[0]]
     length = np.linalg.norm(free, axis=0)
     q, _ = np.linalg.qr(free / np.where(length > 0, length, 1.0))
     leverage = np.minimum(np.sum(q**2, axis=1), 1.0)
@@ -149,21 +146,19 @@ def _residual_draws(fit: Fit, draws: int, random: np.random.Generator) -> Proble
     wide = np.where(leverage < 1 - 1e-6, r / np.sqrt(np.maximum(1 - leverage, 1e-6)), 0.0)
     wide -= wide.mean()
     noise = random.choice(wide, (draws, len(wide)))
-    f = problem.curve(fit.optimum.parameters, problem.u)[0]
+    f = problem.curve(optimum.parameters, problem.u)[0]
     # The residuals are those of f - y.
     y = f - noise if problem.objective == LINEAR else f * np.exp(-noise)
     return dataclasses.replace(problem, y=y, weights=np.ones_like(y))
 
 
 def _pairs_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
-    assert fit.problem is not None
-    problem = fit.problem
-    _, which = np.unique(fit.x, return_inverse=True)
+    problem, _ = fit.solved
     counts = random.multinomial(fit.sizes, np.full(fit.sizes, 1 / fit.sizes), draws)
     counts = counts[(counts > 0).sum(axis=1) > fit.k]
     if not len(counts):
         raise ValueError("no draw has more sizes than the law has parameters")
-    weights = counts[:, which].astype(float)
+    weights = counts[:, fit.size_index].astype(float)
     return dataclasses.replace(problem, y=np.repeat(problem.y, len(weights), axis=0), weights=weights)
 
 

@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Exponents beyond these are steps, not laws.
-_STEEPEST = 10.0
-_WIDE = 50.0
-# The bounds of the power of x that decays exponentially; towards zero the law becomes the saturating one.
-_LEAST_POWER, _GREATEST_POWER = 0.02, 5.0
+from cvfp_jax.scaling.laws import LAWS, Parameter
+
+_EXPONENT = LAWS["power"].parameter("a")
+_DECAY = LAWS["saturating"].parameter("a")
+# Towards its least exponential decay becomes the saturating law.
+_POWER = LAWS["exponential_decay"].parameter("c")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Shape:
     """A law's falling part: ``g`` of ``u`` and a few parameters, which are 1 together at ``u = 0``."""
 
     floor: bool
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+    theta: tuple[Parameter, ...]  # the law's own, or -d ln g / du at u = 0 by the name of steepness
     # (theta [S, q], u [n], ln x_ref) -> g [S, n], dg / dtheta [S, n, q]
     value: Callable[[np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
     # The values of theta from which a search starts, [G, q].
@@ -122,32 +122,36 @@ def _public_log_linear(
     return K * (1 + theta[:, 0] * log_ref), K * theta[:, 0]
 
 
-_SLOPES = np.concatenate([np.linspace(-2, 0, 9)[:-1], np.geomspace(0.01, _STEEPEST, 40)])
-_FALLING = np.geomspace(0.01, _STEEPEST, 60)
+def _steepness(like: Parameter) -> Parameter:
+    """A local exponent at the reference, which no law has for a parameter, within another's bounds."""
+    return dataclasses.replace(like, name="steepness")
+
+
+_SLOPES = np.concatenate([np.linspace(-2, 0, 9)[:-1], np.geomspace(0.01, _DECAY.upper, 40)])
+_FALLING = np.geomspace(0.01, _DECAY.upper, 60)
 
 SHAPES: dict[str, Shape] = {
-    "power": Shape(False, (-_WIDE,), (_WIDE,), _power, _product(_SLOPES), _public_power),
+    "power": Shape(False, (_EXPONENT,), _power, _product(_SLOPES), _public_power),
     "saturating": Shape(
-        True, (0.0,), (_STEEPEST,), _power, _product(_FALLING),
-        _public_saturating,
+        True, (_DECAY,), _power, _product(_FALLING), _public_saturating,
     ),
     "log_corrected": Shape(
-        False, (0.0, -_WIDE), (_STEEPEST, _WIDE), _log_corrected,
+        False, LAWS["log_corrected"].parameters[1:], _log_corrected,
         _product(np.concatenate([[0.0], np.geomspace(0.01, 3, 24)]), np.linspace(-8, 8, 33)),
         _public_log_corrected,
     ),
     "exponential_decay": Shape(
-        True, (0.0, _LEAST_POWER), (_STEEPEST, _GREATEST_POWER), _exponential,
-        _product(np.geomspace(0.01, _STEEPEST, 30), np.geomspace(_LEAST_POWER, _GREATEST_POWER, 20)),
+        True, (_steepness(_DECAY), _POWER), _exponential,
+        _product(np.geomspace(0.01, _DECAY.upper, 30), np.geomspace(_POWER.lower, _POWER.upper, 20)),
         _public_exponential, from_least=True,
     ),
     "variable_exponent": Shape(
-        False, (-_WIDE, -_WIDE), (_WIDE, _WIDE), _variable,
+        False, (_steepness(_EXPONENT), LAWS["variable_exponent"].parameter("a1")), _variable,
         _product(_SLOPES, np.linspace(-0.5, 0.5, 21)), _public_variable,
     ),
-    "constant": Shape(False, (), (), _constant, np.empty((1, 0)), _public_constant),
+    "constant": Shape(False, (), _constant, np.empty((1, 0)), _public_constant),
     "log_linear": Shape(
-        False, (-_WIDE,), (_WIDE,), _log_linear,
+        False, (_steepness(_EXPONENT),), _log_linear,
         _product(np.concatenate([-np.geomspace(0.01, 2, 20), [0.0], np.geomspace(0.01, 2, 20)])),
         _public_log_linear,
     ),

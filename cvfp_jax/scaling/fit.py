@@ -56,21 +56,32 @@ class Fit:
         return self.law.k
 
     @property
+    def solved(self) -> tuple[Problem, Optimum]:
+        """The problem and its optimum, which any fit with parameters has."""
+        assert self.problem is not None
+        assert self.optimum is not None
+        return self.problem, self.optimum
+
+    @property
+    def size_index(self) -> np.ndarray:
+        """Which of the different sizes, in order, each point has, [n]."""
+        return np.unique(self.x, return_inverse=True)[1]
+
+    @property
     def aicc(self) -> float:
-        """The criterion corrected for few points; not a number where ``n <= k + 1``, as it is undefined."""
-        if self.n <= self.k + 1:
-            return math.nan
-        return self.aic + 2 * self.k * (self.k + 1) / (self.n - self.k - 1)
+        """The criterion corrected for few points; not a number where it is undefined."""
+        return corrected_aic(self.aic, self.n, self.k)
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def predict(self, x: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Returns the law's values at sizes above zero, in the unit of y."""
         sizes = np.asarray(x, float)
-        if self.problem is None or self.optimum is None:
+        if not self.fitted:
             return np.full_like(sizes, math.nan)
+        problem, optimum = self.solved
         # By the coordinates, whose terms do not cancel as those of the law's own parameters can.
-        u = np.log(sizes.ravel()) - self.problem.log_ref
-        curve, _ = self.problem.curve(self.optimum.parameters, u)
+        u = np.log(sizes.ravel()) - problem.log_ref
+        curve, _ = problem.curve(optimum.parameters, u)
         return self.y_ref * curve[0].reshape(sizes.shape)
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -80,6 +91,18 @@ class Fit:
         if not self.fitted:
             return np.full_like(sizes, math.nan)
         return np.asarray(self.law.local_exponent(self.params, sizes))
+
+
+def corrected_aic(aic: float, n: int, k: int) -> float:
+    """Returns AIC corrected for few points, ``AIC + 2 k (k + 1) / (n - k - 1)``; NaN where n <= k + 1.
+
+    References:
+      Hurvich and Tsai, Regression and time series model selection in small samples, 1989.
+
+    >>> round(corrected_aic(21.54, 5, 3), 2), corrected_aic(18.54, 5, 4)
+    (45.54, nan)
+    """
+    return aic + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.nan
 
 
 def public_parameters(problem: Problem, parameters: np.ndarray, y_ref: float) -> np.ndarray:
@@ -256,11 +279,10 @@ def _std_errors(
 
 def _status(fit: Fit, condition: float) -> str:
     """What became of the search."""
-    assert fit.optimum is not None
-    assert fit.problem is not None
+    _, optimum = fit.solved
     if not all(math.isfinite(value) for value in fit.params.values()):
         return "not identifiable: a parameter is beyond all numbers"
-    if not fit.optimum.converged[0]:
+    if not optimum.converged[0]:
         return "not converged: the search ended where the objective still falls"
     bounds = _on_bounds(fit)
     if bounds:
@@ -272,26 +294,13 @@ def _status(fit: Fit, condition: float) -> str:
 
 def _on_bounds(fit: Fit) -> list[str]:
     """The bounds that hold parameters, in the law's own words."""
-    assert fit.optimum is not None
-    held, floor = fit.optimum.held[0], int(SHAPES[fit.law.name].floor)
-    names = ["ppl_min"] * floor + ["A", *_THETA_NAMES[fit.law.name]]
+    problem, optimum = fit.solved
+    names = ["ppl_min"] * problem.shape.floor + ["A", *(each.name for each in problem.shape.theta)]
     return [
         f"{name} = {value:g}"
-        for name, value, is_held in zip(names, fit.optimum.parameters[0], held, strict=True)
+        for name, value, is_held in zip(names, optimum.parameters[0], optimum.held[0], strict=True)
         if is_held
     ]
-
-
-# What the shapes' parameters are called when one is on its bound.
-_THETA_NAMES = {
-    "power": ("a",),
-    "saturating": ("a",),
-    "log_corrected": ("a", "b"),
-    "exponential_decay": ("steepness", "c"),
-    "variable_exponent": ("steepness", "a1"),
-    "constant": (),
-    "log_linear": ("steepness",),
-}
 
 
 def _r2(rss: float, values: np.ndarray) -> float:

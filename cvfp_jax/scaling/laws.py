@@ -161,7 +161,11 @@ LAWS: dict[str, Law] = {
         Law(
             "variable_exponent",
             "y = A x^-(a0 - a1 ln x)",
-            (_SCALE, Parameter("a0", "1, at x = 1"), Parameter("a1", "1 per ln x")),
+            (
+                _SCALE,
+                Parameter("a0", "1, at x = 1"),
+                Parameter("a1", "1 per ln x", lower=-50.0, upper=50.0),
+            ),
             _variable,
             # Not a0 - a1 ln x, which R5 printed: the exponent multiplies a logarithm that moves as well.
             lambda p, x: p["a0"] - 2 * p["a1"] * np.log(x),

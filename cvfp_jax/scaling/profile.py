@@ -92,16 +92,15 @@ def profile_intervals(
     count = len(names) + len(predict)
     if not fit.fitted or fit.n <= fit.k or fit.objective == HUBER or not count:
         return [None] * count
-    assert fit.problem is not None
-    assert fit.optimum is not None
+    problem, optimum = fit.solved
     quantities = _Quantities(
-        fit.problem,
+        problem,
         fit.y_ref,
         np.array([fit.law.names.index(name) for name in names], int),
         np.array([(fit.law.name, name) in BY_LOGARITHM for name in names], bool),
-        np.log(np.asarray(predict, float)) - fit.problem.log_ref,
+        np.log(np.asarray(predict, float)) - problem.log_ref,
     )
-    centre, slopes = (part[0] for part in quantities.value(fit.optimum.parameters))
+    centre, slopes = (part[0] for part in quantities.value(optimum.parameters))
     ends, closed = _ends(fit, quantities, centre, _scales(fit, slopes), level)
     bounds = [(0.0, math.inf)] * count
     bounds[: len(names)] = [(parameter.lower, parameter.upper) for parameter in map(fit.law.parameter, names)]
@@ -120,10 +119,9 @@ def profile_intervals(
 
 def _scales(fit: Fit, slopes: np.ndarray) -> np.ndarray:
     """Standard errors of quantities in the linearised law, or a tenth where there are none."""
-    assert fit.problem is not None
-    assert fit.optimum is not None
-    _, J = fit.problem.residuals(fit.optimum.parameters)
-    s = math.sqrt(2 * float(fit.optimum.cost[0]) / (fit.n - fit.k))
+    problem, optimum = fit.solved
+    _, J = problem.residuals(optimum.parameters)
+    s = math.sqrt(2 * float(optimum.cost[0]) / (fit.n - fit.k))
     # How a parameter moves with each measure, [n, p].
     pull = np.linalg.pinv(np.where(np.abs(J[0]) < 1e100, J[0], 0.0)).T
     errors = s * np.linalg.norm(np.nan_to_num(slopes) @ pull.T, axis=1)
@@ -134,9 +132,7 @@ def _ends(
     fit: Fit, quantities: _Quantities, centre: np.ndarray, scale: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The lower and upper ends [2, Q], in the quantities' own scale, and which the search's bounds set."""
-    assert fit.problem is not None
-    assert fit.optimum is not None
-    s2 = 2 * float(fit.optimum.cost[0]) / (fit.n - fit.k)
+    s2 = 2 * float(fit.solved[1].cost[0]) / (fit.n - fit.k)
     if not s2 > 1e-28:  # the points lie on the law
         return np.stack([centre, centre]), np.zeros((2, len(centre)), bool)
     many = len(centre)
@@ -169,15 +165,14 @@ class _Search:
         t: float,
         centre: np.ndarray,
     ) -> None:
-        assert fit.problem is not None
-        assert fit.optimum is not None
-        self.problem, self.quantities, self.index, self.side = fit.problem, quantities, index, side
-        self.width, self.s2, self.t, self.cost = scale[index], s2, t, float(fit.optimum.cost[0])
+        self.problem, optimum = fit.solved
+        self.quantities, self.index, self.side = quantities, index, side
+        self.width, self.s2, self.t, self.cost = scale[index], s2, t, float(optimum.cost[0])
         rows = len(index)
         # The last pull that the points bear, what it comes to, its excess and parameters; and the first that
         # they do not bear.
         self.inner, self.r_inner, self.e_inner = centre[index], centre[index], np.zeros(rows)
-        self.start = np.repeat(fit.optimum.parameters, rows, axis=0)
+        self.start = np.repeat(optimum.parameters, rows, axis=0)
         self.outer, self.r_outer, self.e_outer = np.full((3, rows), math.nan)
         self.end, self.closed = np.full(rows, math.nan), np.zeros(rows, bool)
 

@@ -75,10 +75,8 @@ def leave_one_out(fit: Fit) -> float:
     """
     if not fit.fitted:
         return math.nan
-    assert fit.problem is not None
-    _, which = np.unique(fit.x, return_inverse=True)
-    left_out = np.arange(fit.sizes)[:, None] == which
-    errors = _prediction_errors(fit.problem, left_out)
+    left_out = np.arange(fit.sizes)[:, None] == fit.size_index
+    errors = _prediction_errors(fit.solved[0], left_out)
     return float(np.sqrt(np.mean(errors[left_out] ** 2)))
 
 
@@ -104,9 +102,7 @@ def hold_out(fit: Fit) -> tuple[float, float, tuple[float, ...]]:
     """
     if not fit.fitted:
         return math.nan, math.nan, ()
-    assert fit.problem is not None
-    problem = fit.problem
-    _, which = np.unique(fit.x, return_inverse=True)
+    problem, which = fit.solved[0], fit.size_index
     held = max(1, fit.sizes // 3)
     left_out = (which >= fit.sizes - held)[None]
     log_y = np.log(problem.y[0])
@@ -226,7 +222,7 @@ def _beats(
     """Whether everything speaks for a law and against another; of the laws left, no two are so."""
     if name not in weights or other not in weights or other not in tested:
         return False
-    costs = [float(optimum.cost[0]) for key in (name, other) if (optimum := fits[key].optimum)]
+    costs = [float(fits[key].solved[1].cost[0]) for key in (name, other)]
     return (
         tested[name] < tested[other]
         and weights[other] < _UNLIKELY * weights[name]

@@ -2,7 +2,8 @@
 
 A problem has one set of sizes and S data sets (bootstrap draws, points left out, starts), each with
 measures and weights of its own; a weight of 0 leaves a point out. Arrays are [S, n] over points and
-[S, p] over parameters ``(m, K, *theta)`` of ``coordinates``, without ``m`` where a law has no floor.
+[S, p] over parameters ``(m, K, *theta)`` of ``coordinates``, without ``m`` where a law has no floor. Overflow
+is met on the way and dealt with; those who call silence numpy's warnings of it.
 """
 
 import dataclasses
@@ -48,12 +49,12 @@ class Problem:
     @property
     def lower(self) -> np.ndarray:
         """The least values of the parameters, [p]."""
-        return np.array([0.0] * (1 + self.shape.floor) + list(self.shape.lower))
+        return np.array([0.0] * (1 + self.shape.floor) + [each.lower for each in self.shape.theta])
 
     @property
     def upper(self) -> np.ndarray:
         """The greatest values of the parameters, [p]."""
-        return np.array([np.inf] * (1 + self.shape.floor) + list(self.shape.upper))
+        return np.array([np.inf] * (1 + self.shape.floor) + [each.upper for each in self.shape.theta])
 
     def curve(self, parameters: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the law's values [S, len(u)] and their derivatives [S, len(u), p]."""
@@ -75,14 +76,13 @@ class Problem:
 
     def cost(self, residuals: np.ndarray) -> np.ndarray:
         """Returns the objective, half the weighted sum of squares or Huber's sum, [S]."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            if self.objective == HUBER:
-                size = np.abs(residuals)
-                beyond = HUBER_DELTA * (size - HUBER_DELTA / 2) + _HUBER_BEND * (size**2 - HUBER_DELTA**2) / 2
-                loss = np.where(size <= HUBER_DELTA, size**2 / 2, beyond)
-            else:
-                loss = residuals**2 / 2
-            return np.sum(np.where(self.weights > 0, self.weights * loss, 0.0), axis=1)
+        if self.objective == HUBER:
+            size = np.abs(residuals)
+            beyond = HUBER_DELTA * (size - HUBER_DELTA / 2) + _HUBER_BEND * (size**2 - HUBER_DELTA**2) / 2
+            loss = np.where(size <= HUBER_DELTA, size**2 / 2, beyond)
+        else:
+            loss = residuals**2 / 2
+        return np.sum(np.where(self.weights > 0, self.weights * loss, 0.0), axis=1)
 
     def robust_weights(self, residuals: np.ndarray) -> np.ndarray:
         """Returns the weights of squares that have the objective's gradient."""
@@ -192,15 +192,14 @@ def _state(
     problem: Problem, x: np.ndarray, rows: np.ndarray, condition: Condition | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Residuals and derivatives, those of a condition behind them, and the whole cost."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        r, J = problem.residuals(x)
-        bad = ~_squarable(r, J)
-        cost = np.where(bad, np.inf, problem.cost(r))
-        if condition is not None:
-            more, dmore = condition(x, rows)
-            bad |= ~_squarable(more, dmore)
-            cost = np.where(bad, np.inf, cost + np.sum(more**2, axis=1) / 2)
-            r, J = np.concatenate([r, more], axis=1), np.concatenate([J, dmore], axis=1)
+    r, J = problem.residuals(x)
+    bad = ~_squarable(r, J)
+    cost = np.where(bad, np.inf, problem.cost(r))
+    if condition is not None:
+        more, dmore = condition(x, rows)
+        bad |= ~_squarable(more, dmore)
+        cost = np.where(bad, np.inf, cost + np.sum(more**2, axis=1) / 2)
+        r, J = np.concatenate([r, more], axis=1), np.concatenate([J, dmore], axis=1)
     r[bad], J[bad] = 0.0, 0.0
     return r, J, cost
 
