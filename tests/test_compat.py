@@ -170,7 +170,7 @@ def test_the_local_exponent_is_the_laws_derivative():
         slope = math.log(law.predict(size * math.exp(step)) / law.predict(size * math.exp(-step))) / (
             2 * step
         )
-        assert compat.local_exponent(law, size) == pytest.approx(-slope, abs=1e-8)
+        assert law.local_exponent(size) == pytest.approx(-slope, abs=1e-8)
     bottom = compat.turning_point(law)
     assert law.predict(bottom) < min(law.predict(0.9 * bottom), law.predict(1.1 * bottom))
 

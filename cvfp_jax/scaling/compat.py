@@ -6,10 +6,12 @@ so what they print may be a bound or a local optimum. It is their number all the
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import optimize, stats
+
+from cvfp_jax.scaling.laws import LAWS, Law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,6 @@ class PrintedLaw:
     r2: float
     rss: float
     aic: float  # n ln(RSS / n) + 2 k
-    formula: Callable[..., np.ndarray]
 
     @property
     def k(self) -> int:
@@ -85,43 +86,20 @@ class PrintedLaw:
 
     def predict(self, x: float) -> float:
         """Returns the law's value at a size."""
-        return float(self.formula(np.float64(x), *self.params.values()))
+        return float(LAWS[self.name].value(self.params, np.array(x, float)))
+
+    def local_exponent(self, x: float) -> float:
+        """Returns -d ln y / d ln x, which is not R5's "a(n)"."""
+        return float(LAWS[self.name].local_exponent(self.params, np.array(x, float)))
 
 
-def power(n: np.ndarray, A: float, a: float) -> np.ndarray:
-    """Returns ``A n^-a``."""
-    return A * n**-a
-
-
-def saturating(n: np.ndarray, ppl_min: float, A: float, a: float) -> np.ndarray:
-    """Returns ``ppl_min + A n^-a``."""
-    return ppl_min + A * n**-a
-
-
-def log_corrected(n: np.ndarray, A: float, a: float, b: float) -> np.ndarray:
-    """Returns ``A n^-a (ln n)^b``."""
-    return A * n**-a * np.log(n) ** b
-
-
-def exponential_decay(n: np.ndarray, ppl_min: float, A: float, b: float, c: float) -> np.ndarray:
-    """Returns ``ppl_min + A exp(-b n^c)``."""
-    return ppl_min + A * np.exp(-b * n**c)
-
-
-def variable_exponent(n: np.ndarray, A: float, a0: float, a1: float) -> np.ndarray:
-    """Returns ``A n^-(a0 - a1 ln n)``."""
-    return A * n ** -(a0 - a1 * np.log(n))
-
-
-# R5's starts and bounds: law, parameters, start, lower and upper bounds.
-_BOUNDED: tuple[
-    tuple[Callable[..., np.ndarray], tuple[str, ...], list[float], list[float], list[float]], ...
-] = (
-    (saturating, ("ppl_min", "A", "a"), [80, 1000, 0.3], [0, 0, 0], [150, 1e4, 2]),
-    (log_corrected, ("A", "a", "b"), [1000, 0.3, 0.5], [0, 0, -5], [1e4, 2, 5]),
-    (exponential_decay, ("ppl_min", "A", "b", "c"), [100, 300, 0.01, 0.5], [0, 0, 0, 0], [200, 1000, 1, 1]),
-    (variable_exponent, ("A", "a0", "a1"), [1000, 0.5, 0.02], [0, 0, -0.5], [1e4, 2, 0.5]),
-)
+# R5's starts, lower and upper bounds, by law and in the order of its parameters.
+_BOUNDED: dict[str, tuple[list[float], list[float], list[float]]] = {
+    "saturating": ([80, 1000, 0.3], [0, 0, 0], [150, 1e4, 2]),
+    "log_corrected": ([1000, 0.3, 0.5], [0, 0, -5], [1e4, 2, 5]),
+    "exponential_decay": ([100, 300, 0.01, 0.5], [0, 0, 0, 0], [200, 1000, 1, 1]),
+    "variable_exponent": ([1000, 0.5, 0.02], [0, 0, -0.5], [1e4, 2, 0.5]),
+}
 
 
 def printed_aic(rss: float, n: int, k: int) -> float:
@@ -133,12 +111,10 @@ def printed_aic(rss: float, n: int, k: int) -> float:
     return n * math.log(rss / n) + 2 * k
 
 
-def _scored(
-    formula: Callable[..., np.ndarray], params: dict[str, float], x: np.ndarray, y: np.ndarray
-) -> PrintedLaw:
-    rss = float(np.sum((formula(x, *params.values()) - y) ** 2))
+def _scored(name: str, params: dict[str, float], x: np.ndarray, y: np.ndarray) -> PrintedLaw:
+    rss = float(np.sum((LAWS[name].value(params, x) - y) ** 2))
     r2 = 1 - rss / float(np.sum((y - y.mean()) ** 2))
-    return PrintedLaw(formula.__name__, params, r2, rss, printed_aic(rss, len(x), len(params)), formula)
+    return PrintedLaw(name, params, r2, rss, printed_aic(rss, len(x), len(params)))
 
 
 def printed_laws(samples: Sequence[float], ppl: Sequence[float]) -> dict[str, PrintedLaw]:
@@ -166,22 +142,21 @@ def printed_laws(samples: Sequence[float], ppl: Sequence[float]) -> dict[str, Pr
     """
     x, y = np.asarray(samples, dtype=np.float64), np.asarray(ppl, dtype=np.float64)
     line = printed_power_law(samples, ppl)
-    found = {"power": _scored(power, {"A": line.A, "a": -line.alpha}, x, y)}
-    for formula, names, start, low, high in _BOUNDED:
-        best, _ = optimize.curve_fit(formula, x, y, p0=start, bounds=(low, high), maxfev=10000)
-        params = dict(zip(names, map(float, best), strict=True))
-        found[formula.__name__] = _scored(formula, params, x, y)
+    found = {"power": _scored("power", {"A": line.A, "a": -line.alpha}, x, y)}
+    for name, (start, low, high) in _BOUNDED.items():
+        law = LAWS[name]
+
+        def value(x: np.ndarray, *values: float, law: Law = law) -> np.ndarray:
+            return law.value(dict(zip(law.names, values, strict=True)), x)
+
+        best, _ = optimize.curve_fit(value, x, y, p0=start, bounds=(low, high), maxfev=10000)
+        found[name] = _scored(name, dict(zip(law.names, map(float, best), strict=True)), x, y)
     return found
 
 
 def printed_exponent(law: PrintedLaw, x: float) -> float:
     """Returns R5's "a(n)" of the variable-exponent law, ``a0 - a1 ln n``: not its local exponent."""
     return law.params["a0"] - law.params["a1"] * math.log(x)
-
-
-def local_exponent(law: PrintedLaw, x: float) -> float:
-    """Returns the variable-exponent law's ``-d ln y / d ln n = a0 - 2 a1 ln n``."""
-    return law.params["a0"] - 2 * law.params["a1"] * math.log(x)
 
 
 def turning_point(law: PrintedLaw) -> float:

@@ -87,8 +87,7 @@ def _exponential(p: Parameters, x: np.ndarray) -> np.ndarray:
 
 
 def _variable(p: Parameters, x: np.ndarray) -> np.ndarray:
-    log_x = np.log(x)
-    return p["A"] * np.exp(-(p["a0"] - p["a1"] * log_x) * log_x)
+    return p["A"] * x ** -(p["a0"] - p["a1"] * np.log(x))
 
 
 def _log_corrected_limit(p: Parameters) -> float:

@@ -1,5 +1,6 @@
 """What the rebuilt reports consist of: sections of each, beyond those that all have."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cvfp_jax.report.tables import Table, number, size
 from cvfp_jax.scaling import compat
 from cvfp_jax.scaling.correlate import correlate, ppl_per_million
 from cvfp_jax.scaling.derived import reduction_per_doubling
+from cvfp_jax.scaling.fit import corrected_aic
 
 _PAIRS = [(f"{dim} v1", f"{dim} v2") for dim in (768, 1200, 1537)]
 
@@ -170,12 +172,12 @@ def _r5(source: Source, folder: Path) -> list[Block]:
     rows = []
     for printed in source.tables["printed_fits"]:
         law = found[printed["law"]]
-        corrected = r5.aicc(law.aic, n, law.k)
+        corrected = corrected_aic(law.aic, n, law.k)
         rows.append(
             [
                 law.name, str(law.k), ", ".join(f"{key} {value:.4g}" for key, value in law.params.items()),
                 number(law.r2, 4), number(law.rss, 2), number(law.aic, 2), number(printed["aic"], 2),
-                "undefined" if corrected is None else number(corrected, 2),
+                "undefined" if math.isnan(corrected) else number(corrected, 2),
             ]
         )  # fmt: skip
     columns = ["law", "k", "parameters", "R2", "RSS", "AIC", "AIC printed", "AICc"]
@@ -184,7 +186,7 @@ def _r5(source: Source, folder: Path) -> list[Block]:
     exponents = [
         [
             name, number(compat.printed_exponent(variable, int(name)), 3), number(value, 3),
-            number(compat.local_exponent(variable, int(name)), 3),
+            number(variable.local_exponent(int(name)), 3),
         ]
         for name, value in source.tables["printed_variable_exponent_values"].items()
     ]  # fmt: skip

@@ -1,12 +1,14 @@
 """R5: sample-size scaling and five laws, answered from its own table."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from cvfp_jax.report.printed.source import Answer, Rules, Source, column, law, logs
 from cvfp_jax.report.tables import interval, size
 from cvfp_jax.scaling import compat
+from cvfp_jax.scaling.fit import corrected_aic
 from cvfp_jax.scaling.windows import window_trend
 
 
@@ -21,26 +23,14 @@ def laws(source: Source) -> dict[str, compat.PrintedLaw]:
     return _fits(tuple(column(points, "samples")), tuple(column(points, "val_ppl")))
 
 
-def aicc(aic: float, n: int, k: int) -> float | None:
-    """Returns AIC corrected for few points, ``AIC + 2 k (k + 1) / (n - k - 1)``; None where undefined.
-
-    References:
-      Hurvich and Tsai, Regression and time series model selection in small samples, 1989.
-
-    >>> aicc(21.54, 5, 3), aicc(18.54, 5, 4)
-    (45.54, None)
-    """
-    return aic + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else None
-
-
 def _aic(source: Source, _: Mapping[str, Any]) -> Answer:
     n = len(source.tables["points"])
-    found = {name: (each.k, aicc(each.aic, n, each.k)) for name, each in laws(source).items()}
+    found = {name: (each.k, corrected_aic(each.aic, n, each.k)) for name, each in laws(source).items()}
     texts = [
-        f"{name} (k = {k}) " + ("undefined" if value is None else f"{value:.2f}")
+        f"{name} (k = {k}) " + ("undefined" if math.isnan(value) else f"{value:.2f}")
         for name, (k, value) in found.items()
     ]
-    defined = {name: value for name, (_, value) in found.items() if value is not None}
+    defined = {name: value for name, (_, value) in found.items() if not math.isnan(value)}
     best = min(defined, key=defined.__getitem__)
     return Answer(
         f"AICc on {n} points: {', '.join(texts)}. Of the laws it can judge it prefers {best}.", defined
@@ -72,7 +62,7 @@ def _floors(source: Source, _: Mapping[str, Any]) -> Answer:
 
 def _exponent(source: Source, _: Mapping[str, Any]) -> Answer:
     variable = laws(source)["variable_exponent"]
-    local = {name: compat.local_exponent(variable, int(name)) for name in ("100", "400", "1600")}
+    local = {name: variable.local_exponent(int(name)) for name in ("100", "400", "1600")}
     spans = source.tables["printed_interval_exponents"]
     return Answer(
         f"The law's local exponents are {', '.join(f'{value:.3f}' for value in local.values())};"
