@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 
 # Full, over quota, over the size of a file, read-only, not allowed, failing.
 _DISK_FAULTS = {
@@ -51,6 +52,29 @@ def file_error(message: str, error: OSError) -> UserError:
     1
     """
     return MachineError(message) if is_disk_fault(error) else UserError(message)
+
+
+def read_text(path: Path, advice: str) -> str:
+    """Returns the text of a user's file, its lines ended by newlines alone.
+
+    Args:
+      path: the file; UTF-8, with a byte order mark or without.
+      advice: what to do where it is not UTF-8.
+
+    Raises:
+      UserError: it cannot be read, or the line is named in which it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); {advice}"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; check the path and its permissions."
+        ) from None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -193,12 +193,17 @@ def check_fits(plan: CellPlan, capacity: int, available: int, host: bool) -> Non
             advice = f"use {flag}={value}"
             break
     raise UserError(
-        f"{plan.series}, {config.num_samples} samples, needs about {_gib(needed)} of memory, and"
-        f" {_gib(available)} are free: {advice}, or add --force."
+        f"{plan.series}, {config.num_samples} samples, needs about {gib(needed)} of memory, and"
+        f" {gib(available)} are free: {advice}, or add --force."
     )
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Returns a number of bytes for people.
+
+    >>> gib(3 * 2**29)
+    '1.5 GiB'
+    """
     return f"{count / 2**30:.1f} GiB"
 
 

@@ -145,12 +145,11 @@ def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     """Phase 1, contexts and their measures; no contexts if any of them are not finite."""
     keeper = cell.keeper
     blocks = list(cell.model.context_blocks)
-    params = [nnx.split(block)[1] for block in blocks]
     dtype, width = cell.data.table.dtype, len(blocks) * cell.config.model.context_dim
     if measured := keeper.facts(_MEASURED):
         rows = measured.pop("rows")
         shapes = [jax.ShapeDtypeStruct((count, width), dtype) for count in rows]
-        params, found = keeper.take(_MEASURED, (params, shapes))
+        params, found = keeper.take(_MEASURED, (_params(blocks), shapes))
         for block, learned in zip(blocks, params, strict=True):
             nnx.update(block, learned)
         contexts = _Contexts(blocks, *(found or (None, None)))
@@ -159,12 +158,16 @@ def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         if made is None:
             return measured, None
         contexts = made
-        params = [nnx.split(block)[1] for block in contexts.blocks]
+        params = _params(contexts.blocks)
     streams = [stream for stream in contexts[1:] if stream is not None]
     facts = {**measured, "rows": [len(stream) for stream in streams]}
     keeper.keep(_MEASURED, facts, (params, streams))
     keeper.offer(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
     return measured, contexts
+
+
+def _params(blocks: Sequence[ContextBlock]) -> list[nnx.State]:
+    return [nnx.split(block)[1] for block in blocks]
 
 
 def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:

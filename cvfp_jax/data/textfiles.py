@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import UserError, read_text
 
 FIELDS = "messages: [{role, content}], conversations: [{from, value}], or text"
+_NOT_UTF8 = "convert it, for example with 'iconv -t UTF-8'."
 _TURN_KEYS = {"messages": "content", "conversations": "value"}
 
 
@@ -77,35 +78,19 @@ def _turn_texts(conversation: Any, field: str, key: str, where: str) -> list[str
     raise UserError(f"{where}: {field} is not a list of turns with a text field {key!r}.")
 
 
-def _decoded(path: Path) -> str:
-    """The text of a file, its lines ended by newlines alone."""
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x});"
-            f" convert it, for example with 'iconv -t UTF-8'."
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; check the path and its permissions."
-        ) from None
-
-
 # A record and its place, for messages.
 _Record = tuple[Any, str]
 
 
 def _text(path: Path) -> Iterator[_Record]:
-    yield _decoded(path), str(path)
+    yield read_text(path, _NOT_UTF8), str(path)
 
 
 def _paragraphs(path: Path) -> Iterator[_Record]:
     """Yields the blocks of a file between blank lines."""
     block: list[str] = []
     # Not splitlines(): form feeds and U+2028 are text.
-    for line in [*_decoded(path).split("\n"), ""]:
+    for line in [*read_text(path, _NOT_UTF8).split("\n"), ""]:
         if line.strip():
             block.append(line)
         elif block:
@@ -131,14 +116,14 @@ def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
 
 
 def _json(path: Path) -> Iterator[_Record]:
-    records = _parse_json(_decoded(path), path)
+    records = _parse_json(read_text(path, _NOT_UTF8), path)
     for number, record in enumerate(records if isinstance(records, list) else [records], 1):
         yield record, f"{path}, record {number}"
 
 
 def _jsonl(path: Path) -> Iterator[_Record]:
     # Not splitlines(): JSON strings may hold U+2028 and its kin unescaped.
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path, _NOT_UTF8).split("\n"), 1):
         if line.strip():
             yield _parse_json(line, path, number), f"{path}, line {number}"
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvfp_jax.report.summary import Summary, finite
+from cvfp_jax.report.summary import Summary
+from cvfp_jax.scaling.analysis import finite
 from cvfp_jax.scaling.correlate import MIN_POINTS, Correlation, correlate, ppl_per_million, rank_rule_error
 from cvfp_jax.scaling.derived import crossover, exponent_difference, size_for
 from cvfp_jax.scaling.line import LogLine

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvfp_jax.records import Record
+from cvfp_jax.records import Record, failed
 from cvfp_jax.report import tables
 from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Terms
@@ -29,8 +29,8 @@ _MOST_LISTED = 6
 
 def setting(records: Sequence[Record]) -> list[Block]:
     """What all cells share, and for what differs the values or their range."""
-    failed = sum(record["status"].startswith("failed") for record in records)
-    cells = f"{len(records)}, of which {failed} failed" if failed else f"{len(records)}"
+    num_failed = sum(map(failed, records))
+    cells = f"{len(records)}, of which {num_failed} failed" if num_failed else f"{len(records)}"
     pairs = [(name, values([record[field] for record in records])) for name, field in _SHARED.items()]
     return [Facts([("cells", cells), *pairs])]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from cvfp_jax.records import Record
+from cvfp_jax.records import Record, failed
+from cvfp_jax.scaling.analysis import finite
 from cvfp_jax.scaling.derived import reduction_per_doubling
 from cvfp_jax.scaling.line import LogLine, log_line
 
@@ -92,15 +93,6 @@ class Summary:
         }
 
 
-def finite(value: float) -> float | None:
-    """Returns a number for JSON, which has none that is not finite.
-
-    >>> finite(0.5), finite(math.inf)
-    (0.5, None)
-    """
-    return value if math.isfinite(value) else None
-
-
 def ends(interval: Sequence[float]) -> list[float | None]:
     """Returns an interval for JSON; null is no end.
 
@@ -122,7 +114,7 @@ def _prediction(law: LogLine, size: int) -> dict[str, Any]:
 
 
 def _usable(record: Record) -> bool:
-    return record["val_loss"] is not None and not record["status"].startswith("failed")
+    return record["val_loss"] is not None and not failed(record)
 
 
 def _order(record: Record) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from cvfp_jax.plan import CellPlan
+from cvfp_jax.plan import CellPlan, gib
 from cvfp_jax.report.summary import Summary
 
 UNKNOWN = "-"
@@ -127,7 +127,7 @@ def plan_table(cells: Sequence[CellPlan]) -> Table:
             whole(cell.params["params_context_block"]),
             whole(cell.params["params_token_block"]),
             whole(cell.params["params_total"]),
-            UNKNOWN if cell.memory_bytes is None else f"{cell.memory_bytes / 2**30:.1f} GiB",
+            UNKNOWN if cell.memory_bytes is None else gib(cell.memory_bytes),
         ]
         for cell in cells
     ]

@@ -112,26 +112,26 @@ def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float],
         "k": fit.k,
         "n": fit.n,
         "sizes": fit.sizes,
-        "params": {parameter: _finite(value) for parameter, value in fit.params.items()},
-        "std_errors": {parameter: _finite(fit.std_errors.get(parameter, math.nan)) for parameter in names},
+        "params": {parameter: finite(value) for parameter, value in fit.params.items()},
+        "std_errors": {parameter: finite(fit.std_errors.get(parameter, math.nan)) for parameter in names},
         "intervals": intervals,
-        "bootstrap_std_errors": {p: _finite(drawn.std_error(p)) for p in names} if drawn else None,
+        "bootstrap_std_errors": {p: finite(drawn.std_error(p)) for p in names} if drawn else None,
         "bootstrap_intervals": {p: _ends(drawn.interval(p)) for p in names} if drawn else None,
-        "r2": _finite(fit.r2),
-        "r2_log": _finite(fit.r2_log),
-        "rss": _finite(fit.rss),
-        "rss_log": _finite(fit.rss_log),
-        "log_likelihood": _finite(fit.log_likelihood),
-        "aic": _finite(fit.aic),
-        "aicc": _finite(fit.aicc),
+        "r2": finite(fit.r2),
+        "r2_log": finite(fit.r2_log),
+        "rss": finite(fit.rss),
+        "rss_log": finite(fit.rss_log),
+        "log_likelihood": finite(fit.log_likelihood),
+        "aic": finite(fit.aic),
+        "aicc": finite(fit.aicc),
         "akaike_weight": selection.weights.get(name),
-        "loo_log_rmse": _finite(selection.loo[name]),
-        "holdout_log_rmse": _finite(selection.holdout[name]),
+        "loo_log_rmse": finite(selection.loo[name]),
+        "holdout_log_rmse": finite(selection.holdout[name]),
         "holdout_sizes": list(selection.holdout_sizes),
-        "baseline_log_rmse": _finite(selection.baseline),
-        "lack_of_fit_p": _finite(lack_of_fit(fit)),
-        "limit": _finite(fit.law.limit(fit.params)) if fit.fitted else None,
-        "local_exponent": _finite(float(fit.local_exponent(max(group.x)))),
+        "baseline_log_rmse": finite(selection.baseline),
+        "lack_of_fit_p": finite(lack_of_fit(fit)),
+        "limit": finite(fit.law.limit(fit.params)) if fit.fitted else None,
+        "local_exponent": finite(float(fit.local_exponent(max(group.x)))),
         "predictions": predictions,
         "verdict": selection.verdict,
     }
@@ -158,7 +158,7 @@ def _intervals(
     predictions = [
         {
             "x": x,
-            "y": _finite(y),
+            "y": finite(y),
             "interval": _ends(_from_zero(interval, y)),
             "run_interval": _ends(_from_zero(_run_interval(fit, y, interval), y)),
         }
@@ -223,9 +223,14 @@ def lack_of_fit(fit: Fit) -> float:
     return float(stats.f.sf(excess / (pure / (fit.n - fit.sizes)), fit.sizes - fit.k, fit.n - fit.sizes))
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Returns a number for JSON, which has none that is not finite.
+
+    >>> finite(0.5), finite(math.inf)
+    (0.5, None)
+    """
     return value if math.isfinite(value) else None
 
 
 def _ends(interval: Interval | None) -> list[float | None] | None:
-    return None if interval is None else [_finite(interval.low), _finite(interval.high)]
+    return None if interval is None else [finite(interval.low), finite(interval.high)]

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import UserError, read_text
 
 _LINES = (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv")
 _SHAPES = "a list of objects, an object with one such list in it, or one object a line"
 _QUOTED = re.compile('"[^"]*"')
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NOT_UTF8 = "points are read from CSV, JSON and JSON Lines: save the file as one of them."
 # No double is as long; Python reads whole numbers of more than 4,300 digits not at all.
 _MOST_DIGITS = 310
 
@@ -67,7 +68,7 @@ def read_rows(path: Path) -> Rows:
       UserError: the file cannot be read, is not UTF-8, has no rows or another shape; the message names the
         line.
     """
-    text = _decoded(path)
+    text = read_text(path, _NOT_UTF8)
     suffix, start = path.suffix.lower(), text.lstrip()[:1]
     if not start:
         raise UserError(f"{path} is empty: it needs rows with the names of their columns.")
@@ -81,22 +82,6 @@ def read_rows(path: Path) -> Rows:
         raise UserError(f"{path} has no rows: it must be {_SHAPES}.")
     columns = tuple(dict.fromkeys(name for row in rows for name in row.values))
     return Rows(columns, tuple(rows), is_text=False)
-
-
-def _decoded(path: Path) -> str:
-    """The text of a file, its lines ended by newlines alone."""
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); points are read from"
-            " CSV, JSON and JSON Lines: save the file as one of them."
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; check the path and its permissions."
-        ) from None
 
 
 def _table(text: str, path: Path) -> Rows:
