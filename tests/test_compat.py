@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from cvfp_jax.scaling import compat
 from cvfp_jax.scaling.derived import reduction_per_doubling
@@ -69,6 +70,73 @@ def test_r3_to_its_digits_or_to_what_rounding_its_perplexities_can_do(name, swee
     assert scales[0] <= printed["A"] + half
     assert printed["A"] - half <= scales[1]
     assert alphas[1] - alphas[0] < 4e-4  # the bound is no excuse: four digits of alpha are all but fixed
+
+
+def unrounded(sweep, digits_of_A):
+    """One table that rounds to a printed one and has all its fits to their digits, by linear programming."""
+    tokens, ppl = columns(sweep["points"])
+    rows, lows, highs = [], [], []
+
+    def ask(weights, low, high):
+        rows.append(weights)
+        lows.append(low)
+        highs.append(high)
+
+    slopes = []
+    for fit, inside in [
+        (sweep["printed_fit"], np.ones(len(tokens), bool)),
+        *[
+            (each, (np.array(tokens) >= each["tokens"][0]) & (np.array(tokens) <= each["tokens"][1]))
+            for each in sweep.get("printed_windows", [])
+        ],
+    ]:
+        slope, intercept = np.zeros(len(tokens)), np.zeros(len(tokens))
+        slope[inside], intercept[inside] = line_weights(np.array(tokens)[inside].tolist())
+        slopes.append(slope)
+        digits = digits_of_A if fit is sweep["printed_fit"] else 3
+        half = 0.5 * 10 ** (len(str(round(fit["A"]))) - digits)
+        ask(slope, fit["alpha"] - 5e-5, fit["alpha"] + 5e-5)
+        ask(intercept, math.log(fit["A"] - half), math.log(fit["A"] + half))
+    if "printed_window_change" in sweep:
+        delta = sweep["printed_window_change"]["delta"]
+        ask(slopes[2] - slopes[1], delta - 5e-5, delta + 5e-5)
+    # In units of what rounding allows, so that the solver's tolerance is small against each; a margin keeps
+    # the digits clear of their rounding, and the perplexities clear of theirs.
+    low, high = np.array(lows), np.array(highs)
+    matrix = np.array(rows) / (high - low)[:, None]
+    low, high = low / (high - low) + 0.1, high / (high - low) - 0.1
+    found = optimize.linprog(
+        np.zeros(len(ppl)),
+        A_ub=np.concatenate([matrix, -matrix]),
+        b_ub=np.concatenate([high, -low]),
+        bounds=[(math.log(y - 0.0499), math.log(y + 0.0499)) for y in ppl],
+    )
+    assert found.success
+    return tokens, np.exp(found.x).tolist()
+
+
+@pytest.mark.parametrize(("name", "sweep"), SWEEPS, ids=[name for name, _ in SWEEPS])
+def test_r3_to_all_its_digits_from_perplexities_that_print_as_its_own(name, sweep):
+    """A table printed with one decimal determines no fifth digit; one that prints alike has them all."""
+    digits_of_A = 3 if name.startswith("v2") else len(str(round(sweep["printed_fit"]["A"])))
+    tokens, ppl = unrounded(sweep, digits_of_A)
+    assert [round(y, 1) for y in ppl] == columns(sweep["points"])[1]
+    printed, law = sweep["printed_fit"], compat.printed_power_law(tokens, ppl)
+    assert rounds_to(law.alpha, printed["alpha"], 4)
+    assert f"{law.A:.{digits_of_A}g}" == f"{printed['A']:.{digits_of_A}g}"
+    assert rounds_to(law.r2, printed["r2"], 3)
+    alphas = []
+    for window in sweep.get("printed_windows", []):
+        inside = [i for i, size in enumerate(tokens) if window["tokens"][0] <= size <= window["tokens"][1]]
+        part = compat.printed_power_law([tokens[i] for i in inside], [ppl[i] for i in inside])
+        assert rounds_to(part.alpha, window["alpha"], 4)
+        assert f"{part.A:.3g}" == f"{window['A']:.3g}"
+        assert rounds_to(part.r2, window["r2"], 3)
+        alphas.append(part.alpha)
+    if alphas:
+        change = sweep["printed_window_change"]
+        assert rounds_to(alphas[1] - alphas[0], change["delta"], 4)
+        assert rounds_to(100 * (alphas[1] - alphas[0]) / abs(alphas[0]), change["percent"], 1)
 
 
 def test_which_last_digits_of_r3_the_printed_perplexities_do_not_give():
