@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -45,6 +46,8 @@ def run(config=CONFIG, data=None):
 
 @pytest.fixture(scope="module")
 def record():
+    # Another module may have run this very cell in this process, and left nothing to compile.
+    jax.clear_caches()
     return run()
 
 
