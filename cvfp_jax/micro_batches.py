@@ -1,6 +1,7 @@
 """A pass over a whole token stream, a micro-batch at a time: every context anew from its predecessor's.
 
-Shapes: N tokens, B rows of a micro-batch, D context width, E embedding width, K input tokens, V tokens.
+Shapes: N tokens, B rows of a micro-batch, C = B + 1, D context width, E embedding width, K input tokens,
+U distinct tokens, W = B + K - 1 places.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cvfp_jax.model import token_windows
-
 
 class Tokens(NamedTuple):
-    """A stream, padded to whole micro-batches or further."""
+    """A stream, padded to whole micro-batches or further; see ``token_tables``."""
 
-    vectors_VxE: jax.Array
-    ids_N: jax.Array  # int32
+    vectors_UxE: jax.Array
+    places_M: jax.Array  # int32, of the K - 1 tokens before the stream, which are none, and of the N
     num_tokens: jax.Array  # int32, without the padding
 
 
@@ -25,14 +24,9 @@ class Batch(NamedTuple):
     """A micro-batch of a pass."""
 
     number: jax.Array  # int32, from 0
-    shifted_BxD: jax.Array  # the previous contexts of the tokens before these
-    window_BxKE: jax.Array
-    previous_BxD: jax.Array  # the previous contexts of these tokens
+    old_CxD: jax.Array  # the previous contexts of the token before the first and of all tokens, in f32
+    places_W: jax.Array  # of the tokens of all windows
     valid_B: jax.Array  # bool, which rows are no padding
-
-
-# Returns what to add to a pass's sums, and the micro-batch's new contexts.
-Visit = Callable[[Batch], tuple[Any, jax.Array]]
 
 
 def num_batches(tokens: Tokens, batch_size: int) -> jax.Array:
@@ -40,16 +34,32 @@ def num_batches(tokens: Tokens, batch_size: int) -> jax.Array:
     return (tokens.num_tokens + batch_size - 1) // batch_size
 
 
+def _before_first(contexts_NxD: jax.Array, tokens: Tokens, wrap: bool) -> jax.Array:
+    return contexts_NxD[tokens.num_tokens - 1] if wrap else jnp.zeros_like(contexts_NxD[0])
+
+
+def _batch(
+    contexts_NxD: jax.Array, before_D: jax.Array, tokens: Tokens, number: jax.Array, batch_size: int
+) -> Batch:
+    """Reads a micro-batch, given the context before its first token."""
+    first = number * batch_size
+    # Read once and for all: contexts are overwritten in place.
+    own_BxD = lax.optimization_barrier(lax.dynamic_slice_in_dim(contexts_NxD, first, batch_size))
+    old_CxD = jnp.concatenate([before_D[None, :], own_BxD]).astype(tokens.vectors_UxE.dtype)
+    windows = batch_size + len(tokens.places_M) - len(contexts_NxD)
+    places_W = lax.dynamic_slice_in_dim(tokens.places_M, first, windows)
+    valid_B = first + jnp.arange(batch_size, dtype=jnp.int32) < tokens.num_tokens
+    return Batch(number, old_CxD, places_W, valid_B)
+
+
+# Makes a micro-batch's new contexts, and carries on what it was given.
+Renew = Callable[[Batch, Any], tuple[jax.Array, Any]]
+
+
 def renew_contexts(
-    contexts_NxD: jax.Array,
-    tokens: Tokens,
-    batch_size: int,
-    num_input_tokens: int,
-    wrap: bool,
-    visit: Visit,
-    sums: Any,
+    contexts_NxD: jax.Array, tokens: Tokens, batch_size: int, wrap: bool, renew: Renew, carried: Any
 ) -> tuple[jax.Array, Any]:
-    """Visits all micro-batches in order.
+    """Visits all micro-batches in order and writes new contexts in the place of the old ones.
 
     The context before a micro-batch's first token is taken across the border; before the stream's first
     token it is the last token's, if contexts wrap around as in R1 to R4, or zero.
@@ -58,31 +68,42 @@ def renew_contexts(
       contexts_NxD: float, the previous contexts, padded as the stream is.
       tokens: the stream.
       batch_size: B.
-      num_input_tokens: K.
       wrap: whether the context before the first token is the last token's.
-      visit: makes a micro-batch's new contexts, and something to add up.
-      sums: a pytree of zeros like what ``visit`` adds.
+      renew: maps a micro-batch and what is carried to the new contexts [B, D] and what is carried on.
+      carried: what the first micro-batch is given.
 
     Returns:
-      The new contexts, zero in the padding, and the sums.
+      The new contexts, zero in the padding, and what the last micro-batch carried on.
     """
 
     def body(number: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
-        new_NxD, before_D, sums = carry
+        contexts_NxD, before_D, carried = carry
+        batch = _batch(contexts_NxD, before_D, tokens, number, batch_size)
+        new_BxD, carried = renew(batch, carried)
+        new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0).astype(contexts_NxD.dtype)
+        before_D = batch.old_CxD[-1].astype(before_D.dtype)
         first = number * batch_size
-        places_B = first + jnp.arange(batch_size, dtype=jnp.int32)
-        previous_BxD = lax.dynamic_slice_in_dim(contexts_NxD, first, batch_size)
-        valid_B = places_B < tokens.num_tokens
-        shifted_BxD = jnp.concatenate([before_D[None, :], previous_BxD[:-1]])
-        window_BxKE = token_windows(tokens.vectors_VxE, tokens.ids_N, places_B, num_input_tokens)
-        added, new_BxD = visit(Batch(number, shifted_BxD, window_BxKE, previous_BxD, valid_B))
-        new_BxD = jnp.where(valid_B[:, None], new_BxD, 0)
-        new_NxD = lax.dynamic_update_slice_in_dim(new_NxD, new_BxD, first, axis=0)
-        return new_NxD, previous_BxD[-1], jax.tree.map(jnp.add, sums, added)
+        return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, first, axis=0), before_D, carried
 
-    # The new contexts go to a second buffer: writing over the old ones, XLA's CPU compiler would copy
-    # all of them for every micro-batch.
-    before_D = contexts_NxD[tokens.num_tokens - 1] if wrap else jnp.zeros_like(contexts_NxD[0])
-    carry = (jnp.zeros_like(contexts_NxD), before_D, sums)
-    new_NxD, _, sums = lax.fori_loop(0, num_batches(tokens, batch_size), body, carry)
-    return new_NxD, sums
+    carry = (contexts_NxD, _before_first(contexts_NxD, tokens, wrap), carried)
+    contexts_NxD, _, carried = lax.fori_loop(0, num_batches(tokens, batch_size), body, carry)
+    return contexts_NxD, carried
+
+
+def read_contexts(
+    contexts_NxD: jax.Array,
+    tokens: Tokens,
+    batch_size: int,
+    wrap: bool,
+    visit: Callable[[Batch, Any], Any],
+    carried: Any,
+) -> Any:
+    """Visits all micro-batches as ``renew_contexts`` does, changes none, and returns what the last carried on."""
+
+    def body(number: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        before_D, carried = carry
+        batch = _batch(contexts_NxD, before_D, tokens, number, batch_size)
+        return batch.old_CxD[-1].astype(before_D.dtype), visit(batch, carried)
+
+    carry = (_before_first(contexts_NxD, tokens, wrap), carried)
+    return lax.fori_loop(0, num_batches(tokens, batch_size), body, carry)[1]

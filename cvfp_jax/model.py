@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cvfp_jax.config import ModelConfig
+from cvfp_jax.products import product
 from cvfp_jax.widths import context_widths, token_context_widths, token_widths
 
 LAYER_NORM_EPSILON = 1e-5
@@ -34,6 +35,12 @@ def _linear(width_in: int, width_out: int, init: str, rngs: nnx.Rngs) -> nnx.Lin
     )
 
 
+def affine(layer: nnx.Linear, x: jax.Array, precision: str) -> jax.Array:
+    """Returns ``x W + b``."""
+    bias: nnx.Param = layer.bias  # type: ignore[assignment]  # it always has one
+    return product(x, layer.kernel[...], precision) + bias[...][None, :]
+
+
 def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     # The fast variance E[x^2] - E[x]^2 loses digits that the parity tests see.
     return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, rngs=rngs)
@@ -45,15 +52,22 @@ class LayerKind(NamedTuple):
     activation: str = "relu"
     num_linear: int = 1
     init: str = "normal"
+    precision: str = "f32"  # of products
 
     @classmethod
-    def of(cls, config: ModelConfig) -> "LayerKind":
+    def of(cls, config: ModelConfig, precision: str = "f32") -> "LayerKind":
         """The kind that a config asks for."""
-        return cls(config.activation, config.ffn_num_layers, config.init)
+        return cls(config.activation, config.ffn_num_layers, config.init, precision)
 
     def activate(self, x: jax.Array) -> jax.Array:
         """Returns relu(x), or x Phi(x) with Phi the normal distribution."""
         return jax.nn.relu(x) if self.activation == "relu" else jax.nn.gelu(x, approximate=False)
+
+    def slope(self, x: jax.Array) -> jax.Array:
+        """Returns the derivative of ``activate``: of relu as bool, of gelu ``Phi(x) + x phi(x)``."""
+        if self.activation == "relu":
+            return x > 0
+        return jax.scipy.stats.norm.cdf(x) + x * jax.scipy.stats.norm.pdf(x)
 
 
 class Layer(nnx.Module):
@@ -86,21 +100,29 @@ class Layer(nnx.Module):
         self.norm = _layer_norm(out_dim, rngs)
         self.residual = _linear(kept_dim, out_dim, kind.init, rngs) if kept_dim != out_dim else None
 
+    @property
+    def first_bias(self) -> jax.Array:
+        """The bias of the first linear map."""
+        bias: nnx.Param = self.linear.bias  # type: ignore[assignment]  # it always has one
+        return bias[...]
+
     def token_term(self, token: jax.Array) -> jax.Array:
         """The part of the first product that does not depend on the context, with the bias."""
-        bias: nnx.Param = self.linear.bias  # type: ignore[assignment]  # it always has one
-        return token[:, : self.token_dim] @ self.linear.kernel[self.context_dim :] + bias[None, :]
+        kernel = self.linear.kernel[self.context_dim :]
+        return product(token[:, : self.token_dim], kernel, self.kind.precision) + self.first_bias[None, :]
 
     def step(
         self, kept: jax.Array, context: jax.Array, token_term: jax.Array, drop: Drop | None = None
     ) -> jax.Array:
         """The layer's output, given its token term; ``drop`` thins out what it adds."""
-        delta = self.kind.activate(context @ self.linear.kernel[: self.context_dim] + token_term)
+        precision = self.kind.precision
+        first = product(context, self.linear.kernel[: self.context_dim], precision)
+        delta = self.kind.activate(first + token_term)
         if self.second is not None:
-            delta = self.kind.activate(self.second(delta))
+            delta = self.kind.activate(affine(self.second, delta, precision))
         if drop is not None:
             delta = drop(delta)
-        return self.norm((self.residual(kept) if self.residual else kept) + delta)
+        return self.norm((affine(self.residual, kept, precision) if self.residual else kept) + delta)
 
 
 class ContextLayer(Layer):
@@ -146,13 +168,13 @@ class TokenLayer(Layer):
 class ContextBlock(nnx.Module):
     """L context layers from width D to width D."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, precision: str = "f32", *, rngs: nnx.Rngs) -> None:
         """Makes the layers."""
         self.context_dim = config.context_dim
         self.num_input_tokens = config.num_input_tokens
         widths, window = context_widths(config), config.num_input_tokens * config.embed_dim
         tokens = [window if i == 0 or config.token_input_all_layers else 0 for i in range(config.num_layers)]
-        kind = LayerKind.of(config)
+        kind = LayerKind.of(config, precision)
         self.layers = nnx.List(
             [
                 ContextLayer(a, token, b, kind, rngs=rngs)
@@ -184,9 +206,9 @@ class ContextBlock(nnx.Module):
 class TokenBlock(nnx.Module):
     """Token layers, each of which also reads the context that the mode gives it."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, precision: str = "f32", *, rngs: nnx.Rngs) -> None:
         """Makes the layers."""
-        kind = LayerKind.of(config)
+        kind = LayerKind.of(config, precision)
         widths = zip(token_context_widths(config), itertools.pairwise(token_widths(config)), strict=True)
         self.layers = nnx.List([TokenLayer(c, a, b, kind, rngs=rngs) for c, (a, b) in widths])
 
@@ -225,12 +247,16 @@ class Head(nnx.Module):
 class LanguageModel(nnx.Module):
     """The whole system; its logits are ``hidden @ table.T``, of the embedding's table or an untied head's."""
 
-    def __init__(self, config: ModelConfig, table_VxE: jax.Array, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, config: ModelConfig, table_VxE: jax.Array, precision: str = "f32", *, rngs: nnx.Rngs
+    ) -> None:
         """Makes the blocks and takes the table."""
         self.config = config
+        self.precision = precision
         self.embedding = Embedding(table_VxE, rngs=rngs)
-        self.context_blocks = nnx.List([ContextBlock(config, rngs=rngs) for _ in range(config.num_blocks)])
-        self.token_block = TokenBlock(config, rngs=rngs)
+        blocks = range(config.num_blocks)
+        self.context_blocks = nnx.List([ContextBlock(config, precision, rngs=rngs) for _ in blocks])
+        self.token_block = TokenBlock(config, precision, rngs=rngs)
         self.head = None if config.use_weight_tying else Head(*table_VxE.shape)
 
 

@@ -22,6 +22,7 @@ from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance
 from cvfp_jax.recurrence import sequential_contexts
 from cvfp_jax.stop_rules import Limits, RankWatch, Watch
+from cvfp_jax.token_tables import distinct_tokens, windowed
 
 INITIAL_STD = 0.01
 
@@ -72,6 +73,7 @@ def prepare(
     key: jax.Array,
     *,
     capacity: int = 0,
+    distinct_capacity: int = 0,
     stale_norm: float | None = None,
     initial_contexts: np.ndarray | None = None,
     noise: Noise | None = None,
@@ -87,10 +89,11 @@ def prepare(
         contexts_NxD = _initial_contexts(block, vectors_VxE, ids, room, config, start_key)
     else:
         contexts_NxD = jnp.pad(jnp.asarray(initial_contexts), ((0, room - num_tokens), (0, 0)))
-    ids_N = jnp.asarray(np.pad(ids, (0, room - num_tokens)), jnp.int32)
-    tokens = Tokens(vectors_VxE, ids_N, jnp.int32(num_tokens))
+    vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
+    places_M = windowed(np.pad(places_N, (0, room - num_tokens)), block.num_input_tokens, len(vectors_UxE))
+    tokens = Tokens(vectors_UxE, jnp.asarray(places_M, jnp.int32), jnp.int32(num_tokens))
     inputs = Inputs(tokens, Limits.of(num_tokens, config), noise_key)
-    settings = Settings(config, graphdef, batch_size, block.num_input_tokens, noise, stale_norm)
+    settings = Settings(config, graphdef, batch_size, noise, stale_norm)
     # The state is donated, and the caller keeps the untrained block.
     state = State(
         jax.tree.map(jnp.copy, params), settings.optimizer().init(params), contexts_NxD, Watch.start()
@@ -107,6 +110,7 @@ def learn_contexts(
     *,
     val_ids: np.ndarray | None = None,
     capacity: int = 0,
+    distinct_capacity: int = 0,
     stale_norm: float | None = None,
     progress: Progress | None = None,
     keeper: Keeper | None = None,
@@ -128,6 +132,7 @@ def learn_contexts(
       key: the random key of the start, N(0, 0.01^2), of the noise and of the diversity loss.
       val_ids: int, the validation stream, for ``stop=val_effective_rank``.
       capacity: the least number of tokens to compile for; streams of one capacity share their programs.
+      distinct_capacity: likewise, of distinct tokens.
       stale_norm: counts in the gradient's norm when it is clipped (see ``optimizer``).
       progress: called about once a second.
       keeper: what the iteration is saved by on the way, and taken up again from.
@@ -154,6 +159,7 @@ def learn_contexts(
         config,
         key,
         capacity=capacity,
+        distinct_capacity=distinct_capacity,
         stale_norm=stale_norm,
         initial_contexts=None if saved is None else _blank(block, vectors_VxE, ids),
     )

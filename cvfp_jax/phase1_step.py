@@ -12,17 +12,23 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import lax
 
 from cvfp_jax import fixed_point, stop_rules
+from cvfp_jax.block_gradient import Kept, LayerGradient, backward, forward, into_params, no_gradient, output
 from cvfp_jax.config import Phase1Config
-from cvfp_jax.diversity import DIVERSITY_LOSSES
+from cvfp_jax.diversity_gradient import value_and_gradient
 from cvfp_jax.fixed_point import Solution, StepResult
-from cvfp_jax.micro_batches import Batch, Tokens, Visit, num_batches, renew_contexts
+from cvfp_jax.micro_batches import Batch, Tokens, num_batches, read_contexts, renew_contexts
+from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import adam
 from cvfp_jax.stop_rules import Limits, Watch
+from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables
 
 # Maps (steps made before, micro-batch) to what is added to a micro-batch's shifted contexts, [B, D].
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
+# Rows of a tile on a CPU: a few arrays of so many contexts fit in its caches.
+_CPU_ROWS = 512
 # A micro-batch's key draws its noise; folded with this it draws what its diversity loss needs.
 _FOR_DIVERSITY = 1
 
@@ -34,7 +40,6 @@ class Settings:
     config: Phase1Config
     block: nnx.GraphDef
     batch_size: int
-    num_input_tokens: int
     noise: Noise | None
     stale_norm: float | None = None  # of the original's left-over gradients
 
@@ -60,18 +65,84 @@ class State(NamedTuple):
     watch: Watch
 
 
-def _pass(
-    contexts_NxD: jax.Array, inputs: Inputs, settings: Settings, visit: Visit, sums: Any
-) -> tuple[jax.Array, Any]:
-    wrap = settings.config.first_context == "last"
-    return renew_contexts(
-        contexts_NxD, inputs.tokens, settings.batch_size, settings.num_input_tokens, wrap, visit, sums
+def _tiles(num_rows: int) -> tuple[int, int]:
+    """The number of tiles of a micro-batch and the rows of each, the last perhaps not full.
+
+    On a CPU what is at work on should fit in its caches; an accelerator works on a whole micro-batch.
+    """
+    tiles = -(-num_rows // _CPU_ROWS) if jax.default_backend() == "cpu" else 1
+    return tiles, -(-num_rows // tiles)
+
+
+class _Scratch(NamedTuple):
+    """What the pass backward over a micro-batch needs of the pass forward, a tile after the other."""
+
+    kept: list[Kept]
+    change: jax.Array  # each token's mean squared change
+
+
+class _Sums(NamedTuple):
+    """What is added up over micro-batches, and room that all of them work in."""
+
+    metrics: dict[str, jax.Array]
+    gradients: list[LayerGradient]
+    tables: list[LayerTables]  # the gradient of the token tables
+    scratch: _Scratch
+
+
+class _Tile(NamedTuple):
+    """Some rows of a micro-batch."""
+
+    old_TxD: jax.Array
+    shifted_TxD: jax.Array
+    places: jax.Array
+
+
+def _tile_reader(batch: Batch, noise_BxD: jax.Array | None) -> Callable[[jax.Array], _Tile]:
+    """Returns what reads a tile of a micro-batch by its number."""
+    tiles, rows = _tiles(len(batch.valid_B))
+    missing = tiles * rows - len(batch.valid_B)
+    old_CxD = jnp.pad(batch.old_CxD, ((0, missing), (0, 0)))
+    places_W = jnp.pad(batch.places_W, (0, missing))
+    around = len(batch.places_W) - len(batch.valid_B)
+    if noise_BxD is not None:
+        noise_BxD = jnp.pad(noise_BxD, ((0, missing), (0, 0)))
+
+    def read(number: jax.Array) -> _Tile:
+        first = number * rows
+        both = lax.dynamic_slice_in_dim(old_CxD, first, rows + 1)
+        shifted_TxD = both[:-1]
+        if noise_BxD is not None:
+            shifted_TxD = shifted_TxD + lax.dynamic_slice_in_dim(noise_BxD, first, rows)
+        places = lax.dynamic_slice_in_dim(places_W, first, rows + around)
+        return _Tile(both[1:], lax.optimization_barrier(shifted_TxD), places)
+
+    return read
+
+
+def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: _Tile) -> tuple[jax.Array, _Scratch]:
+    terms = [terms_of(table, tile.places, len(tile.old_TxD)) for table in tables]
+    contexts_TxD, kept = forward(block, tile.shifted_TxD, terms)
+    return contexts_TxD, _Scratch(kept, jnp.square(contexts_TxD - tile.old_TxD).mean(axis=1))
+
+
+def _no_scratch(
+    block: ContextBlock,
+    tables: list[LayerTables],
+    inputs: Inputs,
+    contexts_NxD: jax.Array,
+    settings: Settings,
+) -> _Scratch:
+    """Zeros in the shapes of a micro-batch's scratch, [tiles, ...]."""
+    tiles, rows = _tiles(settings.batch_size)
+    dtype = inputs.tokens.vectors_UxE.dtype
+    old = jax.ShapeDtypeStruct((rows, contexts_NxD.shape[1]), dtype)
+    around = len(inputs.tokens.places_M) - len(contexts_NxD)
+    places = jax.ShapeDtypeStruct((rows + around,), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda old, places: _forward_tile(block, tables, _Tile(old, old, places))[1], old, places
     )
-
-
-def _squared_change(new_BxD: jax.Array, batch: Batch) -> jax.Array:
-    """Each token's mean squared change, [B]; zero in rows that do not count."""
-    return jnp.where(batch.valid_B, jnp.square(new_BxD - batch.previous_BxD).mean(axis=1), 0)
+    return jax.tree.map(lambda leaf: jnp.zeros((tiles, *leaf.shape), leaf.dtype), shapes)
 
 
 def has_converged(change_B: jax.Array, config: Phase1Config) -> jax.Array:
@@ -79,59 +150,119 @@ def has_converged(change_B: jax.Array, config: Phase1Config) -> jax.Array:
     return change_B < config.convergence_threshold
 
 
-def _loss(
-    params: Any, batch: Batch, key: jax.Array, settings: Settings
-) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-    """A micro-batch's loss; beside it what is logged, times the number of tokens, and the contexts."""
-    weight = settings.config.dist_reg_weight
-    contexts_BxD = nnx.merge(settings.block, params)(batch.shifted_BxD, batch.window_BxKE)
-    change_B = _squared_change(contexts_BxD, batch)
+def _noise(
+    index: jax.Array, number: jax.Array, key: jax.Array, old_CxD: jax.Array, settings: Settings
+) -> Any:
+    """What is added to a micro-batch's shifted contexts, if anything is."""
+    if settings.noise is not None:
+        return settings.noise(index, number)
+    sigma = settings.config.context_noise
+    if sigma == 0:
+        return None
+    return sigma * jax.random.normal(key, (len(old_CxD) - 1, old_CxD.shape[1]), old_CxD.dtype)
+
+
+def _renew(
+    batch: Batch,
+    sums: _Sums,
+    index: jax.Array,
+    inputs: Inputs,
+    block: ContextBlock,
+    tables: list[LayerTables],
+    settings: Settings,
+) -> tuple[jax.Array, _Sums]:
+    """A micro-batch's new contexts, and its losses and gradients added to the sums.
+
+    The loss is ``(1 - w) mean_tj (C_tj - P_tj)^2 + w diversity(C)``, divided by the number of
+    micro-batches: a short last one weighs as much as a full one, which is the original's convention.
+    """
+    config = settings.config
+    tiles, rows = _tiles(settings.batch_size)
+    key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
+    read = _tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings))
+
+    def forward_tile(number: jax.Array, scratch: _Scratch) -> _Scratch:
+        _, of_tile = _forward_tile(block, tables, read(number))
+        return jax.tree.map(
+            lambda room, leaf: lax.dynamic_update_index_in_dim(room, leaf, number, 0), scratch, of_tile
+        )
+
+    scratch = lax.fori_loop(0, tiles, forward_tile, sums.scratch)
+    last = block.layers[-1]
+    batch_size, dim = settings.batch_size, batch.old_CxD.shape[1]
+    contexts_BxD = output(last, scratch.kept[-1].normal.reshape(-1, dim))[:batch_size]
+    change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1)[:batch_size], 0)
     n = batch.valid_B.sum().astype(change_B.dtype)
-    cvfp = change_B.sum() / n
-    spread = DIVERSITY_LOSSES[settings.config.diversity](contexts_BxD, batch.valid_B, key)
-    total = (1 - weight) * cvfp + weight * spread
-    converged_B = batch.valid_B & has_converged(change_B, settings.config)
-    sums = {
-        "loss": total * n,
+    diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
+    spread, spreading = value_and_gradient(config.diversity, contexts_BxD, batch.valid_B, diversity_key)
+    weight, cvfp = config.dist_reg_weight, change_B.sum() / n
+    batches = num_batches(inputs.tokens, batch_size).astype(n.dtype)
+    missing = tiles * rows - batch_size
+    valid_B = jnp.pad(batch.valid_B, (0, missing))
+    rest_BxD = spreading.rest_BxD
+    if rest_BxD is not None:
+        rest_BxD = jnp.pad(rest_BxD, ((0, missing), (0, 0)))
+
+    def backward_tile(
+        number: jax.Array, carry: tuple[list[LayerGradient], list[LayerTables]]
+    ) -> tuple[list[LayerGradient], list[LayerTables]]:
+        gradients, of_tables = carry
+        first = number * rows
+        tile = read(number)
+        kept = jax.tree.map(lambda room: lax.dynamic_index_in_dim(room, number, 0, False), scratch.kept)
+        contexts_TxD = output(last, kept[-1].normal)
+        rest = None if rest_BxD is None else lax.dynamic_slice_in_dim(rest_BxD, first, rows)
+        gradient_TxD = weight * spreading.of_rows(contexts_TxD, rest)
+        if weight < 1:
+            gradient_TxD += (1 - weight) * 2 / (n * dim) * (contexts_TxD - tile.old_TxD)
+        valid = lax.dynamic_slice_in_dim(valid_B, first, rows)
+        gradient_TxD = jnp.where(valid[:, None], gradient_TxD / batches, 0)
+        added, of_terms = backward(block, kept, gradient_TxD)
+        of_tables = [
+            add_terms(table, tile.places, of_term) for table, of_term in zip(of_tables, of_terms, strict=True)
+        ]
+        return jax.tree.map(jnp.add, gradients, added), of_tables
+
+    gradients, of_tables = lax.fori_loop(0, tiles, backward_tile, (sums.gradients, sums.tables))
+    converged_B = batch.valid_B & has_converged(change_B, config)
+    # What is logged is weighed by the number of tokens.
+    metrics = {
+        "loss": ((1 - weight) * cvfp + weight * spread) * n,
         "cvfp_loss": cvfp * n,
         "diversity_loss": spread * n,
         "converged_tokens": converged_B.sum(dtype=jnp.int32),
     }
-    return total, (sums, contexts_BxD)
+    metrics = jax.tree.map(jnp.add, sums.metrics, metrics)
+    return contexts_BxD, _Sums(metrics, gradients, of_tables, scratch)
 
 
 def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
     """One iteration: every context anew from its predecessor's old one, then one optimizer step."""
-    config = settings.config
-    batches = num_batches(inputs.tokens, settings.batch_size).astype(state.contexts_NxD.dtype)
-    step_key = jax.random.fold_in(inputs.key, index)
-
-    def visit(batch: Batch) -> tuple[Any, jax.Array]:
-        shifted_BxD = batch.shifted_BxD
-        key = jax.random.fold_in(step_key, batch.number)
-        if settings.noise is not None:
-            shifted_BxD += settings.noise(index, batch.number)
-        elif config.context_noise > 0:
-            normal_BxD = jax.random.normal(key, shifted_BxD.shape, shifted_BxD.dtype)
-            shifted_BxD += config.context_noise * normal_BxD
-        gradient_of = jax.value_and_grad(_loss, has_aux=True)
-        noisy = batch._replace(shifted_BxD=shifted_BxD)
-        diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
-        (_, (sums, contexts_BxD)), gradient = gradient_of(state.params, noisy, diversity_key, settings)
-        # A short last micro-batch weighs as much as a full one: the original's convention.
-        return (sums, jax.tree.map(lambda leaf: leaf / batches, gradient)), contexts_BxD
-
-    zero = jnp.zeros((), state.contexts_NxD.dtype)
-    sums = {"loss": zero, "cvfp_loss": zero, "diversity_loss": zero, "converged_tokens": jnp.int32(0)}
-    no_gradient = jax.tree.map(jnp.zeros_like, state.params)
-    contexts_NxD, (sums, gradient) = _pass(state.contexts_NxD, inputs, settings, visit, (sums, no_gradient))
+    config, vectors_UxE = settings.config, inputs.tokens.vectors_UxE
+    block = nnx.merge(settings.block, state.params)
+    tables, of_params = jax.vjp(
+        lambda params: token_tables(nnx.merge(settings.block, params), vectors_UxE), state.params
+    )
+    zero = jnp.zeros((), vectors_UxE.dtype)
+    metrics = {"loss": zero, "cvfp_loss": zero, "diversity_loss": zero, "converged_tokens": jnp.int32(0)}
+    scratch = _no_scratch(block, tables, inputs, state.contexts_NxD, settings)
+    sums = _Sums(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
+    renew = functools.partial(
+        _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
+    )
+    wrap = config.first_context == "last"
+    contexts_NxD, sums = renew_contexts(
+        state.contexts_NxD, inputs.tokens, settings.batch_size, wrap, renew, sums
+    )
+    (of_terms,) = of_params(sums.tables)
+    gradient = into_params(settings.block, of_terms, sums.gradients)
     n = inputs.tokens.num_tokens.astype(zero.dtype)
-    metrics = {name: sums[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
-    metrics["converged_tokens"] = sums["converged_tokens"]
+    metrics = {name: sums.metrics[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
+    metrics["converged_tokens"] = converged = sums.metrics["converged_tokens"]
     metrics["grad_norm"] = optax.tree.norm(gradient)
     updates, optimizer_state = settings.optimizer().update(gradient, state.optimizer, state.params)
     iteration = index + 2  # the start was iteration 1
-    status, watch = stop_rules.judge(sums["converged_tokens"], iteration, state.watch, inputs.limits, config)
+    status, watch = stop_rules.judge(converged, iteration, state.watch, inputs.limits, config)
     return StepResult(
         State(optax.apply_updates(state.params, updates), optimizer_state, contexts_NxD, watch),
         metrics,
@@ -159,15 +290,20 @@ def residual(
     params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and maximum over tokens of the squared change that one more noise-free pass would make."""
-    most_batches = len(inputs.tokens.ids_N) // settings.batch_size
+    block = nnx.merge(settings.block, params)
+    tables = token_tables(block, inputs.tokens.vectors_UxE)
+    tiles, _ = _tiles(settings.batch_size)
 
-    def visit(batch: Batch) -> tuple[Any, jax.Array]:
-        new_BxD = nnx.merge(settings.block, params)(batch.shifted_BxD, batch.window_BxKE)
-        change_B = _squared_change(new_BxD, batch)
-        this_M = jnp.arange(most_batches, dtype=batch.number.dtype) == batch.number
-        return (change_B.sum(), jnp.where(this_M, change_B.max(), 0)), new_BxD
+    def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        read = _tile_reader(batch, None)
+        change = lax.map(
+            lambda number: _forward_tile(block, tables, read(number))[1].change, jnp.arange(tiles)
+        )
+        change_B = jnp.where(batch.valid_B, change.reshape(-1)[: settings.batch_size], 0)
+        total, largest = sums
+        return total + change_B.sum(), jnp.maximum(largest, change_B.max())
 
-    zero = jnp.zeros((), contexts_NxD.dtype)
-    sums = (zero, jnp.zeros((most_batches,), zero.dtype))
-    _, (total, largest_M) = _pass(contexts_NxD, inputs, settings, visit, sums)
-    return total / inputs.tokens.num_tokens.astype(zero.dtype), largest_M.max()
+    zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
+    wrap = settings.config.first_context == "last"
+    sums = read_contexts(contexts_NxD, inputs.tokens, settings.batch_size, wrap, visit, (zero, zero))
+    return sums[0] / inputs.tokens.num_tokens.astype(zero.dtype), sums[1]

@@ -5,8 +5,20 @@ import pytest
 from flax import nnx
 
 from cvfp_jax.config import ModelConfig
-from cvfp_jax.micro_batches import Tokens, num_batches, renew_contexts
+from cvfp_jax.micro_batches import Tokens, num_batches, read_contexts, renew_contexts
 from cvfp_jax.model import ContextBlock, token_windows
+
+
+def tokens_of(vectors, ids, K, count):
+    """A stream whose tokens are told apart by their vectors' places, the last of which is none."""
+    vectors = jnp.concatenate([vectors, jnp.zeros((1, vectors.shape[1]))])
+    return Tokens(vectors, jnp.pad(ids, (K - 1, 0), constant_values=len(vectors) - 1), jnp.int32(count))
+
+
+def windows_of(batch, tokens, K):
+    """The windows of a micro-batch's tokens."""
+    rows = len(batch.valid_B)
+    return jnp.concatenate([tokens.vectors_UxE[batch.places_W[k : k + rows]] for k in range(K)], axis=1)
 
 
 @pytest.mark.parametrize("wrap", [True, False])
@@ -20,12 +32,12 @@ def test_a_pass_equals_one_application_to_the_whole_stream(batch_size, wrap):
     vectors = jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)
     contexts = np.zeros((padded, 6), np.float32)
     contexts[:count] = rng.normal(size=(count, 6))
-    tokens = Tokens(vectors, ids, jnp.int32(count))
+    tokens = tokens_of(vectors, ids, 3, count)
 
-    def visit(batch):
-        return batch.valid_B.sum(), block(batch.shifted_BxD, batch.window_BxKE)
+    def renew(batch, seen):
+        return block(batch.old_CxD[:-1], windows_of(batch, tokens, 3)), seen + batch.valid_B.sum()
 
-    new, seen = renew_contexts(jnp.asarray(contexts), tokens, batch_size, 3, wrap, visit, jnp.int32(0))
+    new, seen = renew_contexts(jnp.asarray(contexts), tokens, batch_size, wrap, renew, jnp.int32(0))
     window = token_windows(vectors, ids, jnp.arange(count), 3)
     shifted = np.roll(contexts[:count], 1, axis=0)
     if not wrap:
@@ -36,6 +48,13 @@ def test_a_pass_equals_one_application_to_the_whole_stream(batch_size, wrap):
     assert int(seen) == count
     assert int(num_batches(tokens, batch_size)) == -(-count // batch_size)
 
+    def compare(batch, most):
+        change = jnp.abs(batch.old_CxD[1:] - block(batch.old_CxD[:-1], windows_of(batch, tokens, 3)))
+        return jnp.maximum(most, jnp.where(batch.valid_B[:, None], change, 0).max())
+
+    most = read_contexts(jnp.asarray(contexts), tokens, batch_size, wrap, compare, jnp.float32(0))
+    np.testing.assert_allclose(most, np.abs(expected - contexts[:count]).max(), rtol=0, atol=1e-6)
+
 
 def test_a_context_depends_on_its_predecessor_and_its_window_only():
     count, K = 8, 2
@@ -45,9 +64,9 @@ def test_a_context_depends_on_its_predecessor_and_its_window_only():
     contexts = jax.random.normal(jax.random.key(1), (count, 16))
 
     def renew(contexts, vectors):
-        tokens = Tokens(vectors, ids, jnp.int32(count))
-        window_block = lambda batch: (jnp.int32(0), block(batch.shifted_BxD, batch.window_BxKE))  # noqa: E731
-        return renew_contexts(contexts, tokens, 4, K, True, window_block, jnp.int32(0))[0]
+        tokens = tokens_of(vectors, ids, K, count)
+        renew = lambda batch, none: (block(batch.old_CxD[:-1], windows_of(batch, tokens, K)), none)  # noqa: E731
+        return renew_contexts(contexts, tokens, 4, True, renew, jnp.int32(0))[0]
 
     jacobians = jax.jacfwd(renew, (0, 1))(contexts, vectors)
     on_contexts, on_tokens = (np.abs(np.asarray(j)).sum(axis=(1, 3)) > 0 for j in jacobians)

@@ -1,0 +1,211 @@
+"""A context block's pass forward, with what the pass backward needs of it, and its gradient in closed form.
+
+Automatic differentiation would do, but keeps more and reads it more often: on a CPU half of phase 1
+would go to memory traffic. Shapes: T rows, D layer widths in and out.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from cvfp_jax.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine
+from cvfp_jax.products import contract, operand, product
+
+
+class Kept(NamedTuple):
+    """What a layer's pass backward needs."""
+
+    normal: jax.Array  # [T, D], the LayerNorm's output before gain and bias
+    inverse_std: jax.Array  # [T, 1]
+    slopes: list[jax.Array]  # of the activation, a linear map each
+    inputs: list[jax.Array]  # of the linear maps, as the products of their gradients read them
+
+
+class LayerGradient(NamedTuple):
+    """Gradients of a layer's parameters, but for those of its token terms."""
+
+    context_kernel: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+    second: tuple[jax.Array, jax.Array] | None
+    residual: tuple[jax.Array, jax.Array] | None
+
+
+def _array(param: nnx.Param | None) -> jax.Array:
+    assert param is not None  # flax types them so; all of ours have gains and biases
+    return param[...]
+
+
+def _keep_input(input_TxD: jax.Array, precision: str) -> jax.Array:
+    # Of rounded operands XLA's CPU backend multiplies fast only where the last dimension is summed.
+    return input_TxD if precision == "f32" else operand(input_TxD, precision).T
+
+
+def _kernel_gradient(kept: jax.Array, gradient: jax.Array, precision: str) -> jax.Array:
+    dims = ((0,), (0,)) if precision == "f32" else ((1,), (0,))
+    return contract(kept, gradient, dims, precision)
+
+
+def forward(
+    block: ContextBlock, context_TxD: jax.Array, terms: list[jax.Array]
+) -> tuple[jax.Array, list[Kept]]:
+    """Returns the contexts after the last layer, and what ``backward`` needs.
+
+    Args:
+      block: the context block.
+      context_TxD: float, the contexts before.
+      terms: each layer's token terms, [T, D_i].
+
+    Returns:
+      [T, D], and a ``Kept`` a layer.
+    """
+    kept = []
+    for layer, term in zip(block.layers, terms, strict=True):
+        context_TxD, of_layer = _layer_forward(layer, context_TxD, term)
+        kept.append(of_layer)
+    return context_TxD, kept
+
+
+def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[jax.Array, Kept]:
+    kind = layer.kind
+    inputs = [_keep_input(context, kind.precision)]
+    first = lax.optimization_barrier(
+        product(context, layer.linear.kernel[: layer.context_dim], kind.precision) + term
+    )
+    slopes, delta = [kind.slope(first)], kind.activate(first)
+    if layer.second is not None:
+        inputs.append(_keep_input(delta, kind.precision))
+        second = affine(layer.second, delta, kind.precision)
+        slopes, delta = [*slopes, kind.slope(second)], kind.activate(second)
+    start = context if layer.residual is None else affine(layer.residual, context, kind.precision)
+    # Without barriers XLA's CPU backend makes these sums again for each of their uses.
+    total = lax.optimization_barrier(start + delta)
+    centred = total - total.mean(axis=1, keepdims=True)
+    inverse_std = lax.rsqrt(jnp.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
+    normal = lax.optimization_barrier(centred * inverse_std)
+    return output(layer, normal), Kept(normal, inverse_std, slopes, inputs)
+
+
+def output(layer: Layer, normal: jax.Array) -> jax.Array:
+    """Returns a layer's output, given its LayerNorm's before gain and bias."""
+    return normal * _array(layer.norm.scale)[None, :] + _array(layer.norm.bias)[None, :]
+
+
+def no_gradient(block: ContextBlock) -> list[LayerGradient]:
+    """Returns zeros for the gradient of a block."""
+
+    def zeros(linear: nnx.Linear | None) -> Any:
+        return (
+            None
+            if linear is None
+            else (jnp.zeros_like(linear.kernel[...]), jnp.zeros_like(_array(linear.bias)))
+        )
+
+    return [
+        LayerGradient(
+            jnp.zeros_like(layer.linear.kernel[: layer.context_dim]),
+            jnp.zeros_like(_array(layer.norm.scale)),
+            jnp.zeros_like(_array(layer.norm.bias)),
+            zeros(layer.second),
+            zeros(layer.residual),
+        )
+        for layer in block.layers
+    ]
+
+
+def backward(
+    block: ContextBlock, kept: list[Kept], gradient_TxD: jax.Array
+) -> tuple[list[LayerGradient], list[jax.Array]]:
+    """Returns the gradients of a block's parameters and of its token terms.
+
+    With ``n`` the LayerNorm's output before gain g and bias, ``s`` its inverse standard deviation and
+    ``y = g dL/dout``: ``du = s (y - mean(y) - n mean(y n))``, and the rest is the chain rule.
+
+    Args:
+      block: the context block.
+      kept: of ``forward``.
+      gradient_TxD: float, the gradient of the contexts after the last layer.
+
+    Returns:
+      A ``LayerGradient`` a layer, and the gradients of the terms, [T, D_i].
+
+    References:
+      Ba, Kiros and Hinton, Layer Normalization, 2016.
+    """
+    gradients, terms = [], []
+    for number in reversed(range(len(block.layers))):
+        layer = block.layers[number]
+        of_layer, term, total = _layer_backward(layer, kept[number], gradient_TxD)
+        gradients.append(of_layer)
+        terms.append(term)
+        if number:
+            precision = layer.kind.precision
+            kernel = layer.linear.kernel[: layer.context_dim]
+            gradient_TxD = contract(term, kernel, ((1,), (1,)), precision)
+            if layer.residual is None:
+                gradient_TxD += total
+            else:
+                gradient_TxD += contract(total, layer.residual.kernel[...], ((1,), (1,)), precision)
+    return gradients[::-1], terms[::-1]
+
+
+def _layer_backward(
+    layer: Layer, kept: Kept, gradient: jax.Array
+) -> tuple[LayerGradient, jax.Array, jax.Array]:
+    """The gradients of a layer's parameters, of its token term and of the sum that its LayerNorm reads."""
+    precision = layer.kind.precision
+    gradient = lax.optimization_barrier(gradient)
+    gained = gradient * _array(layer.norm.scale)[None, :]
+    mean, along = gained.mean(axis=1, keepdims=True), (gained * kept.normal).mean(axis=1, keepdims=True)
+    total = kept.inverse_std * (gained - mean - kept.normal * along)
+    delta = total
+    second = None
+    if layer.second is not None:
+        delta = lax.optimization_barrier(_times(delta, kept.slopes[1]))
+        second = _kernel_gradient(kept.inputs[1], delta, precision), delta.sum(axis=0)
+        delta = contract(delta, layer.second.kernel[...], ((1,), (1,)), precision)
+    term = lax.optimization_barrier(_times(delta, kept.slopes[0]))
+    residual = None
+    if layer.residual is not None:
+        residual = _kernel_gradient(kept.inputs[0], total, precision), total.sum(axis=0)
+    of_layer = LayerGradient(
+        _kernel_gradient(kept.inputs[0], term, precision),
+        (gradient * kept.normal).sum(axis=0),
+        gradient.sum(axis=0),
+        second,
+        residual,
+    )
+    return of_layer, term, total
+
+
+def _times(gradient: jax.Array, slope: jax.Array) -> jax.Array:
+    return jnp.where(slope, gradient, 0) if slope.dtype == bool else gradient * slope
+
+
+def into_params(graphdef: nnx.GraphDef, of_terms: Any, gradients: list[LayerGradient]) -> Any:
+    """Returns a gradient as the block's parameters are kept.
+
+    Args:
+      graphdef: of the block.
+      of_terms: the gradient that came by way of the token terms, as the parameters are kept.
+      gradients: all others.
+
+    Returns:
+      Their sum.
+    """
+    block = nnx.merge(graphdef, of_terms)
+    for layer, gradient in zip(block.layers, gradients, strict=True):
+        kernel = layer.linear.kernel
+        kernel[...] = kernel[...].at[: layer.context_dim].add(gradient.context_kernel)
+        norm = layer.norm
+        pairs = [(norm.scale, gradient.scale), (norm.bias, gradient.bias)]
+        for linear, both in ((layer.second, gradient.second), (layer.residual, gradient.residual)):
+            if linear is not None and both is not None:
+                pairs += [(linear.kernel, both[0]), (linear.bias, both[1])]
+        for param, leaf in pairs:
+            assert param is not None
+            param[...] = leaf
+    return nnx.split(block)[1]

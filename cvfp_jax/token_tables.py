@@ -1,0 +1,110 @@
+"""Token terms from tables: a stream of N tokens has far fewer distinct ones, and each is multiplied once.
+
+Shapes: N tokens of a stream, T tokens in a row of it, U distinct tokens, V vocabulary, E embedding width,
+K input tokens, D layer width.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvfp_jax.model import ContextBlock
+from cvfp_jax.products import product
+
+# Rows come in multiples, so that streams of nearly equal vocabularies share their programs.
+_ROWS = 256
+# A layer's products: one table an input token, oldest first, the last with the bias; a layer without
+# token input has its bias only.
+LayerTables = list[jax.Array]
+
+
+class Distinct(NamedTuple):
+    """A stream's distinct tokens and, in place of its token ids, their places among them."""
+
+    vectors_UxE: jax.Array  # then rows of zeros, the last of which stands for no token
+    places_N: np.ndarray  # int32
+
+
+def distinct_tokens(vectors_VxE: jax.Array, ids: np.ndarray, capacity: int = 0) -> Distinct:
+    """Returns a stream's distinct tokens.
+
+    Args:
+      vectors_VxE: float, the token vectors.
+      ids: int [N], the stream.
+      capacity: the least number of distinct tokens to make room for.
+
+    Returns:
+      Their vectors, and the stream in terms of them.
+
+    >>> vectors, places = distinct_tokens(jnp.array([[1.0], [2.0], [3.0]]), np.array([2, 0, 2]))
+    >>> places.tolist(), vectors[:3, 0].tolist()
+    ([1, 0, 1], [1.0, 3.0, 0.0])
+    """
+    tokens, places = np.unique(ids, return_inverse=True)
+    rows = max(capacity, len(tokens)) + 1
+    rows += -rows % _ROWS
+    vectors_UxE = jnp.zeros((rows, vectors_VxE.shape[1]), vectors_VxE.dtype)
+    vectors_UxE = vectors_UxE.at[: len(tokens)].set(vectors_VxE[jnp.asarray(tokens)])
+    return Distinct(vectors_UxE, places.astype(np.int32))
+
+
+def windowed(places_N: np.ndarray, num_input_tokens: int, rows: int) -> np.ndarray:
+    """Returns a stream with its first K - 1 windows filled up by the row that stands for no token."""
+    return np.pad(places_N, (num_input_tokens - 1, 0), constant_values=rows - 1)
+
+
+def token_tables(block: ContextBlock, vectors_UxE: jax.Array) -> list[LayerTables]:
+    """Returns what each distinct token adds to each layer's first product, from each place of the window.
+
+    ``tables[layer][k][u] = W_k e_u``, with W_k the rows of the layer's weight that read the window's
+    token k; the bias is added for the newest token, which every window has.
+
+    Args:
+      block: the context block.
+      vectors_UxE: float, the distinct tokens' vectors.
+
+    Returns:
+      Tables [U, D_i] a layer.
+    """
+    width = vectors_UxE.shape[1]
+    every_layer = []
+    for layer in block.layers:
+        bias_1xD = layer.first_bias[None, :]
+        first = range(layer.context_dim, layer.context_dim + layer.token_dim, width)
+        kernels = [layer.linear.kernel[start : start + width] for start in first]
+        tables = [product(vectors_UxE, kernel, layer.kind.precision) for kernel in kernels]
+        every_layer.append([*tables[:-1], tables[-1] + bias_1xD] if tables else [bias_1xD])
+    return every_layer
+
+
+def terms_of(tables: LayerTables, places_W: jax.Array, num_tokens: int) -> jax.Array:
+    """Returns a layer's token terms of T tokens in a row, given the places of all tokens of their windows.
+
+    >>> table, biased = jnp.array([[1.0], [0.0]]), jnp.array([[10.0], [20.0]])
+    >>> terms_of([table, biased], jnp.array([1, 0, 0]), 2).tolist()
+    [[10.0], [11.0]]
+    """
+    if len(tables[0]) == 1:
+        return tables[0]
+    terms = [
+        table.at[of].get(mode="promise_in_bounds") for table, of in _windows(tables, places_W, num_tokens)
+    ]
+    return sum(terms[1:], terms[0])
+
+
+def add_terms(tables: LayerTables, places_W: jax.Array, gradient_TxD: jax.Array) -> LayerTables:
+    """Returns tables with the gradient of ``terms_of`` added."""
+    if len(tables[0]) == 1:
+        return [tables[0] + gradient_TxD.sum(axis=0, keepdims=True)]
+    windows = _windows(tables, places_W, len(gradient_TxD))
+    return [table.at[of].add(gradient_TxD, mode="promise_in_bounds") for table, of in windows]
+
+
+def _windows(
+    tables: Sequence[jax.Array], places_W: jax.Array, num_tokens: int
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Each table with the T places that read it."""
+    return [(table, places_W[k : k + num_tokens]) for k, table in enumerate(tables)]
