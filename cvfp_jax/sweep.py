@@ -234,13 +234,8 @@ def _seconds_left(
         return sum(work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells)
 
     # What is compiled for one cell mostly serves the later ones too.
-    busy = sum(_seconds(record) - record["compile_seconds"] for _, record in made)
+    busy = sum(records.seconds(record)[0] for _, record in made)
     return busy / total([cell for cell, _ in made]) * total(left)
-
-
-def _seconds(record: Record) -> float:
-    """What a cell has taken, compiling included."""
-    return sum(value for name, value in record.items() if name.endswith("_seconds"))
 
 
 def _check_same_corpus(data: dataset.SweepData, finished: list[Record]) -> None:
@@ -273,11 +268,12 @@ def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
 def _cell_line(number: str, record: Record, remaining: float) -> str:
     """What a finished cell says of itself."""
     left = f"; about {duration(remaining)} left" if remaining else ""
+    work, compiling = records.seconds(record)
     return (
         f"{number} {records.label(record)}:"
         f" val PPL {tables.number(record['val_ppl'])} (unigram {tables.number(record['unigram_ppl'])}),"
         f" accuracy {tables.percent(record['val_acc'])},"
         f" val ER {tables.percent(record['val_effective_rank'])},"
         f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
-        f" {duration(_seconds(record))}{left}"
+        f" {duration(work)}, compiling {duration(compiling)}{left}"
     )
