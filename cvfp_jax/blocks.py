@@ -50,6 +50,7 @@ def learn_blocks(
     *,
     val_ids: np.ndarray | None = None,
     capacity: int = 0,
+    val_capacity: int = 0,
     progress: Callable[[int, int], Progress] | None = None,
     keeper: Keeper | None = None,
 ) -> list[Phase1Result]:
@@ -64,6 +65,7 @@ def learn_blocks(
       key: the random key.
       val_ids: int, the validation stream, for ``stop=val_effective_rank``.
       capacity: the least number of tokens of the whole stream to compile for.
+      val_capacity: that of the validation stream.
       progress: makes the progress of a block, given its number from 0 and its number of tokens.
       keeper: what the blocks are saved by on the way, and taken up again from.
 
@@ -87,6 +89,7 @@ def learn_blocks(
             jax.random.fold_in(key, number) if number else key,
             val_ids=val_ids,
             capacity=room,
+            val_capacity=val_capacity,
             stale_norm=stale_norm,
             progress=progress(number, len(ids[part])) if progress else None,
             keeper=keeper,
@@ -105,12 +108,18 @@ def exact_contexts(
     vectors_VxE: jax.Array,
     ids: np.ndarray,
     *,
+    capacity: int = 0,
     keeper: Keeper | None = None,
     part: str = "contexts",
 ) -> jax.Array:
-    """Returns the left-to-right contexts of all blocks side by side, float32 [N, blocks D]."""
+    """Returns the left-to-right contexts of all blocks side by side, float32 [N, blocks D].
+
+    With a capacity of more than N there are as many rows, zero beyond the stream.
+    """
     contexts = [
-        sequential_contexts(block, vectors_VxE, ids, keeper=keeper, part=contexts_part(part, number))
+        sequential_contexts(
+            block, vectors_VxE, ids, capacity=capacity, keeper=keeper, part=contexts_part(part, number)
+        )
         for number, block in enumerate(blocks)
     ]
     return contexts[0] if len(contexts) == 1 else jnp.concatenate(contexts, axis=1)

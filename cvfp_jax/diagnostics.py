@@ -108,7 +108,7 @@ def _squared_changes(new_NxD: jax.Array, old_NxD: jax.Array) -> jax.Array:
 
 
 def convergence_trials(
-    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, num_trials: int
+    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, num_trials: int, capacity: int = 0
 ) -> Trials:
     """Passes over a stream again and again, and measures how much the contexts change.
 
@@ -121,6 +121,7 @@ def convergence_trials(
       vectors_VxE: float32, the token vectors.
       ids: int [N], the stream.
       num_trials: the number of passes; no more than two are in memory at a time.
+      capacity: the least number of tokens to compile for.
 
     Returns:
       ``num_trials - 1`` losses and their trend.
@@ -135,16 +136,17 @@ def convergence_trials(
     (3, 'CONVERGING')
     """
     losses: list[float] = []
+    last = len(ids) - 1
     if num_trials > 1:
         start_D = jnp.zeros((block.context_dim,), vectors_VxE.dtype)
-        old_NxD = sequential_contexts(block, vectors_VxE, ids, start_D)
+        old_NxD = sequential_contexts(block, vectors_VxE, ids, start_D, capacity=capacity)
     while len(losses) < num_trials - 1:
-        if bool((old_NxD[-1] == start_D).all()):
+        if bool((old_NxD[last] == start_D).all()):
             losses.append(0.0)  # from the same start the same pass would follow
             continue
-        start_D = old_NxD[-1]
-        new_NxD = sequential_contexts(block, vectors_VxE, ids, start_D)
-        losses.append(_mean(_squared_changes(new_NxD, old_NxD)))
+        start_D = old_NxD[last]
+        new_NxD = sequential_contexts(block, vectors_VxE, ids, start_D, capacity=capacity)
+        losses.append(_mean(np.asarray(_squared_changes(new_NxD, old_NxD))[: len(ids)]))
         old_NxD = new_NxD
     return Trials(losses, trend(losses))
 
@@ -193,16 +195,20 @@ def identity_of_random(block: ContextBlock, embed_dim: int, key: jax.Array, draw
 
 
 @jax.jit
-def _row_measures(rows_MxD: jax.Array) -> dict[str, jax.Array]:
-    """Each row's own measures, and its mean and extremes over the other rows, [M] each."""
+def _row_measures(contexts_NxD: jax.Array, rows_M: jax.Array, num_rows: jax.Array) -> dict[str, jax.Array]:
+    """Each row's own measures, and its mean and extremes over the other rows, [M] each.
+
+    Rows from a number on only fill up: they are compared with none, and what stands for them says nothing.
+    """
+    rows_MxD, places_M = contexts_NxD[rows_M], jnp.arange(len(rows_M), dtype=jnp.int32)
+    counts_M, others = places_M < num_rows, jnp.maximum(num_rows - 1, 1).astype(contexts_NxD.dtype)
     # The mean of rows that are nearly alike has errors of their differences' size; theirs from one has not.
-    shifted_MxD = rows_MxD - rows_MxD[:1]
-    centred_MxD = shifted_MxD - shifted_MxD.mean(axis=0, keepdims=True)
+    shifted_MxD = jnp.where(counts_M[:, None], rows_MxD - rows_MxD[:1], 0)
+    centred_MxD = shifted_MxD - shifted_MxD.sum(axis=0, keepdims=True) / num_rows.astype(contexts_NxD.dtype)
     squares_M, unit_MxD = jnp.square(centred_MxD).sum(axis=1), _unit(rows_MxD)
-    places_M, others = jnp.arange(len(rows_MxD)), len(rows_MxD) - 1
 
     def among_others(place: jax.Array) -> dict[str, jax.Array]:
-        other_M = places_M != place
+        other_M = counts_M & (places_M != place)
         squared_M = squares_M + squares_M[place] - 2 * (centred_MxD @ centred_MxD[place])
         distance_M = jnp.where(other_M, jnp.sqrt(jnp.maximum(squared_M, 0)), 0)
         nearest = jnp.where(other_M, squared_M, jnp.inf).argmin()
@@ -220,7 +226,7 @@ def _row_measures(rows_MxD: jax.Array) -> dict[str, jax.Array]:
         "norm_mean": jnp.linalg.norm(rows_MxD, axis=1),
         "deviation_mean": jnp.sqrt(squares_M),
         "sparsity": (jnp.abs(rows_MxD) < 0.01).mean(axis=1),
-        **(lax.map(among_others, places_M, batch_size=_CHUNK_ROWS) if others else {}),
+        **lax.map(among_others, places_M, batch_size=_CHUNK_ROWS),
     }
 
 
@@ -253,8 +259,12 @@ def geometry(
     rows = rng.choice(num_rows, max_rows, replace=False) if num_rows > max_rows else np.arange(num_rows)
     reductions = {"min": np.min, "max": np.max}
     found: dict[str, Any] = dict.fromkeys(Geometry._fields)
-    for name, values_M in _row_measures(contexts_NxD[jnp.asarray(rows)]).items():
-        found[name] = _finite(float(reductions.get(name[-3:], _mean)(np.asarray(values_M))))
+    # As many rows for all streams in arrays of one length, so that they share a program.
+    filled = np.pad(rows, (0, min(max_rows, len(contexts_NxD)) - len(rows)))
+    measures = _row_measures(contexts_NxD, jnp.asarray(filled, jnp.int32), jnp.int32(len(rows)))
+    for name, values_M in measures.items():
+        if len(rows) > 1 or not name.startswith(("distance", "cosine")):
+            found[name] = _finite(float(reductions.get(name[-3:], _mean)(np.asarray(values_M)[: len(rows)])))
     norm, distance, cosine = (found[f"{name}_mean"] for name in ("norm", "distance", "cosine"))
     if norm is not None:
         found["is_zero_solution"] = norm < 0.1
@@ -287,8 +297,9 @@ def embedding_similarity(contexts_NxD: jax.Array, vectors_VxE: jax.Array, ids: n
     """
     if contexts_NxD.shape[1] != vectors_VxE.shape[1]:
         return None
-    cosines_N = _cosines_to_tokens(contexts_NxD[: len(ids)], vectors_VxE, jnp.asarray(ids, jnp.int32))
-    return _finite(_mean(cosines_N))
+    filled = np.pad(ids, (0, len(contexts_NxD) - len(ids)))
+    cosines_N = _cosines_to_tokens(contexts_NxD, vectors_VxE, jnp.asarray(filled, jnp.int32))
+    return _finite(_mean(np.asarray(cosines_N)[: len(ids)]))
 
 
 def rank_verdict(share: float) -> str:
@@ -331,7 +342,7 @@ def block_diagnostics(
       block: the trained block.
       vectors_VxE: float32, the token vectors.
       val_ids: int [N], the validation stream.
-      val_contexts_MxD: float32, the exact contexts of all its tokens but the last.
+      val_contexts_MxD: float32, the exact contexts of all its tokens but the last; more rows are not read.
       val_rank_share: their effective rank divided by D.
       num_trials: passes over the validation stream, for ``convergence_trials``.
       key: the random key of ``identity_of_random``.
@@ -352,7 +363,7 @@ def block_diagnostics(
     >>> round(found["context_norm_mean"], 1), found["embedding_cosine"], found["rank_verdict"]
     (2.0, None, 'review')
     """
-    trials = convergence_trials(block, vectors_VxE, val_ids, num_trials)
+    trials = convergence_trials(block, vectors_VxE, val_ids, num_trials, len(val_contexts_MxD))
     identity = identity_of_random(block, vectors_VxE.shape[1], key)
     contexts = geometry(val_contexts_MxD, len(val_ids) - 1, rng)
     return {

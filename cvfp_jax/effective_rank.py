@@ -92,9 +92,13 @@ def effective_rank(
     >>> round(effective_rank(jnp.eye(3), num_rows=3), 5)
     3.0
     """
-    if 0 < max_rows < num_rows:
-        if rng is None:
-            raise ValueError("drawing rows needs a generator")
-        rows = rng.choice(num_rows, max_rows, replace=False)
-        contexts_NxD = contexts_NxD[jnp.asarray(rows)]
+    if 0 < max_rows < len(contexts_NxD):
+        rows = np.arange(num_rows)
+        if max_rows < num_rows:
+            if rng is None:
+                raise ValueError("drawing rows needs a generator")
+            rows = rng.choice(num_rows, max_rows, replace=False)
+        # As many rows for all streams, so that they share a program: those of no context are zero.
+        rows = np.pad(rows, (0, max_rows - len(rows)), constant_values=len(contexts_NxD))
+        contexts_NxD = contexts_NxD.at[jnp.asarray(rows)].get(mode="fill", fill_value=0)
     return float(effective_rank_of_spectrum(singular_values(contexts_NxD)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvfp_jax.data.cache import write_atomic
+from cvfp_jax.atomic import write_atomic
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.report.law_sections import (
     law_blocks,

@@ -98,7 +98,7 @@ def read_contexts(
     visit: Callable[[Batch, Any], Any],
     carried: Any,
 ) -> Any:
-    """Visits all micro-batches as ``renew_contexts`` does, changes none, and returns what the last carried on."""
+    """Visits all micro-batches as ``renew_contexts`` does and changes none; returns what is carried."""
 
     def body(number: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         before_D, carried = carry

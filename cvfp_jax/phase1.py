@@ -54,8 +54,7 @@ def _initial_contexts(
 ) -> jax.Array:
     """Returns the contexts of iteration 1, zero beyond the stream."""
     if config.initial_contexts == "sequential":
-        contexts_NxD = sequential_contexts(block, vectors_VxE, ids)
-        return jnp.pad(contexts_NxD, ((0, room - len(ids)), (0, 0)))
+        return sequential_contexts(block, vectors_VxE, ids, capacity=room)
     contexts_NxD = INITIAL_STD * jax.random.normal(key, (room, block.context_dim), vectors_VxE.dtype)
     return jnp.where((jnp.arange(room) < len(ids))[:, None], contexts_NxD, 0)
 
@@ -110,6 +109,7 @@ def learn_contexts(
     *,
     val_ids: np.ndarray | None = None,
     capacity: int = 0,
+    val_capacity: int = 0,
     distinct_capacity: int = 0,
     stale_norm: float | None = None,
     progress: Progress | None = None,
@@ -132,7 +132,8 @@ def learn_contexts(
       key: the random key of the start, N(0, 0.01^2), of the noise and of the diversity loss.
       val_ids: int, the validation stream, for ``stop=val_effective_rank``.
       capacity: the least number of tokens to compile for; streams of one capacity share their programs.
-      distinct_capacity: likewise, of distinct tokens.
+      val_capacity: the same of the validation stream.
+      distinct_capacity: the same of distinct tokens, in both streams.
       stale_norm: counts in the gradient's norm when it is clipped (see ``optimizer``).
       progress: called about once a second.
       keeper: what the iteration is saved by on the way, and taken up again from.
@@ -185,7 +186,7 @@ def learn_contexts(
         broken = int(solution.status) == Status.NON_FINITE
         if watch is not None and not broken and (int(solution.steps) + 1) % config.val_frequency == 0:
             assert val_ids is not None
-            solution = _check_rank(solution, watch, vectors_VxE, val_ids[: config.val_sample_size], settings)
+            solution = _check_rank(solution, watch, vectors_VxE, val_ids, val_capacity, settings)
         if int(solution.status) != Status.NON_FINITE:
             keeper.offer(part, state, stage_end=int(solution.status) != Status.RUNNING)
     if int(solution.status) != Status.NON_FINITE:
@@ -194,12 +195,18 @@ def learn_contexts(
 
 
 def _check_rank(
-    solution: Solution, watch: RankWatch, vectors_VxE: jax.Array, ids: np.ndarray, settings: Settings
+    solution: Solution,
+    watch: RankWatch,
+    vectors_VxE: jax.Array,
+    ids: np.ndarray,
+    capacity: int,
+    settings: Settings,
 ) -> Solution:
     """Stops the iteration if the effective rank of exact contexts no longer grows."""
     # A copy, because the next steps donate the state that the block would share its arrays with.
     block = nnx.merge(settings.block, jax.tree.map(jnp.copy, solution.state.params))
-    contexts_MxD = sequential_contexts(block, vectors_VxE, ids[:-1])
+    ids, room = ids[: settings.config.val_sample_size], min(capacity, settings.config.val_sample_size)
+    contexts_MxD = sequential_contexts(block, vectors_VxE, ids[:-1], capacity=room)
     rank = effective_rank(contexts_MxD, len(ids) - 1)
     if not math.isfinite(rank):
         return solution._replace(status=jnp.int32(Status.NON_FINITE))

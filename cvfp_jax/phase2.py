@@ -126,7 +126,8 @@ def _renewed(params: Trained, frozen: Frozen, stream: Stream, settings: Settings
     """The token vectors and exact contexts of the embedding's LayerNorm as it is now."""
     vectors_VxE = nnx.merge(settings.embed_norm, params.embed_norm)(frozen.table_VxE)
     block = nnx.merge(settings.context_block, frozen.context_block)
-    contexts_NxD = sequential_contexts(block, vectors_VxE, np.asarray(stream.ids_N)[: stream.num_rows])
+    ids = np.asarray(stream.ids_N)[: stream.num_rows]
+    contexts_NxD = sequential_contexts(block, vectors_VxE, ids, capacity=len(stream.ids_N))
     return frozen._replace(vectors_VxE=vectors_VxE), stream._replace(contexts_NxD=contexts_NxD)
 
 

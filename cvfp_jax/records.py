@@ -197,3 +197,13 @@ def failed(record: Record) -> bool:
 def label(record: Record) -> str:
     """Returns a cell's name for people."""
     return f"{record['series']}, {record['num_samples']} samples"
+
+
+def seconds(record: Record) -> tuple[float, float]:
+    """Returns what a cell took: seconds of work and, apart from them, of compiling.
+
+    >>> seconds({"phase1_seconds": 2.0, "phase2_seconds": 0.5, "compile_seconds": 4.0})
+    (2.5, 4.0)
+    """
+    compiling = record["compile_seconds"]
+    return sum(value for name, value in record.items() if name.endswith("_seconds")) - compiling, compiling

@@ -28,6 +28,7 @@ def _scan(
     start_D: jax.Array,
     first: jax.Array,
     until: jax.Array,
+    num_tokens: jax.Array,
     graphdef: nnx.GraphDef,
     chunk: int,
 ) -> jax.Array:
@@ -43,6 +44,7 @@ def _scan(
         places_B = number * chunk + jnp.arange(chunk, dtype=jnp.int32)
         window_BxKE = token_windows(vectors_VxE, ids_N, places_B, block.num_input_tokens)
         context_D, new_BxD = lax.scan(token_step, context_D, block.token_terms(window_BxKE))
+        new_BxD = jnp.where((places_B < num_tokens)[:, None], new_BxD, 0)
         return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, number * chunk, axis=0), context_D
 
     before_D = predecessors(contexts_NxD, jnp.reshape(first * chunk, (1,)))[0]
@@ -56,6 +58,7 @@ def sequential_contexts(
     ids: np.ndarray,
     start_D: jax.Array | None = None,
     *,
+    capacity: int = 0,
     keeper: Keeper | None = None,
     part: str = "contexts",
 ) -> jax.Array:
@@ -68,11 +71,12 @@ def sequential_contexts(
       vectors_VxE: float32, the token vectors.
       ids: int [N], the stream.
       start_D: the context before the first token; zero if none is given.
+      capacity: the least number of rows to compile for; streams of one capacity share their program.
       keeper: what they are saved by on the way, and taken up again from.
       part: their name there.
 
     Returns:
-      Float32 [N, D].
+      Float32 [N, D], or with a larger capacity as many rows, zero beyond the stream.
 
     References:
       rato-tokyo/new-llm, report of 2025-11-30.
@@ -82,13 +86,14 @@ def sequential_contexts(
     num_tokens, dtype = len(ids), vectors_VxE.dtype
     if start_D is None:
         start_D = jnp.zeros((block.context_dim,), dtype)
+    room = max(capacity, num_tokens)
+    chunk = min(CHUNK, room)
     # Tokens after the last cannot change what comes before them.
-    chunk = min(CHUNK, num_tokens)
-    padded = np.pad(ids, (0, -num_tokens % chunk))
-    ids_N, chunks, done = jnp.asarray(padded, jnp.int32), len(padded) // chunk, 0
+    padded = np.pad(ids, (0, room + -room % chunk - num_tokens))
+    ids_N, chunks, done = jnp.asarray(padded, jnp.int32), -(-num_tokens // chunk), 0
     if facts := keeper.facts(part):
         done = facts["chunks"]
-        rows = num_tokens if done == chunks else len(padded)
+        rows = room if done == chunks else len(padded)
         contexts_NxD = keeper.take(part, jax.ShapeDtypeStruct((rows, block.context_dim), dtype))
     else:
         contexts_NxD = jnp.zeros((len(padded), block.context_dim), dtype)
@@ -102,12 +107,12 @@ def sequential_contexts(
         with pace:
             contexts_NxD = _scan(
                 params, vectors_VxE, ids_N, contexts_NxD, start_D, jnp.int32(done), jnp.int32(until),
-                graphdef, chunk,
+                jnp.int32(num_tokens), graphdef, chunk,
             )  # fmt: skip
             jax.block_until_ready(contexts_NxD)
         done = until
         if done == chunks:
-            contexts_NxD = contexts_NxD[:num_tokens]
+            contexts_NxD = contexts_NxD[:room]
         keeper.offer(part, state)
     keeper.keep(part, *state())
     return contexts_NxD

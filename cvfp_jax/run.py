@@ -111,8 +111,9 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper:
     watches = _Watches(keeper.facts(_SECONDS) or {})
     keeper.keep(_SECONDS, watches.spent)
     # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
-    data = dataclasses.replace(data, **(keeper.facts(_ROOM) or {"capacity": data.capacity}))
-    keeper.keep(_ROOM, {"capacity": data.capacity})
+    room = {"capacity": data.capacity, "val_capacity": data.val_capacity}
+    data = dataclasses.replace(data, **(keeper.facts(_ROOM) or room))
+    keeper.keep(_ROOM, {name: getattr(data, name) for name in room})
     keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
     model = LanguageModel(config.model, jnp.asarray(data.table), rngs=nnx.Rngs(keys[_INIT]))
     cell = _Cell(config, data, model, keys, watches, progress, keeper)
@@ -131,7 +132,7 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper:
         second = learn_tokens(
             model,
             Stream.of(data.train_ids, contexts.train_NxD, data.capacity),
-            Stream.of(data.val_ids, contexts.val_MxD),
+            Stream.of(data.val_ids, contexts.val_MxD, data.val_capacity),
             phase2,
             make_mesh(),
             key=keys[_DROPOUT],
@@ -182,6 +183,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
             cell.keys[_PHASE1],
             val_ids=data.val_ids,
             capacity=data.capacity,
+            val_capacity=data.val_capacity,
             progress=functools.partial(cell.progress.phase1, config),
             keeper=keeper,
         )
@@ -198,12 +200,17 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     with watches.contexts:
         # No token follows the last one, so nothing is predicted from its context.
         val_ids = data.val_ids[:-1]
-        val_contexts_MxD = exact_contexts(blocks, vectors_VxE, val_ids, keeper=keeper, part=_VAL)
+        val_contexts_MxD = exact_contexts(
+            blocks, vectors_VxE, val_ids, capacity=data.val_capacity, keeper=keeper, part=_VAL
+        )
         jax.block_until_ready(val_contexts_MxD)
         train_contexts_NxD = learned[0].contexts_NxD
         if config.phase2.train_contexts == "sequential":
-            train_ids = data.train_ids
-            train_contexts_NxD = exact_contexts(blocks, vectors_VxE, train_ids, keeper=keeper, part=_TRAIN)
+            # As many rows as in phase 1, whose start may have been made by the same program.
+            room = max(data.capacity, len(train_contexts_NxD))
+            train_contexts_NxD = exact_contexts(
+                blocks, vectors_VxE, data.train_ids, capacity=room, keeper=keeper, part=_TRAIN
+            )
         jax.block_until_ready(train_contexts_NxD)
         for name, contexts_NxD in (("validation", val_contexts_MxD), ("training", train_contexts_NxD)):
             if (place := _first_broken(contexts_NxD)) is not None:
@@ -238,9 +245,14 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     return record, _Contexts(blocks, train_contexts_NxD, val_contexts_MxD)
 
 
+@jax.jit
+def _broken(contexts_NxD: jax.Array) -> jax.Array:
+    return ~jnp.isfinite(contexts_NxD).all(axis=1)
+
+
 def _first_broken(contexts_NxD: jax.Array) -> int | None:
     """The first token whose context is not finite."""
-    broken_N = np.asarray(~jnp.isfinite(contexts_NxD).all(axis=1))
+    broken_N = np.asarray(_broken(contexts_NxD))
     return int(broken_N.argmax()) if broken_N.any() else None
 
 

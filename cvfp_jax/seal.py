@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from cvfp_jax.data.cache import write_atomic
+from cvfp_jax.atomic import write_atomic
 
 FILE_NAME = "sealed.json"
 

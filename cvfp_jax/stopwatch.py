@@ -1,25 +1,33 @@
-"""Seconds of work and, apart from them, seconds of compiling."""
+"""Seconds of work and, apart from them, seconds of compiling or of loading what was compiled before."""
 
 import time
 from types import TracebackType
 
 import jax
 
-# What JAX reports about one compilation, without the parts that contain each other.
+# Spans that JAX reports: tracing, lowering, and compiling or loading what was compiled before.
 _COMPILE_EVENTS = (
+    "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 )
 _compile_seconds = 0.0
+_counted_spans: list[tuple[float, float]] = []
 
 
-def _listen(event: str, duration_secs: float, **_: str | int) -> None:
+def _listen(event: str, start_time: float, end_time: float, **_: str | int) -> None:
+    """Counts a span. What it contains ended before it, and has been counted."""
     global _compile_seconds
-    if event in _COMPILE_EVENTS:
-        _compile_seconds += duration_secs
+    if event not in _COMPILE_EVENTS:
+        return
+    while _counted_spans and start_time <= _counted_spans[-1][0] and _counted_spans[-1][1] <= end_time:
+        began, ended = _counted_spans.pop()
+        _compile_seconds -= ended - began
+    _counted_spans.append((start_time, end_time))
+    _compile_seconds += end_time - start_time
 
 
-jax.monitoring.register_event_duration_secs_listener(_listen)
+jax.monitoring.register_event_time_span_listener(_listen)
 
 
 class Stopwatch:

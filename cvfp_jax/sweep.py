@@ -2,11 +2,13 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from cvfp_jax import interrupt, lock, records, workdir
 from cvfp_jax.checkpoint import FOLDER as CHECKPOINTS
@@ -19,6 +21,8 @@ from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
 from cvfp_jax.memory import available_memory
 from cvfp_jax.plan import SMALLER, check_fits, plan_cell, work
+from cvfp_jax.profiler import FOLDER as PROFILES
+from cvfp_jax.profiler import Profiler, ProfilingKeeper
 from cvfp_jax.progress import CellProgress, duration
 from cvfp_jax.records import Record
 from cvfp_jax.report import tables
@@ -40,7 +44,13 @@ def _range(values: list[int]) -> str:
     return " to ".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]]))
 
 
-def run_sweep(grid: Grid, folder: Path, checkpoint_minutes: float = 5.0, force: bool = False) -> bool:
+def run_sweep(
+    grid: Grid,
+    folder: Path,
+    checkpoint_minutes: float = 5.0,
+    force: bool = False,
+    profile: bool = False,
+) -> bool:
     """Runs the cells that have no record yet and writes the report of all records.
 
     Args:
@@ -48,6 +58,7 @@ def run_sweep(grid: Grid, folder: Path, checkpoint_minutes: float = 5.0, force: 
       folder: its work directory.
       checkpoint_minutes: the time between two saves of a cell's state; 0 saves after every step.
       force: run cells that are expected not to fit in memory.
+      profile: trace the first steps of each phase, which changes no number.
 
     Returns:
       Whether every cell of the grid ended well.
@@ -55,11 +66,17 @@ def run_sweep(grid: Grid, folder: Path, checkpoint_minutes: float = 5.0, force: 
     Raises:
       UserError: the data, the settings or the folder cannot be used.
     """
+    profiler = Profiler(folder / PROFILES, _say_above_bar) if profile else None
     with lock.held(folder):
-        return _run_sweep(grid, folder, checkpoint_minutes, force)
+        ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler)
+    if profiler is not None and profiler.missing():
+        print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
+    return ended_well
 
 
-def _run_sweep(grid: Grid, folder: Path, checkpoint_minutes: float, force: bool) -> bool:
+def _run_sweep(
+    grid: Grid, folder: Path, checkpoint_minutes: float, force: bool, profiler: Profiler | None
+) -> bool:
     path = folder / records.FILE_NAME
     if records.repair(path):
         print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
@@ -67,7 +84,7 @@ def _run_sweep(grid: Grid, folder: Path, checkpoint_minutes: float, force: bool)
     workdir.claim(folder, grid, device_name(), has_records=bool(done))
     wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
     if cells_left(grid, done):
-        _run_cells(grid, done, folder, checkpoint_minutes, force)
+        _run_cells(grid, done, folder, checkpoint_minutes, force, profiler)
     else:
         skipped = sum(key not in done for key in wanted)
         ended = f", and the search ended before the other {skipped}" if skipped else ""
@@ -107,7 +124,12 @@ def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
 
 
 def _run_cells(
-    grid: Grid, done: dict[str, Record], folder: Path, checkpoint_minutes: float, force: bool
+    grid: Grid,
+    done: dict[str, Record],
+    folder: Path,
+    checkpoint_minutes: float,
+    force: bool,
+    profiler: Profiler | None,
 ) -> None:
     """Reads the data, shows the plan, and runs the cells that are left, adding their records."""
     cells, left = grid.cells(), cells_left(grid, done)
@@ -151,8 +173,9 @@ def _run_cells(
                     f"{number} {series}, {cell.num_samples} samples: going on from {saved.found}", flush=True
                 )
             try:
-                with saved, _memory_told(cell, series):
-                    record = {"cell": place, "series": series, **run_cell(cell, cell_data, progress, saved)}
+                with saved, _memory_told(cell, series), profiler or contextlib.nullcontext():
+                    keeper = ProfilingKeeper(saved, profiler) if profiler else saved
+                    record = {"cell": place, "series": series, **run_cell(cell, cell_data, progress, keeper)}
             finally:
                 progress.close()
             record = records.append(folder / records.FILE_NAME, record)
@@ -175,6 +198,12 @@ def _checkpoints(
     key = content_hash([records.cell_key(grid.place(cell))])[:12]
     name = f"{cell.config_name}-{cell.num_samples}-{key}"
     return Checkpoints(folder / CHECKPOINTS / name, identity, minutes, where)
+
+
+def _say_above_bar(line: str) -> None:
+    """Prints a line while a progress bar may stand on standard error."""
+    with tqdm.external_write_mode(sys.stderr):
+        print(line, flush=True)
 
 
 @contextlib.contextmanager
@@ -205,13 +234,8 @@ def _seconds_left(
         return sum(work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells)
 
     # What is compiled for one cell mostly serves the later ones too.
-    busy = sum(_seconds(record) - record["compile_seconds"] for _, record in made)
+    busy = sum(records.seconds(record)[0] for _, record in made)
     return busy / total([cell for cell, _ in made]) * total(left)
-
-
-def _seconds(record: Record) -> float:
-    """What a cell has taken, compiling included."""
-    return sum(value for name, value in record.items() if name.endswith("_seconds"))
 
 
 def _check_same_corpus(data: dataset.SweepData, finished: list[Record]) -> None:
@@ -244,11 +268,12 @@ def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
 def _cell_line(number: str, record: Record, remaining: float) -> str:
     """What a finished cell says of itself."""
     left = f"; about {duration(remaining)} left" if remaining else ""
+    work, compiling = records.seconds(record)
     return (
         f"{number} {records.label(record)}:"
         f" val PPL {tables.number(record['val_ppl'])} (unigram {tables.number(record['unigram_ppl'])}),"
         f" accuracy {tables.percent(record['val_acc'])},"
         f" val ER {tables.percent(record['val_effective_rank'])},"
         f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
-        f" {duration(_seconds(record))}{left}"
+        f" {duration(work)}, compiling {duration(compiling)}{left}"
     )

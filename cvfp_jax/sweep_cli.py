@@ -1,5 +1,6 @@
 """The flags of a sweep, and the grid of cells that they ask for."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -36,6 +37,8 @@ SWITCHES = {
     "dry_run": "print the plan only: nothing is downloaded, read or trained",
     "json": "print the plan of --dry_run as JSON",
     "force": "run cells that are expected not to fit in memory, too",
+    "profile": "trace three steps of each phase with JAX's profiler, into profile/ of the workdir",
+    "log_compiles": "name each function that is compiled, and the seconds it took",
 }
 _MOST_SEEDS = 100
 
@@ -50,15 +53,22 @@ class SweepRequest:
     json: bool
     checkpoint_minutes: float
     force: bool
+    profile: bool
+    log_compiles: bool
 
     def run(self) -> bool:
         """Runs the sweep, or prints its plan, and returns whether every cell ended well."""
         if self.dry_run:
             print(_plan(self.grid, self.json))
             return True
-        from cvfp_jax.sweep import run_sweep  # brings JAX, which the command line does without
+        # These bring JAX, which the command line does without.
+        from cvfp_jax import compilation, compile_log
+        from cvfp_jax.sweep import run_sweep
 
-        return run_sweep(self.grid, self.workdir, self.checkpoint_minutes, self.force)
+        compilation.keep_on_disk()
+        told = compile_log.told(compile_log.show) if self.log_compiles else contextlib.nullcontext()
+        with told:
+            return run_sweep(self.grid, self.workdir, self.checkpoint_minutes, self.force, self.profile)
 
 
 def setting_flags() -> dict[str, str]:
@@ -137,6 +147,8 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         "json" in given,
         _minutes(given.get("checkpoint_minutes", "5")),
         "force" in given,
+        "profile" in given,
+        "log_compiles" in given,
     )
 
 

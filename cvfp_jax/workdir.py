@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cvfp_jax import __version__
-from cvfp_jax.data.cache import write_atomic
+from cvfp_jax.atomic import write_atomic
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.grid import Grid
 

@@ -62,20 +62,6 @@ def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path, monkeypatch, c
     assert "going on without" in caplog.text
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    cache.write_atomic(path, b"old")
-
-    def fail(handle):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(cache.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        cache.write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_hashes_tell_the_borders_of_parts():
     hashes = {cache.content_hash(parts) for parts in (["ab"], ["a", "b"], ["", "ab"], [b"ab", ""], [])}
     assert len(hashes) == 5

@@ -120,7 +120,9 @@ def test_a_tail_parts_each_cells_own_tokens(config, counts, share, vocabulary, c
         both = data.vocabulary.token_ids[np.concatenate([train_ids, val_ids])]
         np.testing.assert_array_equal(both, whole)
         assert len(val_ids) == int(share * len(whole))
-    assert data.capacity == max(len(data.train_ids(count)) for count in counts)
+    assert data.capacities == tuple(
+        max(len(ids_of(count)) for count in counts) for ids_of in (data.train_ids, data.val_ids)
+    )
 
 
 def test_a_cell_has_its_tail_and_a_baseline_of_the_rest(config):
@@ -130,6 +132,7 @@ def test_a_cell_has_its_tail_and_a_baseline_of_the_rest(config):
         "".join(data.train_texts[:3])
     )
     assert len(small.val_ids) < len(large.val_ids)
+    assert small.val_capacity == large.val_capacity == len(large.val_ids)
     assert small.capacity == large.capacity == len(large.train_ids)
     counts = np.bincount(small.train_ids, minlength=50257) + 1
     expected = -np.log(counts / counts.sum())[small.val_ids[1:]].mean()

@@ -24,6 +24,7 @@ from cvfp_jax.diagnostics import (
     trend,
 )
 from cvfp_jax.model import ContextBlock
+from cvfp_jax.recurrence import sequential_contexts
 
 CASES = [
     "empty", "one", "two_down", "down_slow", "down_just_converging", "flat", "flat_zero", "up",
@@ -110,7 +111,7 @@ def replayed(monkeypatch, passes):
     """Makes the passes come from a list; returns the starts that were asked for."""
     starts, passes = [], iter(passes)
 
-    def sequential_contexts(block, vectors_VxE, ids, start_D):
+    def sequential_contexts(block, vectors_VxE, ids, start_D, capacity):
         starts.append(start_D.tolist())
         return jnp.asarray(next(passes), jnp.float32)
 
@@ -249,7 +250,9 @@ def test_chunks_measure_what_the_whole_does(monkeypatch, rows):
 
 def test_memory_is_that_of_a_chunk_and_not_of_all_pairs():
     rows = 4000
-    compiled = diagnostics._row_measures.lower(jax.ShapeDtypeStruct((rows, 8), jnp.float32)).compile()
+    types = {"contexts": ((rows, 8), jnp.float32), "rows": ((rows,), jnp.int32), "count": ((), jnp.int32)}
+    arguments = (jax.ShapeDtypeStruct(*kind) for kind in types.values())
+    compiled = diagnostics._row_measures.lower(*arguments).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * rows * rows / 2
 
 
@@ -257,6 +260,26 @@ def test_padding_is_not_read():
     rows = matrix((9, 5), 1.0, 0.5, 1)
     padded = np.concatenate([rows, np.full((4, 5), np.nan, np.float32)])
     check(geometry(jnp.asarray(padded), 9, np.random.default_rng(0)), rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_room_for_longer_streams_changes_no_diagnostic(rows):
+    block, (vectors, ids), key = make_block(), make_stream(), jax.random.key(0)
+    ids = ids[: rows + 1]
+    contexts = sequential_contexts(block, vectors, ids[:-1])
+    roomy = jnp.pad(contexts, ((0, 7), (0, 0)))
+
+    def diagnose(contexts):
+        rng = np.random.default_rng(0)
+        return block_diagnostics(block, vectors, ids, contexts, 0.8, num_trials=4, key=key, rng=rng)
+
+    plain, padded = diagnose(contexts), diagnose(roomy)
+    assert plain.keys() == padded.keys()
+    for name, value in plain.items():
+        if isinstance(value, float | list):
+            assert padded[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+        else:
+            assert padded[name] == value, name
 
 
 def test_rows_are_drawn_from_the_contexts_only():

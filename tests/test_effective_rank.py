@@ -76,6 +76,19 @@ def test_rows_of_zeros_change_nothing():
     assert ours == pytest.approx(effective_rank(jnp.asarray(matrix), 30), rel=1e-6)
 
 
+@pytest.mark.parametrize("rows", [40, 50, 60])
+def test_streams_of_all_lengths_are_drawn_to_as_many_rows(monkeypatch, rows):
+    matrix = np.pad(np.random.default_rng(0).normal(size=(rows, 6)), ((0, 100 - rows), (0, 0)))
+    shapes, whole = [], singular_values
+    monkeypatch.setattr(module, "singular_values", lambda rows: shapes.append(rows.shape) or whole(rows))
+    found = effective_rank(jnp.asarray(matrix, jnp.float32), rows, 50, np.random.default_rng(1))
+    assert shapes == [(50, 6)]
+    drawn = np.random.default_rng(1).choice(rows, 50, replace=False) if rows > 50 else np.arange(rows)
+    assert found == pytest.approx(
+        effective_rank(jnp.asarray(matrix[drawn], jnp.float32), len(drawn)), rel=1e-5
+    )
+
+
 def test_drawing_rows():
     rng = np.random.default_rng(0)
     matrix = jnp.asarray(np.pad(rng.normal(size=(500, 6)), ((0, 100), (0, 0))), jnp.float32)

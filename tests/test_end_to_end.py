@@ -54,6 +54,7 @@ def test_the_plan_comes_first_then_cells_then_the_summary(finished):
     assert header[:3] == ["cell", "samples", "tokens"]
     assert "memory" in header
     assert "left" in lines[first]
+    assert re.search(r", \d+ s, compiling \d+ s; about ", lines[first])
     assert lines[summary + 2].startswith("1L_8d_1tok")
 
 

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"choice", "config", "keeper", "lock"},
+    {"atomic", "choice", "config", "keeper", "lock"},
     {
+        "compile_log",
         "cross_entropy",
         "diversity",
         "effective_rank",
@@ -22,12 +23,13 @@ LAYERS = [
         "mesh",
         "optimizer",
         "products",
+        "profiler",
         "record_schema",
         "scaling",
         "widths",
     },
     {"data", "grid", "memory", "progress", "records", "stop_rules", "stopwatch"},
-    {"model", "seal", "workdir"},
+    {"compilation", "model", "seal", "workdir"},
     {"block_gradient", "checkpoint", "diversity_gradient", "micro_batches", "plan", "token_tables"},
     {"recurrence"},
     {"context_inputs", "phase1_step"},
@@ -129,10 +131,16 @@ def test_scaling_stands_alone():
     assert out.stdout.strip() in ("set() []", "set() ['cvfp_jax.errors']")
 
 
-def test_the_command_line_answers_without_jax():
-    script = "import sys; import launch; print({'jax', 'matplotlib', 'scipy'} & set(sys.modules))"
+@pytest.mark.parametrize("flag", ["--help", "-h", "--list"])
+def test_the_command_line_answers_without_heavy_libraries(flag):
+    """Which is why it answers in less than half a second."""
+    script = f"import sys, launch; assert launch.main(['launch.py', {flag!r}]) == 0; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "set()"
+    assert "context_dim: How perplexity falls" in out.stdout
+    imported = {name.split(".")[0] for name in out.stdout.splitlines()[-1].split()}
+    assert "cvfp_jax" in imported
+    heavy = {"flax", "jax", "jaxlib", "matplotlib", "numpy", "optax", "orbax", "scipy", "tiktoken"}
+    assert not imported & heavy
 
 
 def test_no_file_is_named_for_nothing_in_particular():

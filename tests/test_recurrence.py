@@ -54,6 +54,20 @@ def test_chunks_equal_the_oracle_in_double_precision(monkeypatch, tokens):
     jax.clear_caches()
 
 
+@pytest.mark.parametrize("capacity", [31, 32, 50])
+def test_room_for_longer_streams_is_left_zero(monkeypatch, capacity):
+    monkeypatch.setattr(recurrence, "CHUNK", 8)
+    jax.clear_caches()
+    rng = np.random.default_rng(0)
+    block = ContextBlock(ModelConfig(6, 5, 2, 2), rngs=nnx.Rngs(0))
+    vectors, ids = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32), rng.integers(0, 7, 30)
+    roomy = sequential_contexts(block, vectors, ids, capacity=capacity)
+    assert roomy.shape == (capacity, 6)
+    np.testing.assert_array_equal(roomy[:30], sequential_contexts(block, vectors, ids))
+    assert not roomy[30:].any()
+    jax.clear_caches()
+
+
 def reaches(jacobian):
     """Which output rows move with which token vectors, [outputs, tokens]."""
     return np.abs(np.asarray(jacobian)).sum(axis=(1, 3)) > 0

@@ -187,14 +187,14 @@ def test_phase2_stopped_after_every_kth_batch(resumed, name):
 )
 def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
     monkeypatch.setattr(recurrence, "CHUNK", 64)
-    config, data = replace(CONFIG, changes), data_of(capacity=250)
+    config, data = replace(CONFIG, changes), data_of(capacity=250, val_capacity=120)
 
     def work(keeper=None):
         cell_data = data if keeper is None else next(rooms)
         return run_cell(config, cell_data, CellProgress("", visible=False), keeper)
 
     # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
-    rooms = iter([data] + [data_of(capacity=400)] * 100)
+    rooms = iter([data] + [data_of(capacity=400, val_capacity=200)] * 100)
     whole = work()
     record = resumed(work, 4)
     for name, value in whole.items():

@@ -88,8 +88,9 @@ def test_another_seed_gives_other_numbers(record):
 
 
 def test_room_for_larger_cells_changes_nothing_but_rounding(record):
-    roomy = run(data=data_of(capacity=500))
-    for name in ("val_loss", "train_loss", "phase1_loss", "residual_mean", "train_effective_rank"):
+    roomy = run(data=data_of(capacity=500, val_capacity=300))
+    numbers = ("val_loss", "train_loss", "phase1_loss", "residual_mean", "train_effective_rank")
+    for name in (*numbers, "val_effective_rank", "context_distance_mean", "val_acc"):
         assert roomy[name] == pytest.approx(record[name], rel=1e-4), name
     for name in ("phase1_iterations", "best_epoch", "phase2_epochs"):
         assert roomy[name] == record[name], name

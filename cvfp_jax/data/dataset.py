@@ -23,6 +23,7 @@ class CellData:
     table_sha256: str
     unigram_loss: float  # nats a token, on the same validation targets
     capacity: int = 0  # the most training tokens of any cell of the sweep
+    val_capacity: int = 0  # the most validation tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,10 @@ class SweepData:
         return self.vocabulary.renumber(self._split(num_samples)[1])
 
     @property
-    def capacity(self) -> int:
-        """The most training tokens of any cell."""
-        return len(self._split(len(self.train_texts))[0])
+    def capacities(self) -> tuple[int, int]:
+        """The most training and the most validation tokens of any cell."""
+        train_ids, val_ids = self._split(len(self.train_texts))
+        return len(train_ids), len(val_ids)
 
     def sha256(self, num_samples: int) -> str:
         """Returns the hash of a cell's texts, of what parts them, and of the vocabulary."""
@@ -85,7 +87,7 @@ class SweepData:
             self.sha256(run.num_samples),
             cache.content_hash([table.tobytes()]),
             unigram.unigram_loss(train_ids, val_ids[1:], self.vocabulary.size),
-            self.capacity,
+            *self.capacities,
         )
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cvfp_jax.data.cache import write_atomic
+from cvfp_jax.atomic import write_atomic
 from cvfp_jax.errors import file_error
 from cvfp_jax.records import Record
 from cvfp_jax.report import inference, law_sections, line_sections, sections

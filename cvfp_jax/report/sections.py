@@ -69,7 +69,8 @@ def conclusions(summaries: Sequence[Summary]) -> list[Block]:
 
 def cells(summary: Summary) -> list[Block]:
     """The cells of one configuration."""
-    return [Heading(2, summary.series), tables.cells_table(summary), tables.diagnostics_table(summary)]
+    made = (tables.cells_table, tables.diagnostics_table, tables.times_table)
+    return [Heading(2, summary.series), *(table(summary) for table in made)]
 
 
 def terms() -> list[Block]:
@@ -86,7 +87,11 @@ def terms() -> list[Block]:
                 ("unigram PPL", "that of an add-one unigram model of the same training tokens"),
                 ("ER", "effective rank, in per cent of the context dimensions"),
                 ("ER verdict", "the original's: over 80 % good, 75 to 80 % fair"),
-                ("P1", "phase 1, the fixed-point iteration of the contexts"),
+                (
+                    "P1, P2",
+                    "phase 1, the fixed-point iteration of the contexts; phase 2, next-token training",
+                ),
+                ("compiling", "making programs for the device, or loading those that were kept; no work"),
                 ("converged", "the share of the tokens whose context had stopped moving"),
                 ("residual", "the mean squared change that one more pass at fixed parameters would make"),
                 (

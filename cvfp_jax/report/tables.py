@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from cvfp_jax.plan import CellPlan, gib
+from cvfp_jax.records import seconds
 from cvfp_jax.report.summary import Summary
 
 UNKNOWN = "-"
@@ -214,3 +215,22 @@ def diagnostics_table(summary: Summary) -> Table:
         for record in summary.records
     ]
     return Table(columns, rows, "Contexts of each cell")
+
+
+def times_table(summary: Summary) -> Table:
+    """What each cell took."""
+    stages = ("phase1", "contexts", "effective_rank", "diagnostics", "phase2")
+    columns = [
+        "samples", *_seed(summary, "seed"), "P1", "contexts", "ER", "diagnostics", "P2", "all work",
+        "compiling",
+    ]  # fmt: skip
+    rows = [
+        [
+            whole(record["num_samples"]),
+            *_seed(summary, str(record["seed"])),
+            *(number(record[f"{stage}_seconds"]) for stage in stages),
+            *map(number, seconds(record)),
+        ]
+        for record in summary.records
+    ]
+    return Table(columns, rows, "Seconds of each cell")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvfp_jax import records
+from cvfp_jax.progress import duration
 from cvfp_jax.report import inference, line_tables, tables
 from cvfp_jax.report.summary import PREDICT_AT, Summary
 
@@ -20,6 +21,9 @@ def show_report(summaries: Sequence[Summary], folder: Path) -> None:
     if laws:
         predictions = line_tables.predictions_table(laws, PREDICT_AT)
         print(f"{predictions.text()}\n{predictions.caption}\n")
+    cells = [record for summary in summaries for record in summary.records]
+    work, compiling = (sum(times) for times in zip(*map(records.seconds, cells), strict=True))
+    print(f"The {len(cells)} cells took {duration(work)} of work and {duration(compiling)} of compiling.")
     print(
         f"wrote {folder / 'report.html'}, report.md, report.json, {records.FILE_NAME} and figures/ beside it"
     )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-from cvfp_jax.data.cache import write_atomic
+from cvfp_jax.atomic import write_atomic
 from cvfp_jax.errors import file_error
 from cvfp_jax.report import line_tables, plotting
 from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, markdown
