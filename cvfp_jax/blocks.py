@@ -51,6 +51,7 @@ def learn_blocks(
     val_ids: np.ndarray | None = None,
     capacity: int = 0,
     val_capacity: int = 0,
+    distinct_capacity: int = 0,
     progress: Callable[[int, int], Progress] | None = None,
     keeper: Keeper | None = None,
 ) -> list[Phase1Result]:
@@ -66,6 +67,7 @@ def learn_blocks(
       val_ids: int, the validation stream, for ``stop=val_effective_rank``.
       capacity: the least number of tokens of the whole stream to compile for.
       val_capacity: that of the validation stream.
+      distinct_capacity: the least number of distinct tokens.
       progress: makes the progress of a block, given its number from 0 and its number of tokens.
       keeper: what the blocks are saved by on the way, and taken up again from.
 
@@ -90,6 +92,7 @@ def learn_blocks(
             val_ids=val_ids,
             capacity=room,
             val_capacity=val_capacity,
+            distinct_capacity=distinct_capacity,
             stale_norm=stale_norm,
             progress=progress(number, len(ids[part])) if progress else None,
             keeper=keeper,

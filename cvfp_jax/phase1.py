@@ -133,7 +133,7 @@ def learn_contexts(
       val_ids: int, the validation stream, for ``stop=val_effective_rank``.
       capacity: the least number of tokens to compile for; streams of one capacity share their programs.
       val_capacity: the same of the validation stream.
-      distinct_capacity: the same of distinct tokens, in both streams.
+      distinct_capacity: the least number of distinct tokens.
       stale_norm: counts in the gradient's norm when it is clipped (see ``optimizer``).
       progress: called about once a second.
       keeper: what the iteration is saved by on the way, and taken up again from.

@@ -1,6 +1,7 @@
-"""Exact contexts of a trained block: one token after the other, from a zero context.
+"""Exact contexts of a trained block: each from its predecessor's, from a zero context.
 
-Shapes: N tokens, B tokens of a chunk, D context width, E embedding width, V tokens.
+Shapes: N tokens, B tokens of a chunk, M lanes, W places of its windows, D context width, E embedding width,
+V tokens, U of them distinct.
 """
 
 import functools
@@ -12,44 +13,70 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from cvfp_jax import lanes
 from cvfp_jax.keeper import Facts, Keeper, Pace
 from cvfp_jax.model import ContextBlock, token_windows
+from cvfp_jax.token_tables import distinct_tokens, scattered_terms, token_tables, windowed
 
-# Token terms are computed for so many tokens at a time: one large product, outside the recurrence.
+# A lane's tokens, and those of a parallel pass, at a time.
 CHUNK = 1024
+# Shorter lanes would be walked along twice: contexts forget where they started in 50 to 300 tokens.
+LEAST_LANE = 256
+# A step costs hardly more for so many lanes than for one: it is spent on reading the weights.
+_CPU_LANES, _LANES = 64, 1024
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "chunk"), donate_argnames="contexts_NxD")
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "num_lanes", "chunk"), donate_argnames="contexts_NxD"
+)
 def _scan(
     params: Any,
-    vectors_VxE: jax.Array,
-    ids_N: jax.Array,
+    vectors_UxE: jax.Array,
+    places_N: jax.Array,
     contexts_NxD: jax.Array,
     start_D: jax.Array,
     first: jax.Array,
     until: jax.Array,
     num_tokens: jax.Array,
     graphdef: nnx.GraphDef,
+    num_lanes: int,
     chunk: int,
 ) -> jax.Array:
     """Makes the contexts of some chunks, from those of the chunks before."""
     block = nnx.merge(graphdef, params)
-
-    def token_step(context_D: jax.Array, terms_LxD: Any) -> tuple[jax.Array, jax.Array]:
-        context_1xD = block.step(context_D[None, :], [term[None, :] for term in terms_LxD])[-1]
-        return context_1xD[0], context_1xD[0]
+    for layer in block.layers:
+        # Contexts rounded to bf16 on their way would not forget where they started to the last digits.
+        layer.kind = layer.kind._replace(precision="f32")
+    tables = token_tables(block, vectors_UxE)
+    for layer in block.layers:
+        # What is left of the weights is cut out once, and not in each step.
+        kernel = layer.linear.kernel
+        layer.linear.kernel = nnx.Param(lax.optimization_barrier(kernel[: layer.context_dim]))
+    windows = chunk + block.num_input_tokens - 1
 
     def chunk_step(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         contexts_NxD, context_D = carry
-        places_B = number * chunk + jnp.arange(chunk, dtype=jnp.int32)
-        window_BxKE = token_windows(vectors_VxE, ids_N, places_B, block.num_input_tokens)
-        context_D, new_BxD = lax.scan(token_step, context_D, block.token_terms(window_BxKE))
-        new_BxD = jnp.where((places_B < num_tokens)[:, None], new_BxD, 0)
-        return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, number * chunk, axis=0), context_D
+        places_W = lax.dynamic_slice_in_dim(places_N, number * chunk, windows)
+
+        def step(before_MxD: jax.Array, of_M: jax.Array) -> jax.Array:
+            terms = [scattered_terms(table, places_W, of_M) for table in tables]
+            return block.step(before_MxD, terms)[-1]
+
+        new_BxD = lanes.run(step, context_D, num_lanes, chunk // num_lanes)
+        counts_B = number * chunk + jnp.arange(chunk, dtype=jnp.int32) < num_tokens
+        kept_BxD = jnp.where(counts_B[:, None], new_BxD, 0)
+        return lax.dynamic_update_slice_in_dim(contexts_NxD, kept_BxD, number * chunk, axis=0), new_BxD[-1]
 
     before_D = predecessors(contexts_NxD, jnp.reshape(first * chunk, (1,)))[0]
     before_D = jnp.where(first == 0, start_D, before_D)
     return lax.fori_loop(first, until, chunk_step, (contexts_NxD, before_D))[0]
+
+
+def _lanes(rows: int) -> tuple[int, int]:
+    """The number of lanes of a chunk, and its rows: as many lanes as are worth it, none too short."""
+    most = _CPU_LANES if jax.default_backend() == "cpu" else _LANES
+    count = min(most, max(1, rows // LEAST_LANE))
+    return count, count * min(CHUNK, -(-rows // count))
 
 
 def sequential_contexts(
@@ -64,7 +91,8 @@ def sequential_contexts(
 ) -> jax.Array:
     """Returns the contexts of a stream, each computed from its predecessor's.
 
-    ``c_t = block(c_{t-1}, w_t)``, with ``c_{-1} = 0``.
+    ``c_t = block(c_{t-1}, w_t)``, with ``c_{-1} = 0``, in single precision. Long streams are computed in
+    ``lanes``, which agree with one walk from end to end up to rounding.
 
     Args:
       block: the trained block.
@@ -87,16 +115,18 @@ def sequential_contexts(
     if start_D is None:
         start_D = jnp.zeros((block.context_dim,), dtype)
     room = max(capacity, num_tokens)
-    chunk = min(CHUNK, room)
+    num_lanes, chunk = _lanes(room)
+    rows = room + -room % chunk
+    vectors_UxE, places = distinct_tokens(vectors_VxE, ids, as_power_of_two=True)
     # Tokens after the last cannot change what comes before them.
-    padded = np.pad(ids, (0, room + -room % chunk - num_tokens))
-    ids_N, chunks, done = jnp.asarray(padded, jnp.int32), -(-num_tokens // chunk), 0
+    places = windowed(np.pad(places, (0, rows - num_tokens)), block.num_input_tokens, len(vectors_UxE))
+    places_N, chunks, done = jnp.asarray(places, jnp.int32), -(-num_tokens // chunk), 0
     if facts := keeper.facts(part):
         done = facts["chunks"]
-        rows = room if done == chunks else len(padded)
-        contexts_NxD = keeper.take(part, jax.ShapeDtypeStruct((rows, block.context_dim), dtype))
+        saved = room if done == chunks else rows
+        contexts_NxD = keeper.take(part, jax.ShapeDtypeStruct((saved, block.context_dim), dtype))
     else:
-        contexts_NxD = jnp.zeros((len(padded), block.context_dim), dtype)
+        contexts_NxD = jnp.zeros((rows, block.context_dim), dtype)
 
     def state() -> tuple[Facts, jax.Array]:
         return {"chunks": done}, contexts_NxD
@@ -106,8 +136,8 @@ def sequential_contexts(
         until = min(chunks, done + pace.steps(keeper.seconds_left()))
         with pace:
             contexts_NxD = _scan(
-                params, vectors_VxE, ids_N, contexts_NxD, start_D, jnp.int32(done), jnp.int32(until),
-                jnp.int32(num_tokens), graphdef, chunk,
+                params, vectors_UxE, places_N, contexts_NxD, start_D, jnp.int32(done), jnp.int32(until),
+                jnp.int32(num_tokens), graphdef, num_lanes, chunk,
             )  # fmt: skip
             jax.block_until_ready(contexts_NxD)
         done = until

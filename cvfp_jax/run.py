@@ -111,7 +111,7 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper:
     watches = _Watches(keeper.facts(_SECONDS) or {})
     keeper.keep(_SECONDS, watches.spent)
     # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
-    room = {"capacity": data.capacity, "val_capacity": data.val_capacity}
+    room = {name: getattr(data, name) for name in ("capacity", "val_capacity", "distinct_capacity")}
     data = dataclasses.replace(data, **(keeper.facts(_ROOM) or room))
     keeper.keep(_ROOM, {name: getattr(data, name) for name in room})
     keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
@@ -184,6 +184,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
             val_ids=data.val_ids,
             capacity=data.capacity,
             val_capacity=data.val_capacity,
+            distinct_capacity=data.distinct_capacity,
             progress=functools.partial(cell.progress.phase1, config),
             keeper=keeper,
         )

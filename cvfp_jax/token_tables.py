@@ -28,13 +28,16 @@ class Distinct(NamedTuple):
     places_N: np.ndarray  # int32
 
 
-def distinct_tokens(vectors_VxE: jax.Array, ids: np.ndarray, capacity: int = 0) -> Distinct:
+def distinct_tokens(
+    vectors_VxE: jax.Array, ids: np.ndarray, capacity: int = 0, *, as_power_of_two: bool = False
+) -> Distinct:
     """Returns a stream's distinct tokens.
 
     Args:
       vectors_VxE: float, the token vectors.
       ids: int [N], the stream.
       capacity: the least number of distinct tokens to make room for.
+      as_power_of_two: make as many rows as the next power of two, so that few programs serve all streams.
 
     Returns:
       Their vectors, and the stream in terms of them.
@@ -45,9 +48,10 @@ def distinct_tokens(vectors_VxE: jax.Array, ids: np.ndarray, capacity: int = 0) 
     """
     tokens, places = np.unique(ids, return_inverse=True)
     rows = max(capacity, len(tokens)) + 1
-    rows += -rows % _ROWS
-    vectors_UxE = jnp.zeros((rows, vectors_VxE.shape[1]), vectors_VxE.dtype)
-    vectors_UxE = vectors_UxE.at[: len(tokens)].set(vectors_VxE[jnp.asarray(tokens)])
+    rows = max(_ROWS, 1 << (rows - 1).bit_length()) if as_power_of_two else rows + -rows % _ROWS
+    # Beyond the vocabulary there are zeros.
+    tokens = np.pad(tokens, (0, rows - len(tokens)), constant_values=len(vectors_VxE)).astype(np.int32)
+    vectors_UxE = vectors_VxE.at[jnp.asarray(tokens)].get(mode="fill", fill_value=0)
     return Distinct(vectors_UxE, places.astype(np.int32))
 
 
@@ -92,6 +96,14 @@ def terms_of(tables: LayerTables, places_W: jax.Array, num_tokens: int) -> jax.A
     terms = [
         table.at[of].get(mode="promise_in_bounds") for table, of in _windows(tables, places_W, num_tokens)
     ]
+    return sum(terms[1:], terms[0])
+
+
+def scattered_terms(tables: LayerTables, places_W: jax.Array, of_M: jax.Array) -> jax.Array:
+    """Returns a layer's token terms of M tokens anywhere, given the places of all tokens of all windows."""
+    if len(tables[0]) == 1:
+        return tables[0]
+    terms = [table[places_W[of_M + k]] for k, table in enumerate(tables)]
     return sum(terms[1:], terms[0])
 
 

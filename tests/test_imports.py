@@ -20,6 +20,7 @@ LAYERS = [
         "field_docs",
         "fields",
         "fixed_point",
+        "lanes",
         "mesh",
         "optimizer",
         "products",

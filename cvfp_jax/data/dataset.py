@@ -24,6 +24,7 @@ class CellData:
     unigram_loss: float  # nats a token, on the same validation targets
     capacity: int = 0  # the most training tokens of any cell of the sweep
     val_capacity: int = 0  # the most validation tokens
+    distinct_capacity: int = 0  # the most distinct tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,10 @@ class SweepData:
         return self.vocabulary.renumber(self._split(num_samples)[1])
 
     @property
-    def capacities(self) -> tuple[int, int]:
-        """The most training and the most validation tokens of any cell."""
+    def capacities(self) -> tuple[int, int, int]:
+        """The most training tokens, validation tokens and distinct tokens of any cell."""
         train_ids, val_ids = self._split(len(self.train_texts))
-        return len(train_ids), len(val_ids)
+        return len(train_ids), len(val_ids), len(np.unique(np.concatenate([train_ids, val_ids])))
 
     def sha256(self, num_samples: int) -> str:
         """Returns the hash of a cell's texts, of what parts them, and of the vocabulary."""
