@@ -1,0 +1,1 @@
+"""This project measured beside plain PyTorch; see BUILD.md."""
