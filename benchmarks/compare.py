@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from benchmarks import flags, result, sides
 from benchmarks.measure import measure_all, measure_memory
-from benchmarks.parts import NAMES, needed, parts
+from benchmarks.parts import CELL_MEMORY, NAMES, needed, parts
+from benchmarks.timing import LEAST
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -57,9 +58,11 @@ def main(argv: Sequence[str]) -> None:
 
     every = parts(work, scale)
     chosen = {name: every[name] for name in needed(options.parts, work, scale)}
-    measured = measure_all(chosen, modules, options.precision, options.repeats or 0, tell)
+    repeats = options.repeats or (LEAST if options.quick else 0)
+    measured = measure_all(chosen, modules, options.precision, repeats, tell)
     at_once = 2 if options.quick else 1
-    peaks = measure_memory(chosen, chosen_sides, options.precision, flags.size_flags(options), at_once, tell)
+    weighed = {name: part for name, part in chosen.items() if name in (*NAMES, *CELL_MEMORY)}
+    peaks = measure_memory(weighed, chosen_sides, options.precision, flags.size_flags(options), at_once, tell)
     numbers = header | result.numbers(options.parts, measured, peaks, work, scale, options.precision)
     print(f"\n{result.table(numbers, options.parts).text()}\n" + "\n".join(result.footer_lines(numbers)))
     if options.json:

@@ -36,7 +36,7 @@ class Measured:
 
 def measure_part(part: Part, modules: Mapping[str, ModuleType], precision: str, repeats: int) -> Measured:
     """Times a part on every side that is there, and products of its shape and a large square one in turn."""
-    runs: dict[object, Run] = {}
+    runs: dict[str | tuple[str, str], Run] = {}
     if OURS in modules:
         runs[OURS] = modules[OURS].prepare(part, precision)
     if TORCH in modules:
@@ -44,15 +44,15 @@ def measure_part(part: Part, modules: Mapping[str, ModuleType], precision: str, 
         if has_precision(part, precision):
             runs[TORCH, precision] = modules[TORCH].prepare(part, precision)
     shapes = {"square": rate.SQUARE, "part": part.product_shape()}
-    products = rate.product_runs(shapes)
-    timings = alternate({**runs, **products}, repeats)
+    products: dict[str | tuple[str, str], Run] = dict(rate.product_runs(shapes).items())
+    timings = alternate(runs | products, repeats)
     torch = timings.get(TORCH)
     return Measured(
         part,
         timings.get(OURS),
         torch,
         timings.get((TORCH, precision), torch),
-        {key: (shapes[key[1]], timings[key]) for key in products},
+        {key: (shapes[key[1]], timings[key]) for key in products if isinstance(key, tuple)},
     )
 
 
@@ -90,7 +90,9 @@ def measure_memory(
     tell: Tell,
 ) -> dict[str, dict[str, float]]:
     """Measures each part's peak memory on each side in a process of its own; PyTorch in f32."""
-    names = {part: name for name, part in reversed(chosen.items())}  # the first of those that are the same
+    names: dict[Part, str] = {}
+    for name, part in chosen.items():
+        names.setdefault(part, name)
     jobs = [(name, side) for name in names.values() for side in sides]
 
     def one(job: tuple[str, str]) -> float:

@@ -3,8 +3,8 @@
 python -m benchmarks.memory --side=ours --part=phase1_k1
 
 The peak is that of the whole process with its libraries, its tables and, on this project's side, its
-compiler. It is read from ``VmHWM`` where there is a /proc: ``ru_maxrss`` of a new process begins with the peak of
-the one that started it.
+compiler. It is read from ``VmHWM`` where there is a /proc: ``ru_maxrss`` of a new process begins with the
+peak of the one that started it.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         )
     run = sides.load(options.side).prepare(part, options.precision)
     timing = alternate({"run": run}, options.repeats)["run"]
-    facts = timing.facts(part.runs_per_unit, "unit of work")
+    facts = timing.facts(part.runs_per_unit, "a unit of work")
     print(json.dumps({"peak_rss_mb": peak_rss_mb(), "compile_seconds": timing.compilation, **facts}))
 
 

@@ -24,12 +24,12 @@ from experiments.systems import R3_V2
 PHASE1, RECURRENCE, PARALLEL = "phase1", "recurrence", "parallel"
 TRAIN, EVALUATE, RANK = "phase2_train", "phase2_eval", "effective_rank"
 UNITS = {
-    PHASE1: "iteration",
-    RECURRENCE: "token",
-    PARALLEL: "pass",
-    TRAIN: "batch",
-    EVALUATE: "batch",
-    RANK: "matrix",
+    PHASE1: "an iteration",
+    RECURRENCE: "a token",
+    PARALLEL: "a pass",
+    TRAIN: "a batch",
+    EVALUATE: "a batch",
+    RANK: "a matrix",
 }
 WHOLE_CELL = "whole_cell"
 NAMES = (
@@ -46,6 +46,8 @@ NAMES = (
 # R3 v2 at 50 samples (reports.json; its validation tokens are those of data/example_val.txt).
 CELL_ITERATIONS = 22  # 23 are reported, the start among them
 CELL_VAL_TOKENS = 31_024
+# The most is held by one of these: the other parts hold no more than one of them does.
+CELL_MEMORY = ("cell_phase1", "cell_phase2_train")
 CELL_EPOCHS = R3_V2.phase2.epochs
 CELL_BATCH = R3_V2.phase2.batch_size
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Measured
-from benchmarks.parts import UNITS, WHOLE_CELL, Scale, cell, cell_formula
+from benchmarks.parts import CELL_MEMORY, UNITS, WHOLE_CELL, Scale, cell, cell_formula
 from benchmarks.sides import OURS, TORCH
 from benchmarks.workload import Workload
 from cvfp_jax.report.tables import UNKNOWN, Table
@@ -73,7 +73,7 @@ def numbers(
 
     ``ratios`` are to PyTorch in f32, ``ratios_same_precision`` to PyTorch in the run's precision. Times are
     seconds a unit of work, rates 10^9 operations a second, memory 10^6 bytes. The whole cell's quartiles are
-    sums of its parts' quartiles, and its memory is the most that one of its parts takes.
+    sums of its parts' quartiles, and its memory is that of phase 1 or of training, whichever is more.
     """
     distinct = work.distinct_tokens()
     tables: Numbers = {
@@ -149,7 +149,7 @@ def _cell(
         "gflop": sum(operations.values()),
         "peak_gflops": sum(operations.values()) / at_peak,
         "peak_rss_mb": {
-            side: max(peaks[name][side] for name in counts) for side in peaks[next(iter(counts))]
+            side: max(peaks[name][side] for name in CELL_MEMORY) for side in peaks[CELL_MEMORY[0]]
         },
     }
     if "compile_seconds" in first:

@@ -2,10 +2,11 @@
 
 python -m benchmarks.scaling --json=FILE --figure=FILE.png
 
-An iteration of phase 1 against the training tokens N, the context width D and the input tokens K, and a training
-step of phase 2 (2,048 tokens) against the vocabulary V. Each point is a process of its own: its median of three
-runs after the first, and its peak memory. The exponent p of ``c x^p`` is the slope of ln y on ln x with its
-standard error; memory has a part that does not grow, so its slope between the ends, in bytes, is told too.
+An iteration of phase 1 against the training tokens N, the context width D and the input tokens K, and a
+training step of phase 2 (2,048 tokens) against the vocabulary V. Each point is a process of its own: its
+median of three runs after the first, and its peak memory. The exponent p of ``c x^p`` is the slope of ln y
+on ln x with its standard error; memory has a part that does not grow, so its slope between the ends, in
+bytes, is told too.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from cvfp_jax.errors import file_error
-from cvfp_jax.report.plotting import plain_ticks, plain_text, style
+from cvfp_jax.report.plotting import plain_text, plain_ticks, style
 
 _NAMES = {"N": "training tokens N", "D": "context width D", "K": "input tokens K", "V": "vocabulary V"}
 _ROWS = (("time", "median", 1.0, "time (s)"), ("memory", "peak_rss_mb", 1e-3, "peak memory (GB)"))

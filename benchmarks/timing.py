@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,7 @@ LEAST, MOST = 3, 9  # rounds
 SECONDS = 10.0  # a part goes on so long, if it has made the least number of rounds
 
 Run = Callable[[], object]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Timing:
             "median": self.median / runs_per_unit,
             "quartiles": [low / runs_per_unit, high / runs_per_unit],
             "repeats": len(self.seconds),
-            "unit": f"seconds a {unit}",
+            "unit": f"seconds {unit}",
         }
 
 
@@ -52,7 +54,7 @@ def _seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def alternate(runs: Mapping[str, Run], repeats: int = 0) -> dict[str, Timing]:
+def alternate(runs: Mapping[Key, Run], repeats: int = 0) -> dict[Key, Timing]:
     """Calls each run once to warm up, then all of them in turn, round after round.
 
     What slows the machine down for a while slows all of them, so their ratios suffer less than their times.
@@ -65,7 +67,7 @@ def alternate(runs: Mapping[str, Run], repeats: int = 0) -> dict[str, Timing]:
       A timing each.
     """
     first = {name: _seconds(run) for name, run in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Key, list[float]] = {name: [] for name in runs}
     start = time.perf_counter()
     done = 0
     while done < (repeats or LEAST) or (
