@@ -198,6 +198,7 @@ def table(facts: Numbers, names: Sequence[str]) -> Table:
         value = facts[kind].get(name)
         return UNKNOWN if value is None else format(value, form)
 
+    reduced = facts["precision"] != "f32"
     rows = []
     for name in names:
         sides = (facts[OURS].get(name), facts[TORCH].get(name))
@@ -208,7 +209,7 @@ def table(facts: Numbers, names: Sequence[str]) -> Table:
                 f"{name} ({unit})",
                 *map(_seconds, sides),
                 cell_of("ratios", name, ".2f"),
-                cell_of("ratios_same_precision", name, ".2f"),
+                *([cell_of("ratios_same_precision", name, ".2f")] if reduced else []),
                 cell_of("gflops", name, ",.0f"),
                 cell_of("fraction_of_peak", name, ".0%"),
                 *(format(memory[side], ",.0f") if side in memory else UNKNOWN for side in (OURS, TORCH)),
@@ -216,7 +217,8 @@ def table(facts: Numbers, names: Sequence[str]) -> Table:
             ]
         )
     columns = (
-        "part", "ours [quartiles]", "torch f32 [quartiles]", "ratio", f"to {facts['precision']}",
+        "part", "ours [quartiles]", "torch f32 [quartiles]", "ratio",
+        *([f"to {facts['precision']}"] if reduced else []),
         "needed GFLOP/s", "of peak", "ours MB", "torch MB", "compile s",
     )  # fmt: skip
     return Table(columns, rows)

@@ -147,7 +147,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "--figure", type=flags.output, metavar="FILE", help="where the figure is written, a PNG"
     )
     flags.add_precision(parser)
-    parser.add_argument("--quick", action="store_true", help="small sizes, for about a minute; no result")
+    parser.add_argument("--quick", action="store_true", help="small sizes, for a minute or two; no result")
     return parser.parse_args(argv)
 
 
