@@ -27,7 +27,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     flags.add_precision(parser)
     flags.add_sizes(parser)
     parser.add_argument(
-        "--repeats", type=flags.positive, metavar="N", help="rounds (3 to 9, none begun after 10 s of a part)"
+        "--repeats", type=flags.positive, metavar="N", help="rounds (3 to 9, none begun after 8 s of a part)"
     )
     parser.add_argument(
         "--parts", type=flags.part_names, default=NAMES, metavar="A,B", help=f"of {', '.join(NAMES)} (all)"

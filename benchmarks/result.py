@@ -54,8 +54,9 @@ def header_lines(facts: Numbers) -> list[str]:
     """Returns the header of the output."""
     sizes = facts["sizes"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    threads = ", ".join(f"{count} threads of {side}" for side, count in facts["threads"].items())
     return [
-        f"{facts['precision']}, {facts['cores']} cores of {facts['processor']}; {versions}",
+        f"{facts['precision']}, {facts['cores']} cores of {facts['processor']}, {threads}; {versions}",
         f"N={sizes['tokens']:,} ({facts['distinct_tokens']:,} distinct) D={sizes['context_dim']}"
         f" E={sizes['embed_dim']} V={sizes['vocab']:,} K={sizes['input_tokens']}",
     ]
@@ -79,7 +80,7 @@ def numbers(
     tables: Numbers = {
         kind: {}
         for kind in (
-            "ratios", "ratios_same_precision", OURS, TORCH, "torch_same_precision", "gflop", "gflops",
+            "rows", "ratios", "ratios_same_precision", OURS, TORCH, "torch_same_precision", "gflop", "gflops",
             "torch_gflops", "fraction_of_peak", "peak_gflops", "peak_rss_mb", "compile_seconds",
         )
     }  # fmt: skip
@@ -112,6 +113,7 @@ def _column(measured: Measured, distinct: int, precision: str) -> Numbers:
     if measured.ours:
         column["compile_seconds"] = measured.ours.compilation
     return column | {
+        "rows": part.rows,
         "gflop": part.operations(distinct) / 1e9,
         "peak_gflops": measured.best_product(precision),
     }
@@ -224,8 +226,18 @@ def table(facts: Numbers, names: Sequence[str]) -> Table:
     return Table(columns, rows)
 
 
+def _rows_meant(name: str, sizes: Numbers) -> int:
+    """The rows of a batch that a part's name or --batch says."""
+    return int(sizes["eval_batch"]) if name == "phase2_eval" else int(name.rpartition("_")[2])
+
+
 def footer_lines(facts: Numbers) -> list[str]:
     """Returns what stands below the table."""
     best = ", ".join(f"{rates['best']:,.0f} {operands}" for operands, rates in facts["matmul_gflops"].items())
-    lines = [f"matrix products, best median of this run: {best} GFLOP/s"]
+    cut = [
+        f"{name}: {rows:,} rows, because there are no more tokens"
+        for name, rows in facts["rows"].items()
+        if name.startswith("phase2") and rows < _rows_meant(name, facts["sizes"])
+    ]
+    lines = [*cut, f"matrix products, best median of this run: {best} GFLOP/s"]
     return [*lines, facts["cell"]["formula"]] if "cell" in facts else lines

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from cvfp_jax.errors import file_error
-from cvfp_jax.report.plotting import plain_text, plain_ticks, style
+from cvfp_jax.report.plotting import plain_text, plain_ticks, style, thin_ticks
 
 _NAMES = {"N": "training tokens N", "D": "context width D", "K": "input tokens K", "V": "vocabulary V"}
 _ROWS = (("time", "median", 1.0, "time (s)"), ("memory", "peak_rss_mb", 1e-3, "peak memory (GB)"))
@@ -27,7 +27,7 @@ def _draw(
     if exponent is not None:
         middle = np.exp(np.mean(np.log(measures)) - exponent * np.mean(np.log(sizes)))
         axes.plot(sizes, middle * sizes**exponent, color=look["color"], linewidth=1)
-        axes.set_title(f"exponent {exponent:.2f} (s.e. {summary[kind]['std_err']:.2f})", fontsize="medium")
+        axes.set_title(f"exponent {exponent:.3f} (s.e. {summary[kind]['std_err']:.3f})", fontsize="medium")
     axes.xaxis.set_major_locator(FixedLocator(list(sizes)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -35,6 +35,7 @@ def _draw(
     low, high = measures.min(), measures.max()
     # A measure that hardly grows must not look as if it did.
     axes.set_ylim(min(low / 1.3, (low * high) ** 0.5 / 2), max(high * 1.3, (low * high) ** 0.5 * 2))
+    thin_ticks(axes.yaxis)
     axes.grid(True, which="both", alpha=0.25)
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 LEAST, MOST = 3, 9  # rounds
-SECONDS = 10.0  # a part goes on so long, if it has made the least number of rounds
+SECONDS = 8.0  # a part goes on so long, if it has made the least number of rounds
 
 Run = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
@@ -61,7 +61,7 @@ def alternate(runs: Mapping[Key, Run], repeats: int = 0) -> dict[Key, Timing]:
 
     Args:
       runs: what to time; each must wait for its own results.
-      repeats: rounds; 0 makes three to nine, no new one after ten seconds.
+      repeats: rounds; 0 makes three to nine, no new one after eight seconds.
 
     Returns:
       A timing each.

@@ -184,6 +184,15 @@ def test_the_table_says_what_was_not_measured():
     assert facts["ratios"] == facts["torch"] == {}
 
 
+def test_a_batch_that_is_cut_is_told():
+    each, peaks = whole()
+    sizes = {"sizes": dataclasses.asdict(SCALE)}
+    facts = sizes | result.numbers(NAMES, each, peaks, TINY, SCALE, "f32")
+    assert facts["rows"]["phase2_train_512"] == 299
+    told = [line for line in result.footer_lines(facts) if "rows" in line]
+    assert [line.partition(":")[0] for line in told] == ["phase2_train_512", "phase2_train_2048"]
+
+
 @pytest.mark.parametrize("kind", ["phase1_k2", "recurrence_256", "phase2_train_512", "phase2_eval"])
 def test_this_projects_side_runs(kind):
     scale = dataclasses.replace(SCALE, recurrence_tokens=8)
