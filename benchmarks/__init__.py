@@ -1,1 +1,1 @@
-"""Speed and memory, beside a plain PyTorch implementation of the same steps."""
+"""This project measured beside plain PyTorch; see BUILD.md."""

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks import parts
+from benchmarks.parts import Part
+from benchmarks.timing import Run
 from benchmarks.workload import Workload
 
 MICRO_BATCH = 8000
@@ -89,6 +92,17 @@ class PlainTorch:
             contexts[place] = context[0]
         return contexts
 
+    @torch.no_grad()
+    def parallel_contexts(self) -> torch.Tensor:
+        """One more iteration of all contexts, from zero before the first token."""
+        shifted_NxD = functional.pad(self.contexts_NxD[:-1], (0, 0, 1, 0))
+        new = []
+        for first in range(0, len(shifted_NxD), MICRO_BATCH):
+            rows = slice(first, first + MICRO_BATCH)
+            with self.autocast:
+                new.append(self.context_layer(shifted_NxD[rows], self.window_NxKE[rows], shifted_NxD[rows]))
+        return torch.cat(new).float()
+
     def phase2_loss(self, first: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean cross-entropy of a batch, and its logits."""
         rows = slice(first, first + batch)
@@ -113,8 +127,27 @@ class PlainTorch:
         hits = logits_BxV.argmax(1) == self.ids_N[first + 1 : first + batch + 1]
         return float(loss), int(hits.sum())
 
-    def effective_rank(self, matrix: torch.Tensor) -> float:
-        """Effective rank by the singular values of the whole matrix."""
-        values = torch.linalg.svdvals(matrix)
-        p = values / values.sum()
-        return float(torch.exp(-(p * torch.log(p)).sum()))
+
+def effective_rank(matrix: torch.Tensor) -> float:
+    """Effective rank by the singular values of the whole matrix."""
+    values = torch.linalg.svdvals(matrix)
+    p = values / values.sum()
+    return float(torch.exp(-(p * torch.log(p)).sum()))
+
+
+def prepare(part: Part, precision: str) -> Run:
+    """Returns one run of a part; exact contexts and effective ranks are f32 in both precisions."""
+    if part.kind == parts.RANK:
+        matrix = torch.from_numpy(part.work.contexts(part.rows))
+        return lambda: effective_rank(matrix)
+    model = PlainTorch(part.work, precision)
+    if part.kind == parts.PHASE1:
+        return model.phase1_step
+    if part.kind == parts.RECURRENCE:
+        return lambda: model.sequential_contexts(part.rows)
+    model.contexts_NxD = torch.from_numpy(part.work.contexts(part.work.tokens))
+    if part.kind == parts.PARALLEL:
+        return model.parallel_contexts
+    if part.kind == parts.TRAIN:
+        return lambda: model.phase2_step(0, part.rows)
+    return lambda: model.phase2_eval(0, part.rows)

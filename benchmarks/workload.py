@@ -26,7 +26,18 @@ class Workload:
         ranks = rng.choice(self.vocab, self.tokens, p=weights / weights.sum())
         return rng.permutation(self.vocab)[ranks].astype(np.int32)
 
+    def distinct_tokens(self) -> int:
+        """Returns how many different ids there are."""
+        return len(np.unique(self.ids()))
+
     def table(self) -> np.ndarray:
         """Returns an embedding table with the spread of GPT-2's, float32 [vocab, embed_dim]."""
-        rng = np.random.default_rng(self.seed + 1)
-        return 0.14 * rng.standard_normal((self.vocab, self.embed_dim), np.float32)
+        table_VxE = np.random.default_rng(self.seed + 1).standard_normal(
+            (self.vocab, self.embed_dim), np.float32
+        )
+        table_VxE *= 0.14  # in place: a second table would count in the peak of memory
+        return table_VxE
+
+    def contexts(self, rows: int) -> np.ndarray:
+        """Returns rows of the spread that LayerNorm leaves, float32 [rows, context_dim]."""
+        return np.random.default_rng(self.seed + 2).standard_normal((rows, self.context_dim), np.float32)

@@ -148,3 +148,18 @@ def test_no_file_is_named_for_nothing_in_particular():
     for path in modules():
         assert path.stem not in {"util", "utils", "helper", "helpers", "common", "misc"}
         assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_the_benchmarks_are_above_everything():
+    packages = [path for folder in ("cvfp_jax", "experiments") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*packages, ROOT / "launch.py"]:
+        assert not any(name.split(".")[0] in ("benchmarks", "torch") for name in imported(path)), path
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    assert files
+    # What is measured is called in one place, and PyTorch in two.
+    for path in files:
+        names = {name.split(".")[0] for name in imported(path)}
+        assert ("torch" in names) <= (path.name in ("plain_torch.py", "sides.py")), path
+        steps = {"cvfp_jax.phase1", "cvfp_jax.phase2", "cvfp_jax.recurrence", "cvfp_jax.model"}
+        assert bool(steps & set(imported(path))) == (path.name == "ours.py"), path
+        assert len(path.read_text().splitlines()) <= 400, path

@@ -1,0 +1,167 @@
+"""What is timed: the parts by name, the operations that each needs, and what a cell is made of.
+
+Operations are counted as those of the matrix products that a part cannot do without, 2 for a multiplication
+and an addition; N tokens of which U are distinct, B rows of a batch, D context width, E embedding width,
+K input tokens, V vocabulary:
+
+- phase 1, an iteration: ``2 * 2 N D D`` (the state's product and its gradient) and ``2 * 2 U K E D`` (the
+  tokens').
+- exact contexts, a token: ``2 D D``.
+- one parallel pass: ``2 N D D + 2 U K E D``.
+- phase 2, a training step: ``2 * 2 B E V`` (the head), ``2 * 2 B (D + K E) E`` (the token layer), and
+  ``2 * 2 B K E E`` for what the layer keeps where K > 1; evaluation: half of it.
+- effective rank, R rows: ``2 R D D + 2 D D D`` (bidiagonalisation by way of a triangular factor; Golub and
+  Van Loan, Matrix Computations, 2013).
+- a whole cell: the sum over what it is made of, ``cell``.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from benchmarks.workload import Workload
+from experiments.systems import R3_V2
+
+PHASE1, RECURRENCE, PARALLEL = "phase1", "recurrence", "parallel"
+TRAIN, EVALUATE, RANK = "phase2_train", "phase2_eval", "effective_rank"
+UNITS = {
+    PHASE1: "an iteration",
+    RECURRENCE: "a token",
+    PARALLEL: "a pass",
+    TRAIN: "a batch",
+    EVALUATE: "a batch",
+    RANK: "a matrix",
+}
+WHOLE_CELL = "whole_cell"
+NAMES = (
+    "phase1_k1",
+    "phase1_k2",
+    "recurrence_768",
+    "recurrence_256",
+    "phase2_train_512",
+    "phase2_train_2048",
+    "phase2_eval",
+    "effective_rank",
+    WHOLE_CELL,
+)
+# R3 v2 at 50 samples (reports.json; its validation tokens are those of data/example_val.txt).
+CELL_ITERATIONS = 22  # 23 are reported, the start among them
+CELL_VAL_TOKENS = 31_024
+# The most is held by one of these: the other parts hold no more than one of them does.
+CELL_MEMORY = ("cell_phase1", "cell_phase2_train")
+CELL_EPOCHS = R3_V2.phase2.epochs
+CELL_BATCH = R3_V2.phase2.batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One thing to time, at its sizes."""
+
+    kind: str
+    work: Workload
+    rows: int  # tokens of a run, rows of a batch or of a matrix
+
+    @property
+    def runs_per_unit(self) -> float:
+        """What a run's seconds are divided by: exact contexts are timed many at a time, and told a token."""
+        return self.rows if self.kind == RECURRENCE else 1
+
+    def operations(self, distinct: int) -> float:
+        """Returns the operations that a unit of work needs, given U of the whole stream."""
+        D, E, V, K = self.work.context_dim, self.work.embed_dim, self.work.vocab, self.work.input_tokens
+        tokens_term = 2 * distinct * K * E * D
+        match self.kind:
+            case "phase1":
+                return 2 * (2 * self.rows * D * D + tokens_term)
+            case "recurrence":
+                return 2 * D * D
+            case "parallel":
+                return 2 * self.rows * D * D + tokens_term
+            case "effective_rank":
+                return 2 * self.rows * D * D + 2 * D * D * D
+        kept = K * E * E if K > 1 else 0
+        forward = 2 * self.rows * (E * V + (D + K * E) * E + kept)
+        return forward if self.kind == EVALUATE else 2 * forward
+
+    def product_shape(self) -> tuple[int, int, int]:
+        """Returns the rows, the inner width and the columns of the product that most operations are in."""
+        D, E, V = self.work.context_dim, self.work.embed_dim, self.work.vocab
+        match self.kind:
+            case "phase1" | "parallel":
+                return min(self.rows, R3_V2.phase1.batch_size), D, D
+            case "recurrence":
+                return 1, D, D
+            case "effective_rank":
+                return self.rows, D, D
+        # More rows change nothing but the time that it takes to measure.
+        return min(self.rows, 2048), E, V
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Sizes that the workload does not say."""
+
+    eval_batch: int = 2048
+    recurrence_tokens: int = 4096
+    rank_rows: int = R3_V2.effective_rank_rows
+    cell_batch: int = CELL_BATCH
+    cell_val_tokens: int = CELL_VAL_TOKENS
+
+
+def parts(work: Workload, scale: Scale) -> dict[str, Part]:
+    """Returns every part that can be timed by name, those of the cell among them."""
+    with_k = {K: dataclasses.replace(work, input_tokens=K) for K in (1, 2)}
+
+    def sequential(dim: int) -> Part:
+        tokens = min(work.tokens, scale.recurrence_tokens)
+        return Part(RECURRENCE, dataclasses.replace(work, context_dim=dim, tokens=tokens), tokens)
+
+    def batch(kind: str, rows: int) -> Part:
+        return Part(kind, work, min(rows, work.tokens - 1))
+
+    return {
+        "phase1_k1": Part(PHASE1, with_k[1], work.tokens),
+        "phase1_k2": Part(PHASE1, with_k[2], work.tokens),
+        "recurrence_768": sequential(768),
+        "recurrence_256": sequential(256),
+        "phase2_train_512": batch(TRAIN, 512),
+        "phase2_train_2048": batch(TRAIN, 2048),
+        "phase2_eval": batch(EVALUATE, scale.eval_batch),
+        "effective_rank": Part(RANK, work, scale.rank_rows),
+        "cell_phase1": Part(PHASE1, work, work.tokens),
+        "cell_recurrence": sequential(work.context_dim),
+        "cell_parallel": Part(PARALLEL, work, work.tokens),
+        "cell_phase2_train": batch(TRAIN, scale.cell_batch),
+        "cell_phase2_eval": batch(EVALUATE, scale.cell_batch),
+    }
+
+
+def cell(work: Workload, scale: Scale) -> dict[str, float]:
+    """Returns how often a whole cell does each part.
+
+    22 iterations of phase 1; exact contexts of the validation tokens but the last; one parallel pass over
+    the training tokens; two effective ranks; and 20 epochs of phase 2, each over the training tokens but the
+    last and, to evaluate, over the validation tokens but the last. Batches count in fractions.
+    """
+    made = parts(work, scale)
+    predictions, validations = work.tokens - 1, scale.cell_val_tokens - 1
+    return {
+        "cell_phase1": CELL_ITERATIONS,
+        "cell_recurrence": validations,
+        "cell_parallel": 1,
+        "effective_rank": 2,
+        "cell_phase2_train": CELL_EPOCHS * predictions / made["cell_phase2_train"].rows,
+        "cell_phase2_eval": CELL_EPOCHS * validations / made["cell_phase2_eval"].rows,
+    }
+
+
+def cell_formula(counts: Mapping[str, float]) -> str:
+    """Returns the sum in one line."""
+    return "whole_cell = " + " + ".join(f"{count:,.5g} {name}" for name, count in counts.items())
+
+
+def needed(names: tuple[str, ...], work: Workload, scale: Scale) -> list[str]:
+    """Returns the parts to time for these names: themselves, and what a whole cell is made of."""
+    chosen = [name for name in names if name != WHOLE_CELL]
+    if WHOLE_CELL in names:
+        chosen += [name for name in cell(work, scale) if name not in chosen]
+    return chosen
