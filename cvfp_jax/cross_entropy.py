@@ -1,16 +1,21 @@
-"""Cross-entropy through a tied vocabulary head, a few rows at a time: no [B, V] array is kept.
+"""Cross-entropy through a vocabulary head, some of the logits at a time: no [B, V] array is kept.
 
-Shapes: B rows, C rows of a chunk, E embedding width, V vocabulary.
+Shapes: B rows, C rows of a chunk, E embedding width, V vocabulary, T tokens of it in a row.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cvfp_jax.products import contract, operand, product
+
 # Larger temporaries cost page faults on a CPU each time they are made.
 _CHUNK_BYTES = 16 * 2**20
+# A frozen head's logits at a time: as many as stay in a CPU's caches, while products stay large.
+_CPU_ROWS, _ROWS, _TOKENS = 1024, 8192, 2048
 
 
 class Losses(NamedTuple):
@@ -23,10 +28,9 @@ class Losses(NamedTuple):
 Rows = tuple[jax.Array, jax.Array, jax.Array]  # hidden [B, E], targets [B], valid [B]
 
 
-def _chunks(rows: Rows, vocab_size: int) -> Rows:
-    """Cuts rows into equal chunks whose logits fit, the last one filled up with rows that do not count."""
+def _chunks(rows: Rows, limit: int) -> Rows:
+    """Cuts rows into equal chunks of at most so many, the last one filled up with rows that do not count."""
     num_rows = len(rows[0])
-    limit = max(1, _CHUNK_BYTES // (4 * vocab_size))
     chunk = -(-num_rows // -(-num_rows // limit))
     padding = -num_rows % chunk
 
@@ -42,23 +46,22 @@ def _chunk(
     table_VxE: jax.Array,
     targets_C: jax.Array,
     valid_C: jax.Array,
-    bias_V: jax.Array | None = None,
-) -> tuple[Losses, jax.Array, jax.Array]:
-    """Returns a chunk's sums, its exponentials and their row sums."""
-    logits_CxV = hidden_CxE @ table_VxE.T
+    bias_V: jax.Array | None,
+    precision: str,
+) -> Losses:
+    """Returns a chunk's sums."""
+    logits_CxV = product(hidden_CxE, table_VxE.T, precision)
     if bias_V is not None:
         logits_CxV += bias_V[None, :]
     target_C = jnp.take_along_axis(logits_CxV, targets_C[:, None], axis=1)[:, 0]
     largest_C = logits_CxV.max(axis=1)
-    exponentials_CxV = jnp.exp(logits_CxV - largest_C[:, None])
-    total_C = exponentials_CxV.sum(axis=1)
+    total_C = jnp.exp(logits_CxV - largest_C[:, None]).sum(axis=1)
     loss_C = jnp.log(total_C) + largest_C - target_C
     # The first of equal logits counts, as argmax has it: tokens without a vector of their own are equal.
     before_CxV = jnp.arange(len(table_VxE), dtype=targets_C.dtype)[None, :] < targets_C[:, None]
     beaten_C = ((logits_CxV == largest_C[:, None]) & before_CxV).any(axis=1)
     hits_C = (target_C == largest_C) & ~beaten_C & valid_C
-    sums = Losses(jnp.where(valid_C, loss_C, 0).sum(), hits_C.sum(dtype=jnp.int32))
-    return sums, exponentials_CxV, total_C
+    return Losses(jnp.where(valid_C, loss_C, 0).sum(), hits_C.sum(dtype=jnp.int32))
 
 
 def trained_head_losses(
@@ -67,6 +70,7 @@ def trained_head_losses(
     targets_B: jax.Array,
     valid_B: jax.Array,
     bias_V: jax.Array | None = None,
+    precision: str = "f32",
 ) -> Losses:
     """Returns the summed cross-entropy of ``softmax(hidden @ table.T + bias)``, differentiable in all three.
 
@@ -78,6 +82,7 @@ def trained_head_losses(
       targets_B: int, the right tokens.
       valid_B: bool, which rows count.
       bias_V: float, the head's bias, if it has one.
+      precision: of the products; see ``products``.
 
     Returns:
       The sums over the rows that count; divide by their number for means.
@@ -86,53 +91,147 @@ def trained_head_losses(
     @jax.checkpoint
     def visit(rows: Rows) -> Losses:
         hidden, targets, valid = rows
-        return _chunk(hidden, table_VxE, targets, valid, bias_V)[0]
+        return _chunk(hidden, table_VxE, targets, valid, bias_V, precision)
 
-    sums = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), len(table_VxE)))
+    limit = max(1, _CHUNK_BYTES // (4 * len(table_VxE)))
+    sums = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), limit))
     return Losses(sums.loss.sum(), sums.hits.sum(dtype=jnp.int32))
 
 
-@jax.custom_vjp
+class _Seen(NamedTuple):
+    """What is known of a chunk's logits, of the tokens seen so far."""
+
+    largest_C: jax.Array
+    total_C: jax.Array  # of the exponentials, relative to the largest
+    target_C: jax.Array  # the target's logit
+    before_C: jax.Array  # the largest of the tokens before the target
+    pull_CxE: jax.Array | None  # the sum of the tokens' vectors, weighed by their exponentials
+
+
+def _see(
+    seen: _Seen,
+    tokens_TxE: jax.Array,
+    first: jax.Array | int,
+    hidden: jax.Array,
+    targets_C: jax.Array,
+    precision: str,
+) -> _Seen:
+    """Takes in the logits of some tokens in a row."""
+    logits_CxT = lax.optimization_barrier(contract(hidden, tokens_TxE, ((1,), (1,)), precision))
+    place_C = targets_C - first
+    inside_C = (place_C >= 0) & (place_C < len(tokens_TxE))
+    place_Cx1 = jnp.clip(place_C, 0, len(tokens_TxE) - 1)[:, None]
+    own_C = jnp.take_along_axis(logits_CxT, place_Cx1, axis=1)[:, 0]
+    earlier_CxT = jnp.arange(len(tokens_TxE), dtype=place_C.dtype)[None, :] < place_C[:, None]
+    before_C = jnp.where(earlier_CxT, logits_CxT, -jnp.inf).max(axis=1)
+    largest_C = lax.optimization_barrier(jnp.maximum(seen.largest_C, logits_CxT.max(axis=1)))
+    fades_C = jnp.exp(seen.largest_C - largest_C)
+    exponentials_CxT = jnp.exp(logits_CxT - largest_C[:, None])
+    pull_CxE = seen.pull_CxE
+    if pull_CxE is not None:
+        pull_CxE = pull_CxE * fades_C[:, None] + contract(
+            exponentials_CxT, tokens_TxE, ((1,), (0,)), precision
+        )
+    return _Seen(
+        largest_C,
+        seen.total_C * fades_C + exponentials_CxT.sum(axis=1),
+        jnp.where(inside_C, own_C, seen.target_C),
+        jnp.maximum(seen.before_C, before_C),
+        pull_CxE,
+    )
+
+
+def _frozen(
+    hidden_BxE: jax.Array,
+    table_VxE: jax.Array,
+    targets_B: jax.Array,
+    valid_B: jax.Array,
+    precision: str,
+    with_gradient: bool,
+) -> tuple[Losses, jax.Array | None]:
+    """Returns the sums and, if it is asked for, the gradient of the loss for the hidden vectors."""
+    num_tokens = min(_TOKENS, len(table_VxE))
+    whole = len(table_VxE) // num_tokens
+    dtype = hidden_BxE.dtype
+
+    def visit(rows: Rows) -> tuple[Losses, jax.Array | None]:
+        hidden_CxE, targets_C, valid_C = rows
+        hidden = operand(hidden_CxE, precision)
+        lowest_C, zero_C = jnp.full(len(targets_C), -jnp.inf, dtype), jnp.zeros(len(targets_C), dtype)
+        pull_CxE = jnp.zeros_like(hidden_CxE) if with_gradient else None
+        seen = _Seen(lowest_C, zero_C, zero_C, lowest_C, pull_CxE)
+        see = functools.partial(_see, hidden=hidden, targets_C=targets_C, precision=precision)
+
+        def see_stretch(number: jax.Array, seen: _Seen) -> _Seen:
+            first = number * num_tokens
+            tokens_TxE = lax.optimization_barrier(lax.dynamic_slice_in_dim(table_VxE, first, num_tokens))
+            return see(seen, tokens_TxE, first)
+
+        seen = lax.fori_loop(0, whole, see_stretch, seen)
+        if whole * num_tokens < len(table_VxE):
+            seen = see(seen, table_VxE[whole * num_tokens :], whole * num_tokens)
+        loss_C = jnp.log(seen.total_C) + seen.largest_C - seen.target_C
+        # The first of equal logits counts, as argmax has it: tokens without a vector of their own are equal.
+        hits_C = (seen.target_C == seen.largest_C) & (seen.before_C < seen.target_C) & valid_C
+        sums = Losses(jnp.where(valid_C, loss_C, 0).sum(), hits_C.sum(dtype=jnp.int32))
+        if seen.pull_CxE is None:
+            return sums, None
+        gradient_CxE = seen.pull_CxE / seen.total_C[:, None] - table_VxE[targets_C].astype(dtype)
+        return sums, jnp.where(valid_C[:, None], gradient_CxE, 0)
+
+    limit = _CPU_ROWS if jax.default_backend() == "cpu" else _ROWS
+    sums, gradient = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), limit))
+    if gradient is not None:
+        gradient = gradient.reshape(-1, hidden_BxE.shape[1])[: len(hidden_BxE)]
+    return Losses(sums.loss.sum(), sums.hits.sum(dtype=jnp.int32)), gradient
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def frozen_head_losses(
-    hidden_BxE: jax.Array, table_VxE: jax.Array, targets_B: jax.Array, valid_B: jax.Array
+    hidden_BxE: jax.Array,
+    table_VxE: jax.Array,
+    targets_B: jax.Array,
+    valid_B: jax.Array,
+    precision: str = "f32",
 ) -> Losses:
     """Returns what ``trained_head_losses`` does, differentiable in the hidden vectors only.
 
-    Their gradient, ``E_p[table] - table_target``, needs the probabilities that the forward pass has
-    at hand: it is made there, and nothing is computed twice.
+    Their gradient, ``E_p[table] - table_target``, is summed up in the forward pass, over the vocabulary
+    with a running maximum, and nothing is computed twice.
 
     Args:
       hidden_BxE: float.
-      table_VxE: float, the tied table; its gradient is zero.
+      table_VxE: float, the tied table, perhaps as products read it; its gradient is zero.
       targets_B: int, the right tokens.
       valid_B: bool, which rows count.
+      precision: of the products; see ``products``.
 
     Returns:
       The sums over the rows that count; divide by their number for means.
+
+    References:
+      Milakov and Gimelshein, Online normalizer calculation for softmax, 2018.
 
     >>> hidden, table = jnp.array([[1.0, 0.0]]), jnp.zeros((4, 2))
     >>> losses = frozen_head_losses(hidden, table, jnp.array([2]), jnp.array([True]))
     >>> round(float(jnp.exp(losses.loss)), 5)
     4.0
     """
-    return trained_head_losses(hidden_BxE, table_VxE, targets_B, valid_B)
+    return _frozen(hidden_BxE, table_VxE, targets_B, valid_B, precision, with_gradient=False)[0]
 
 
 def _forward(
-    hidden_BxE: jax.Array, table_VxE: jax.Array, targets_B: jax.Array, valid_B: jax.Array
+    hidden_BxE: jax.Array, table_VxE: jax.Array, targets_B: jax.Array, valid_B: jax.Array, precision: str
 ) -> tuple[Losses, jax.Array]:
-    def visit(rows: Rows) -> tuple[Losses, jax.Array]:
-        hidden, targets, valid = rows
-        sums, exponentials_CxV, total_C = _chunk(hidden, table_VxE, targets, valid)
-        gradient_CxE = exponentials_CxV @ table_VxE / total_C[:, None] - table_VxE[targets]
-        return sums, jnp.where(valid[:, None], gradient_CxE, 0)
-
-    sums, gradient = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), len(table_VxE)))
-    losses = Losses(sums.loss.sum(), sums.hits.sum(dtype=jnp.int32))
-    return losses, gradient.reshape(-1, hidden_BxE.shape[1])[: len(hidden_BxE)]
+    losses, gradient_BxE = _frozen(hidden_BxE, table_VxE, targets_B, valid_B, precision, with_gradient=True)
+    assert gradient_BxE is not None
+    return losses, gradient_BxE
 
 
-def _backward(gradient_BxE: jax.Array, cotangents: Losses) -> tuple[jax.Array, None, None, None]:
+def _backward(
+    precision: str, gradient_BxE: jax.Array, cotangents: Losses
+) -> tuple[jax.Array, None, None, None]:
+    del precision
     return gradient_BxE * cotangents.loss, None, None, None
 
 

@@ -21,6 +21,7 @@ from cvfp_jax.keeper import Facts, Keeper
 from cvfp_jax.mesh import replicated
 from cvfp_jax.model import LanguageModel, TokenBlock
 from cvfp_jax.phase2_step import Frozen, Settings, Stream, Trained, TrainState, compiled
+from cvfp_jax.products import operand
 from cvfp_jax.recurrence import sequential_contexts
 
 # The host waits for the device every so many batches, so that progress tells of work done.
@@ -138,9 +139,10 @@ def prepare(
     context_graph, context_params = nnx.split(model.context_blocks[0])
     token_graph, token_params = nnx.split(model.token_block)
     norm_graph, norm_params = nnx.split(model.embedding.norm)
-    settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh)
+    settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh, model.precision)
     table_VxE = model.embedding.table[...]
-    frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, key)
+    head_VxE = operand(table_VxE, model.precision)
+    frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, head_VxE, key)
     trained = Trained(token_params)
     if model.head is not None:
         trained = trained._replace(table_VxE=model.head.table[...], bias_V=model.head.bias[...])

@@ -69,6 +69,7 @@ class Frozen(NamedTuple):
     context_block: Any  # of the only block, or the first: its layers are read in mode E
     vectors_VxE: jax.Array
     table_VxE: jax.Array
+    head_VxE: jax.Array  # the same, as the head's products read it
     key: jax.Array  # of dropout
 
 
@@ -90,6 +91,7 @@ class Settings:
     token_block: nnx.GraphDef
     embed_norm: nnx.GraphDef
     mesh: Mesh
+    precision: str
 
     @property
     def recomputed(self) -> bool:
@@ -146,8 +148,10 @@ def _losses(
     hidden_BxE = nnx.merge(settings.token_block, params.token_block)(inputs, window_BxKE, drops)
     targets_B = ids_N[rows.places_B + 1]
     if params.table_VxE is None:
-        return frozen_head_losses(hidden_BxE, frozen.table_VxE, targets_B, rows.valid_B)
-    return trained_head_losses(hidden_BxE, params.table_VxE, targets_B, rows.valid_B, params.bias_V)
+        return frozen_head_losses(hidden_BxE, frozen.head_VxE, targets_B, rows.valid_B, settings.precision)
+    return trained_head_losses(
+        hidden_BxE, params.table_VxE, targets_B, rows.valid_B, params.bias_V, settings.precision
+    )
 
 
 def _cached(

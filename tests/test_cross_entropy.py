@@ -45,8 +45,9 @@ def test_losses_and_gradients_equal_double_precision_whatever_the_chunk(rows, vo
     arrays = example(rows, 5, vocab, seed)
     loss, hits, on_hidden, on_table = oracle(*arrays)
     given_arrays = as_jax(*arrays)
-    previous = cross_entropy._CHUNK_BYTES
-    cross_entropy._CHUNK_BYTES = 4 * vocab * chunk
+    previous = cross_entropy._CHUNK_BYTES, cross_entropy._CPU_ROWS, cross_entropy._TOKENS
+    cross_entropy._CHUNK_BYTES, cross_entropy._CPU_ROWS = 4 * vocab * chunk, chunk
+    cross_entropy._TOKENS = 1 + seed % 11
     try:
         for head in (frozen_head_losses, trained_head_losses):
 
@@ -61,7 +62,7 @@ def test_losses_and_gradients_equal_double_precision_whatever_the_chunk(rows, vo
             expected = on_table if head is trained_head_losses else np.zeros_like(on_table)
             np.testing.assert_allclose(gradients[1], expected, rtol=0, atol=2e-4)
     finally:
-        cross_entropy._CHUNK_BYTES = previous
+        cross_entropy._CHUNK_BYTES, cross_entropy._CPU_ROWS, cross_entropy._TOKENS = previous
 
 
 def test_huge_logits_do_not_overflow():
@@ -77,8 +78,22 @@ def test_the_gradient_is_scaled_by_what_comes_after():
     np.testing.assert_allclose(thrice, 3 * once, rtol=1e-6)
 
 
+@pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
+def test_bf16_losses_and_gradients_are_near_those_in_single_precision(losses):
+    hidden, table, targets, valid = as_jax(*example(40, 64, 300, 0, scale=0.2))
+    head = (
+        (lambda h, p: losses(h, table, targets, valid, precision=p))
+        if losses is frozen_head_losses
+        else (lambda h, p: losses(h, table, targets, valid, None, p))
+    )
+    exact, by = jax.value_and_grad(lambda h: head(h, "f32").loss)(hidden)
+    near, near_by = jax.value_and_grad(lambda h: head(h, "bf16").loss)(hidden)
+    assert 0 < abs(float(near - exact)) < 2e-3 * float(exact)
+    assert 0 < float(jnp.linalg.norm(near_by - by)) < 1e-2 * float(jnp.linalg.norm(by))
+
+
 def test_no_array_of_all_logits_is_made():
-    rows, vocab = 4096, 4000
+    rows, vocab = 4096, 40_000
     hidden, table, targets, valid = as_jax(*example(rows, 4, vocab, 0))
     loss = jax.jit(jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss))
     memory = loss.lower(hidden).compile().memory_analysis()

@@ -62,14 +62,14 @@ def walks(step, *, count=4, length=100):
 
 
 def test_a_recurrence_that_forgets_is_not_walked_from_end_to_end():
-    steps = walks(recurrence(0.5)) 
+    steps = walks(recurrence(0.5))
     assert steps.keys() == {4}
     # A lane is 7 stretches long; after at most 2 more all lanes have met.
     assert 7 * 16 < steps[4] <= 9 * 16
 
 
 def test_one_that_does_not_forget_is():
-    assert walks(recurrence(1.0))  == {4: 4 * 7 * 16, 1: 400}
+    assert walks(recurrence(1.0)) == {4: 4 * 7 * 16, 1: 400}
 
 
 def test_a_broken_state_breaks_all_later_ones_and_none_before():
