@@ -48,8 +48,6 @@ def main(argv: Sequence[str]) -> None:
         if not left_out
     ]
     modules = {side: sides.load(side) for side in chosen_sides}
-    if sides.OURS in modules:
-        modules[sides.OURS].check_precision(options.precision)
     header = result.header(work, scale, options.precision, chosen_sides)
     print("\n".join(result.header_lines(header)), flush=True)
 

@@ -1,7 +1,5 @@
 """This project's side of the benchmark: the only file of it that calls ``cvfp_jax``'s compiled steps."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,19 +9,12 @@ from benchmarks import parts
 from benchmarks.parts import Part
 from benchmarks.timing import Run
 from cvfp_jax import phase1, phase1_step, phase2, phase2_step, recurrence
-from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config, RunConfig
+from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.effective_rank import effective_rank
-from cvfp_jax.errors import UserError
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.mesh import make_mesh
 from cvfp_jax.model import LanguageModel
 from cvfp_jax.phase2_step import Stream
-
-
-def check_precision(precision: str) -> None:
-    """Refuses a precision that this project does not have."""
-    if precision != "f32" and "precision" not in {field.name for field in dataclasses.fields(RunConfig)}:
-        raise UserError(f"--precision={precision}: this project computes in f32 only; use --precision=f32.")
 
 
 def _model(part: Part, precision: str) -> LanguageModel:
@@ -32,9 +23,7 @@ def _model(part: Part, precision: str) -> LanguageModel:
     config = ModelConfig(
         context_dim=work.context_dim, embed_dim=work.embed_dim, num_input_tokens=work.input_tokens
     )
-    # PRECISION: the one place where it is chosen.
-    check_precision(precision)
-    return LanguageModel(config, jnp.asarray(work.table()), rngs=nnx.Rngs(work.seed))
+    return LanguageModel(config, jnp.asarray(work.table()), precision, rngs=nnx.Rngs(work.seed))
 
 
 def prepare(part: Part, precision: str) -> Run:

@@ -7,6 +7,8 @@ from cvfp_jax.errors import UserError
 
 CONTEXT_MODES = ("E", "A", "F", "G")
 ACTIVATIONS = ("relu", "gelu")
+CONTEXT_DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("f32", "bf16")
 INITIALISERS = ("normal", "xavier")
 INITIAL_CONTEXTS = ("random", "sequential")
 FIRST_CONTEXTS = ("last", "zero")
@@ -152,6 +154,7 @@ class Phase1Config:
     initial_contexts: str = "random"  # N(0, 0.01^2), or sequential: those of the untrained block
     first_context: str = "last"  # before the first token: the last token's, wrapped around, or zero
     context_noise: float = 0.0  # standard deviation
+    context_dtype: str = "float32"  # of contexts between iterations; bfloat16 halves their memory
     batch_size: int = 8000  # tokens a loss is taken over; 0: one loss over all tokens
     gradient_clip: float = 1.0  # global norm
     diversity: str = "MCDL"
@@ -177,6 +180,7 @@ class Phase1Config:
         _at_least(1, "phase1", self, *ones)
         _at_least(0, "phase1", self, "batch_size")
         _one_of(INITIAL_CONTEXTS, "phase1", self, "initial_contexts")
+        _one_of(CONTEXT_DTYPES, "phase1", self, "context_dtype")
         _one_of(FIRST_CONTEXTS, "phase1", self, "first_context")
         _one_of(DIVERSITIES, "phase1", self, "diversity")
         _one_of(STOPS, "phase1", self, "stop")
@@ -279,6 +283,7 @@ class RunConfig:
     preset: str = "v2"
     num_samples: int = 50
     seed: int = 42
+    precision: str = "f32"  # of what matrix products read, of both phases; bf16 is faster and rounds it
     effective_rank_rows: int = 0  # rows drawn for the effective rank; 0 takes all
     val_convergence_trials: int = 4  # passes over the validation tokens, each from the last one's end
     model: ModelConfig = ModelConfig()
@@ -289,6 +294,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Validates the fields against each other."""
         _at_least(1, "", self, "num_samples", "val_convergence_trials")
+        _require(self.precision in PRECISIONS, "precision", self.precision, "f32 or bf16")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
         _require(self.effective_rank_rows >= 0, "effective_rank_rows", self.effective_rank_rows, "0 or more")
         model, contexts = self.model, self.phase2.train_contexts

@@ -8,6 +8,8 @@ from jax.scipy.special import entr
 
 # Rows of a block: beyond this many, the singular values come from a blocked QR.
 _BLOCK_ROWS = 8192
+# Rows that a host turns into double precision at a time.
+_HOST_ROWS = 2048
 
 
 @jax.jit
@@ -45,6 +47,31 @@ def singular_values(matrix_NxD: jax.Array) -> jax.Array:
         start_DxD = jnp.linalg.qr(jnp.concatenate([square, rest]), mode="r")
         matrix_NxD = lax.fori_loop(0, whole_blocks, absorb, start_DxD)
     return jnp.linalg.svd(matrix_NxD, compute_uv=False)
+
+
+def host_singular_values(matrix_NxD: np.ndarray) -> np.ndarray:
+    """Returns all singular values, by a product in double precision.
+
+    The square roots of the eigenvalues of ``A^T A``. In double precision the product keeps what single
+    precision can say of A: values below 1e-8 of the largest are lost, where an SVD of A in single
+    precision loses those below 1e-7. It takes two thirds of the SVD's time.
+
+    Args:
+      matrix_NxD: float.
+
+    Returns:
+      Float64 [D], largest first; NaN if any entry is not finite.
+
+    >>> host_singular_values(np.diag([3.0, 4.0])).tolist()
+    [4.0, 3.0]
+    """
+    gram_DxD = np.zeros((matrix_NxD.shape[1],) * 2)
+    for first in range(0, len(matrix_NxD), _HOST_ROWS):
+        block = matrix_NxD[first : first + _HOST_ROWS].astype(np.float64)
+        gram_DxD += block.T @ block
+    if not np.isfinite(gram_DxD).all():  # LAPACK would raise
+        return np.full(len(gram_DxD), np.nan)
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram_DxD), 0))[::-1]
 
 
 @jax.jit
@@ -101,4 +128,8 @@ def effective_rank(
         # As many rows for all streams, so that they share a program: those of no context are zero.
         rows = np.pad(rows, (0, max_rows - len(rows)), constant_values=len(contexts_NxD))
         contexts_NxD = contexts_NxD.at[jnp.asarray(rows)].get(mode="fill", fill_value=0)
-    return float(effective_rank_of_spectrum(singular_values(contexts_NxD)))
+    if jax.default_backend() == "cpu":
+        values = jnp.asarray(host_singular_values(np.asarray(contexts_NxD)), jnp.float32)
+    else:
+        values = singular_values(contexts_NxD.astype(jnp.float32))
+    return float(effective_rank_of_spectrum(values))

@@ -78,7 +78,7 @@ def prepare(
     noise: Noise | None = None,
 ) -> tuple[Solution, Inputs, Settings]:
     """Returns the iteration before its first step; the arguments are those of ``learn_contexts``."""
-    num_tokens = len(ids)
+    num_tokens, rounded = len(ids), config.context_dtype != "float32"
     room = max(capacity, num_tokens)
     batch_size = min(config.batch_size, room) or room
     room += -room % batch_size
@@ -88,6 +88,7 @@ def prepare(
         contexts_NxD = _initial_contexts(block, vectors_VxE, ids, room, config, start_key)
     else:
         contexts_NxD = jnp.pad(jnp.asarray(initial_contexts), ((0, room - num_tokens), (0, 0)))
+    contexts_NxD = contexts_NxD.astype(config.context_dtype if rounded else vectors_VxE.dtype)
     vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
     places_M = windowed(np.pad(places_N, (0, room - num_tokens)), block.num_input_tokens, len(vectors_UxE))
     tokens = Tokens(vectors_UxE, jnp.asarray(places_M, jnp.int32), jnp.int32(num_tokens))

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-PRECISIONS = ("f32", "bf16")
-
 # The dimensions of both operands that are summed over.
 Contracted = tuple[tuple[int, ...], tuple[int, ...]]
 _INNER: Contracted = ((1,), (0,))

@@ -69,7 +69,7 @@ SCHEMA: dict[str, Kind] = {
     "unigram_loss": _NUMBER,
     "unigram_ppl": _POSITIVE,
     "seed": _COUNT,
-    "device": _TEXT,
+    **dict.fromkeys(("precision", "device"), _TEXT),
     **dict.fromkeys(("phase1_seconds", "contexts_seconds", "effective_rank_seconds"), _NUMBER),
     **dict.fromkeys(("diagnostics_seconds", "phase2_seconds", "compile_seconds"), _NUMBER),
 }

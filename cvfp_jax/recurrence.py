@@ -158,7 +158,7 @@ def _apply(
     def visit(first: jax.Array) -> jax.Array:
         places_B = first + jnp.arange(chunk, dtype=jnp.int32)
         window_BxKE = token_windows(vectors_VxE, ids_N, places_B, block.num_input_tokens)
-        return block(predecessors(contexts_NxD, places_B), window_BxKE)
+        return block(predecessors(contexts_NxD, places_B).astype(vectors_VxE.dtype), window_BxKE)
 
     contexts_MxBxD = lax.map(visit, jnp.arange(0, len(ids_N), chunk, dtype=jnp.int32))
     return contexts_MxBxD.reshape(-1, block.context_dim)

@@ -115,13 +115,14 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper:
     data = dataclasses.replace(data, **(keeper.facts(_ROOM) or room))
     keeper.keep(_ROOM, {name: getattr(data, name) for name in room})
     keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
-    model = LanguageModel(config.model, jnp.asarray(data.table), rngs=nnx.Rngs(keys[_INIT]))
+    model = LanguageModel(config.model, jnp.asarray(data.table), config.precision, rngs=nnx.Rngs(keys[_INIT]))
     cell = _Cell(config, data, model, keys, watches, progress, keeper)
     phase2 = config.phase2
     record: Record = {
         **_identity(config, data),
         **num_params(config.model, len(data.table), phase2.freeze_embedding, phase2.count_embed_norm),
         "seed": config.seed,
+        "precision": config.precision,
         "device": device_name(),
     }
     measured, contexts = _measure_contexts(cell)
@@ -240,7 +241,8 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     with watches.contexts:
         if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
             train_contexts_NxD = parallel_contexts(blocks[0], vectors_VxE, data.train_ids, train_contexts_NxD)
-        jax.block_until_ready(train_contexts_NxD)
+        # As they are saved; phase 1 may have kept them rounded.
+        train_contexts_NxD = jax.block_until_ready(train_contexts_NxD.astype(vectors_VxE.dtype))
     if config.phase2.train_contexts == "recomputed":
         return record, _Contexts(blocks, None, None)
     return record, _Contexts(blocks, train_contexts_NxD, val_contexts_MxD)

@@ -20,6 +20,7 @@ _SHORT = {
     "corpus": "data.corpus",
     "val_samples": "data.val_samples",
     "embedding": "data.embedding",
+    "precision": "precision",
     "seed": "seed",
 }
 FLAGS = {
@@ -29,6 +30,7 @@ FLAGS = {
     "val_samples": "validation samples, START:STOP, behind the training samples",
     "context_dims": "context widths, for example 256,576",
     "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
+    "precision": "f32, or bf16: faster matrix products of operands rounded to 8 bits (default: f32)",
     "seed": "seed of every random number",
     "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
     "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",

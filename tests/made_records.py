@@ -36,6 +36,7 @@ def record(dim=8, samples=50, loss=6.0, **changes):
         "embedding": "spectral",
         "embedding_sha256": "0" * 64,
         "vocabulary": "full",
+        "precision": "f32",
         "device": "cpu",
         "params_context_block": dim * dim,
         "phase1_status": "converged",

@@ -224,14 +224,6 @@ def test_without_torch_one_line_says_how_to_get_it(monkeypatch):
         compare.main(["--quick"])
 
 
-def test_a_precision_that_there_is_not_is_refused():
-    fields = {field.name for field in dataclasses.fields(ours.RunConfig)}
-    if "precision" in fields:
-        pytest.skip("this project has the precision")
-    with pytest.raises(UserError, match="f32 only"):
-        ours.check_precision("bf16")
-
-
 def test_pytorch_is_measured_in_bf16_where_that_makes_a_difference():
     made = parts(TINY, SCALE)
     assert sides.has_precision(made["phase1_k1"], "bf16")

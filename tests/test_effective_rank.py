@@ -24,6 +24,27 @@ def test_it_equals_the_original(golden, name):
     assert rank == pytest.approx(case["effective_rank"], rel=2e-5)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_an_accelerator_and_a_host_find_the_same(golden, monkeypatch, name):
+    matrix = golden("unit_effective_rank")[1][f"{name}/x"]
+    on_host = effective_rank(jnp.asarray(matrix), len(matrix))
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    assert effective_rank(jnp.asarray(matrix), len(matrix)) == pytest.approx(on_host, rel=2e-5)
+
+
+@pytest.mark.parametrize("rows", [5, 64, 65, 300])
+def test_the_hosts_singular_values_are_those_of_double_precision(monkeypatch, rows):
+    monkeypatch.setattr(module, "_HOST_ROWS", 64)
+    matrix = np.random.default_rng(rows).normal(size=(rows, 20)).astype(np.float32)
+    exact = np.zeros(20)
+    exact[: min(rows, 20)] = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
+    np.testing.assert_allclose(module.host_singular_values(matrix), exact, rtol=0, atol=3e-8 * exact[0] * 20)
+
+
+def test_what_is_not_finite_has_no_rank():
+    assert np.isnan(effective_rank(jnp.asarray([[1.0, jnp.inf], [0.0, 1.0]]), 2))
+
+
 def test_an_all_zero_matrix_has_none():
     assert np.isnan(effective_rank(jnp.zeros((10, 4)), 10))
 
@@ -79,8 +100,8 @@ def test_rows_of_zeros_change_nothing():
 @pytest.mark.parametrize("rows", [40, 50, 60])
 def test_streams_of_all_lengths_are_drawn_to_as_many_rows(monkeypatch, rows):
     matrix = np.pad(np.random.default_rng(0).normal(size=(rows, 6)), ((0, 100 - rows), (0, 0)))
-    shapes, whole = [], singular_values
-    monkeypatch.setattr(module, "singular_values", lambda rows: shapes.append(rows.shape) or whole(rows))
+    shapes, whole = [], module.host_singular_values
+    monkeypatch.setattr(module, "host_singular_values", lambda rows: shapes.append(rows.shape) or whole(rows))
     found = effective_rank(jnp.asarray(matrix, jnp.float32), rows, 50, np.random.default_rng(1))
     assert shapes == [(50, 6)]
     drawn = np.random.default_rng(1).choice(rows, 50, replace=False) if rows > 50 else np.arange(rows)

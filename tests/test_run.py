@@ -73,6 +73,20 @@ def test_a_record_has_every_field_and_makes_sense(record, tmp_path):
     assert record["compile_seconds"] > 0
 
 
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"phase1.context_dtype": "bfloat16"}])
+def test_rounded_numbers_change_the_perplexity_by_less_than_half_a_per_cent(changes):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(12, 24)).astype(np.float32)
+    ids = np.tile(data_of().train_ids, 8)
+    data = data_of(train_ids=ids[:1200], val_ids=ids[1200:], table=table)
+    config = replace(CONFIG, {"model.context_dim": 32, "model.embed_dim": 24, "phase2.learning_rate": 0.002})
+    exact, rounded = run(config, data), run(replace(config, changes), data)
+    assert (exact["precision"], rounded["precision"]) == ("f32", changes.get("precision", "f32"))
+    assert rounded["val_ppl"] == pytest.approx(exact["val_ppl"], rel=5e-3)
+    assert rounded["val_ppl"] != exact["val_ppl"]
+    assert rounded["val_effective_rank"] == pytest.approx(exact["val_effective_rank"], rel=1e-2)
+
+
 def test_the_same_cell_gives_the_same_numbers(record):
     again = run()
     assert again.keys() == record.keys()

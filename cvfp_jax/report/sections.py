@@ -22,6 +22,7 @@ _SHARED = {
     "training tokens": "train_tokens",
     "validation tokens": "val_tokens",
     "seed": "seed",
+    "products of": "precision",
     "device": "device",
 }
 _MOST_LISTED = 6
