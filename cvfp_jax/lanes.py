@@ -89,7 +89,7 @@ def run(step: LaneStep, start_D: jax.Array, lanes: int, length: int) -> jax.Arra
       Lim, Zhu, Selfridge and Kasim, Parallelizing Non-linear Sequential Models over the Sequence Length,
       2024.
 
-    >>> halve = lambda before, places: before / 2 + places[:, None]
+    >>> halve = lambda before, places: before / 2 + places[:, None].astype(float)
     >>> run(halve, jnp.zeros(1), lanes=2, length=2)[:, 0].tolist()
     [0.0, 1.0, 2.5, 4.25]
     """

@@ -43,9 +43,11 @@ def _batch(
 ) -> Batch:
     """Reads a micro-batch, given the context before its first token."""
     first = number * batch_size
-    # Read once and for all: contexts are overwritten in place.
-    own_BxD = lax.optimization_barrier(lax.dynamic_slice_in_dim(contexts_NxD, first, batch_size))
+    own_BxD = lax.dynamic_slice_in_dim(contexts_NxD, first, batch_size)
     old_CxD = jnp.concatenate([before_D[None, :], own_BxD]).astype(tokens.vectors_UxE.dtype)
+    if batch_size > 1:  # XLA 0.10.2 fails to compile the barrier around two rows
+        # Read once and for all: contexts are overwritten in place.
+        old_CxD = lax.optimization_barrier(old_CxD)
     windows = batch_size + len(tokens.places_M) - len(contexts_NxD)
     places_W = lax.dynamic_slice_in_dim(tokens.places_M, first, windows)
     valid_B = first + jnp.arange(batch_size, dtype=jnp.int32) < tokens.num_tokens

@@ -3,9 +3,10 @@
 Shapes: N tokens, D context width, E embedding width, V tokens.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from cvfp_jax.stop_rules import Limits, RankWatch, Watch
 from cvfp_jax.token_tables import distinct_tokens, windowed
 
 INITIAL_STD = 0.01
+_ROWS_DRAWN = 1024
 
 # Receives the steps made and the trace so far.
 Progress = Callable[[int, dict[str, np.ndarray]], None]
@@ -55,8 +57,25 @@ def _initial_contexts(
     """Returns the contexts of iteration 1, zero beyond the stream."""
     if config.initial_contexts == "sequential":
         return sequential_contexts(block, vectors_VxE, ids, capacity=room)
-    contexts_NxD = INITIAL_STD * jax.random.normal(key, (room, block.context_dim), vectors_VxE.dtype)
-    return jnp.where((jnp.arange(room) < len(ids))[:, None], contexts_NxD, 0)
+    dtype = vectors_VxE.dtype if config.context_dtype == "float32" else config.context_dtype
+    return _random_contexts(key, jnp.int32(len(ids)), room, block.context_dim, dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("room", "dim", "dtype"))
+def _random_contexts(key: jax.Array, num_tokens: jax.Array, room: int, dim: int, dtype: Any) -> jax.Array:
+    """Draws some rows at a time, each by a key of its own: all at once would take four times the room."""
+    rows = min(_ROWS_DRAWN, room)
+
+    def draw(number: jax.Array, contexts_NxD: jax.Array) -> jax.Array:
+        # The last rows overlap with those before.
+        first = jnp.minimum(number * rows, room - rows)
+        places = first + jnp.arange(rows, dtype=jnp.int32)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
+        drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
+        drawn = jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype)
+        return jax.lax.dynamic_update_slice_in_dim(contexts_NxD, drawn, first, axis=0)
+
+    return jax.lax.fori_loop(0, -(-room // rows), draw, jnp.zeros((room, dim), dtype))
 
 
 def _blank(block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray) -> np.ndarray:
@@ -78,7 +97,7 @@ def prepare(
     noise: Noise | None = None,
 ) -> tuple[Solution, Inputs, Settings]:
     """Returns the iteration before its first step; the arguments are those of ``learn_contexts``."""
-    num_tokens, rounded = len(ids), config.context_dtype != "float32"
+    num_tokens = len(ids)
     room = max(capacity, num_tokens)
     batch_size = min(config.batch_size, room) or room
     room += -room % batch_size
@@ -88,7 +107,8 @@ def prepare(
         contexts_NxD = _initial_contexts(block, vectors_VxE, ids, room, config, start_key)
     else:
         contexts_NxD = jnp.pad(jnp.asarray(initial_contexts), ((0, room - num_tokens), (0, 0)))
-    contexts_NxD = contexts_NxD.astype(config.context_dtype if rounded else vectors_VxE.dtype)
+    if config.context_dtype != "float32":
+        contexts_NxD = contexts_NxD.astype(config.context_dtype)
     vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
     places_M = windowed(np.pad(places_N, (0, room - num_tokens)), block.num_input_tokens, len(vectors_UxE))
     tokens = Tokens(vectors_UxE, jnp.asarray(places_M, jnp.int32), jnp.int32(num_tokens))

@@ -21,6 +21,9 @@ _ROWS_OF_WIDTH, _ROWS_OF_WINDOW, _ROWS_OF_INNER = 8, 2, 4
 _PAIRS_OF_ROWS = {"UNIF": 3, "InfoNCE": 3}
 # Parameters, gradient, two moments and an update; in phase 2 also those of the start and of the best epoch.
 _COPIES_PHASE1, _COPIES_PHASE2 = 5, 8
+_COPIES_TABLES = 2
+# Contexts of all lanes, those of one round and those put in order.
+_LANE_ROWS, _LANE_COPIES = 64 * 1024, 3
 # The effective rank's blocks of rows, and how often LAPACK holds one.
 _QR_ROWS, _QR_COPIES = 8192, 4
 
@@ -92,10 +95,11 @@ def plan_cell(
 def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int, host: bool = True) -> int:
     """Estimates a cell's peak memory, from above.
 
-    The largest of phase 1 (two sets of contexts, a micro-batch's activations), the measures (two sets,
-    the blocks of a QR) and phase 2 (one set, a batch's activations, the head), with the tables and the
-    parameters; on the host also the process and a checkpoint on its way to the disk. Measured peaks are
-    between half of it and all of it (``tests/test_plan.py``).
+    The largest of phase 1 (one set of contexts, the tables of distinct tokens, a micro-batch's
+    activations), the measures (two sets, the lanes of exact contexts or the blocks of a QR) and phase 2
+    (one set, a batch's activations, the head), with the tables and the parameters; on the host also the
+    process and a checkpoint on its way to the disk. Measured peaks are between half of it and all of it
+    (``tests/test_plan.py``).
 
     Args:
       config: the cell.
@@ -110,20 +114,37 @@ def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int, host:
     contexts = train_tokens * model.context_dim * model.num_blocks
     counts = num_params(model, vocab_size, config.phase2.freeze_embedding, count_embed_norm=False)
     block, trained = counts["params_context_block"], counts["params_trainable_phase2"]
-    phase1 = 2 * contexts + _phase1_rows(config, train_tokens) + _COPIES_PHASE1 * block
+    # What an iteration reads and writes; rounded, half of it.
+    held = contexts if config.phase1.context_dtype == "float32" else contexts // 2
+    phase1 = held + _tables(config, min(vocab_size, train_tokens)) + _COPIES_PHASE1 * block
+    phase1 += _phase1_rows(config, train_tokens)
     width = model.context_dim * model.num_blocks
-    measures = 2 * contexts + _QR_COPIES * (max(_QR_ROWS, width) + width) * width
+    lanes = _LANE_COPIES * min(train_tokens, _LANE_ROWS) * model.context_dim
+    measures = 2 * contexts + max(lanes, _QR_COPIES * (max(_QR_ROWS, width) + width) * width)
     phase2 = (
         contexts + _phase2_rows(config, train_tokens) + _COPIES_PHASE2 * trained + _HEAD_BYTES // _FLOAT_BYTES
     )
     # The table on the host and on the device, and the vectors made of it.
     always = 3 * vocab_size * model.embed_dim + counts["params_token_block"] + counts["params_head"] + block
+    if config.precision == "bf16":
+        always += vocab_size * model.embed_dim // 2
     if host:
         # What phase 1 saves is copied, what phase 2 saves of contexts is not; both are packed.
-        phase1 += 3 * (contexts + 3 * block) // 2
+        phase1 += 3 * (held + 3 * block) // 2
         phase2 += contexts + 5 * trained
     total = _FLOAT_BYTES * (always + max(phase1, measures, phase2))
     return total + _PROCESS_BYTES if host else total
+
+
+def _tables(config: RunConfig, distinct: int) -> int:
+    """Numbers in the distinct tokens' vectors, and in their token terms with a gradient each."""
+    model = config.model
+    widths = context_widths(model)[1:]
+    reading = widths if model.token_input_all_layers else widths[:1]
+    window = model.num_input_tokens * model.embed_dim
+    if model.ffn_num_layers == 2:
+        reading = [4 * (width + window) for width in context_widths(model)[: len(reading)]]
+    return distinct * (model.embed_dim + _COPIES_TABLES * model.num_input_tokens * sum(reading))
 
 
 def _phase1_rows(config: RunConfig, train_tokens: int) -> int:

@@ -120,9 +120,10 @@ def test_a_tail_parts_each_cells_own_tokens(config, counts, share, vocabulary, c
         both = data.vocabulary.token_ids[np.concatenate([train_ids, val_ids])]
         np.testing.assert_array_equal(both, whole)
         assert len(val_ids) == int(share * len(whole))
-    assert data.capacities == tuple(
-        max(len(ids_of(count)) for count in counts) for ids_of in (data.train_ids, data.val_ids)
-    )
+    both = data.train_ids, data.val_ids
+    *most, distinct = data.capacities
+    assert most == [max(len(ids_of(count)) for count in counts) for ids_of in both]
+    assert distinct == len(np.unique(np.concatenate([ids_of(max(counts)) for ids_of in both])))
 
 
 def test_a_cell_has_its_tail_and_a_baseline_of_the_rest(config):

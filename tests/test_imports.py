@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"atomic", "choice", "config", "keeper", "lock"},
+    {"atomic", "choice", "config", "keeper", "lock", "products"},
     {
         "compile_log",
         "cross_entropy",
@@ -23,7 +23,6 @@ LAYERS = [
         "lanes",
         "mesh",
         "optimizer",
-        "products",
         "profiler",
         "record_schema",
         "scaling",

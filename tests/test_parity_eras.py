@@ -118,7 +118,8 @@ def run_phase1(block, vectors, ids, val_ids, config, arrays, prefix, stale_norm)
             until = config.max_iterations
         solution = advance(solution, inputs, jnp.int32(until), settings)
         if config.stop == "val_effective_rank" and (int(solution.steps) + 1) % config.val_frequency == 0:
-            solution = _check_rank(solution, watch, vectors, val_ids[: config.val_sample_size], settings)
+            sample = val_ids[: config.val_sample_size]
+            solution = _check_rank(solution, watch, vectors, sample, len(sample), settings)
     return start, second, conclude(solution, inputs, settings, watch.ranks)
 
 

@@ -53,6 +53,17 @@ def small_problem(tokens=40, **changes):
     return block, vectors, rng.integers(0, 11, tokens), config
 
 
+def test_an_iteration_keeps_one_set_of_contexts():
+    temporary = []
+    for tokens in (160, 1600):
+        solution, inputs, settings = prepare(*small_problem(tokens), jax.random.key(0))
+        memory = advance.lower(solution, inputs, jnp.int32(1), settings).compile().memory_analysis()
+        assert memory.alias_size_in_bytes >= solution.state.contexts_NxD.nbytes
+        temporary.append(memory.temp_size_in_bytes)
+    # Ten times the tokens, and room for not even one of the contexts more.
+    assert temporary[1] - temporary[0] < 4 * 8 * 1440
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_two_steps_equal_the_original(golden, name):
     facts, arrays = golden("unit_phase1_step")
