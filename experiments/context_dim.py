@@ -3,7 +3,7 @@
 python launch.py --experiment=context_dim
 
 Preset ``quick``, the default, keeps R3's system and its ratio of parameters, 1 : 2 : 3, on text that is
-on every machine. Device: CPU, 2 cores. Time: 2 to 4 minutes. Expect: alpha -0.43, -0.43 and -0.44 (standard
+on every machine. Device: CPU, 2 cores. Time: 2 to 4 minutes. Expect: alpha -0.43, -0.43 and -0.45 (standard
 errors 0.02 to 0.06), a best validation perplexity of about 370 (unigram: 597) and an effective rank of 80,
 75 and 72 %; other versions of the documented packages are other text and move the perplexities.
 
