@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.parts import NAMES, Scale
-from benchmarks.sides import PRECISIONS
 from benchmarks.workload import Workload
+from cvfp_jax.config import PRECISIONS
 from cvfp_jax.errors import UserError, file_error
 
 

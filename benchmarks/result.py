@@ -13,6 +13,7 @@ from benchmarks.measure import Measured
 from benchmarks.parts import CELL_MEMORY, UNITS, WHOLE_CELL, Scale, cell, cell_formula
 from benchmarks.sides import OURS, TORCH
 from benchmarks.workload import Workload
+from cvfp_jax.config import PRECISIONS
 from cvfp_jax.report.tables import UNKNOWN, Table
 
 Numbers = dict[str, Any]
@@ -172,7 +173,7 @@ def _products(measured: Mapping[str, Measured]) -> Numbers:
     """The rates of products, by operands: the best of this run, and all of them."""
     rates: dict[str, Numbers] = {}
     for name, one in measured.items():
-        for operands in ("f32", "bf16"):
+        for operands in PRECISIONS:
             mine = rates.setdefault(operands, {"best": 0.0, "parts": {}})
             best = one.best_product(operands)
             mine["best"] = max(mine["best"], best)

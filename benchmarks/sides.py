@@ -8,7 +8,6 @@ from benchmarks.parts import Part
 from cvfp_jax.errors import UserError
 
 OURS, TORCH = "ours", "torch"
-PRECISIONS = ("f32", "bf16")
 # The other parts have no product that autocast would change, and are f32 on both sides.
 _IN_BF16 = {parts.PHASE1, parts.PARALLEL, parts.TRAIN, parts.EVALUATE}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from cvfp_jax.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine
+from cvfp_jax.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine, array_of
 from cvfp_jax.products import contract, operand, product
 
 
@@ -32,11 +32,6 @@ class LayerGradient(NamedTuple):
     bias: jax.Array
     second: tuple[jax.Array, jax.Array] | None
     residual: tuple[jax.Array, jax.Array] | None
-
-
-def _array(param: nnx.Param | None) -> jax.Array:
-    assert param is not None  # flax types them so; all of ours have gains and biases
-    return param[...]
 
 
 def _keep_input(input_TxD: jax.Array, precision: str) -> jax.Array:
@@ -91,7 +86,7 @@ def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[j
 
 def output(layer: Layer, normal: jax.Array) -> jax.Array:
     """Returns a layer's output, given its LayerNorm's before gain and bias."""
-    return normal * _array(layer.norm.scale)[None, :] + _array(layer.norm.bias)[None, :]
+    return normal * array_of(layer.norm.scale)[None, :] + array_of(layer.norm.bias)[None, :]
 
 
 def no_gradient(block: ContextBlock) -> list[LayerGradient]:
@@ -101,14 +96,14 @@ def no_gradient(block: ContextBlock) -> list[LayerGradient]:
         return (
             None
             if linear is None
-            else (jnp.zeros_like(linear.kernel[...]), jnp.zeros_like(_array(linear.bias)))
+            else (jnp.zeros_like(linear.kernel[...]), jnp.zeros_like(array_of(linear.bias)))
         )
 
     return [
         LayerGradient(
             jnp.zeros_like(layer.linear.kernel[: layer.context_dim]),
-            jnp.zeros_like(_array(layer.norm.scale)),
-            jnp.zeros_like(_array(layer.norm.bias)),
+            jnp.zeros_like(array_of(layer.norm.scale)),
+            jnp.zeros_like(array_of(layer.norm.bias)),
             zeros(layer.second),
             zeros(layer.residual),
         )
@@ -158,7 +153,7 @@ def _layer_backward(
     """The gradients of a layer's parameters, of its token term and of the sum that its LayerNorm reads."""
     precision = layer.kind.precision
     gradient = lax.optimization_barrier(gradient)
-    gained = gradient * _array(layer.norm.scale)[None, :]
+    gained = gradient * array_of(layer.norm.scale)[None, :]
     mean, along = gained.mean(axis=1, keepdims=True), (gained * kept.normal).mean(axis=1, keepdims=True)
     total = kept.inverse_std * (gained - mean - kept.normal * along)
     delta = total

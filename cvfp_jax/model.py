@@ -35,10 +35,15 @@ def _linear(width_in: int, width_out: int, init: str, rngs: nnx.Rngs) -> nnx.Lin
     )
 
 
+def array_of(param: nnx.Param | None) -> jax.Array:
+    """Returns a gain's or a bias's array; Flax types them as optional, and all of ours are there."""
+    assert param is not None
+    return param[...]
+
+
 def affine(layer: nnx.Linear, x: jax.Array, precision: str) -> jax.Array:
     """Returns ``x W + b``."""
-    bias: nnx.Param = layer.bias  # type: ignore[assignment]  # it always has one
-    return product(x, layer.kernel[...], precision) + bias[...][None, :]
+    return product(x, layer.kernel[...], precision) + array_of(layer.bias)[None, :]
 
 
 def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -103,8 +108,7 @@ class Layer(nnx.Module):
     @property
     def first_bias(self) -> jax.Array:
         """The bias of the first linear map."""
-        bias: nnx.Param = self.linear.bias  # type: ignore[assignment]  # it always has one
-        return bias[...]
+        return array_of(self.linear.bias)
 
     def token_term(self, token: jax.Array) -> jax.Array:
         """The part of the first product that does not depend on the context, with the bias."""

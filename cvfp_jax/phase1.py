@@ -53,11 +53,11 @@ def _initial_contexts(
     room: int,
     config: Phase1Config,
     key: jax.Array,
+    dtype: Any,
 ) -> jax.Array:
     """Returns the contexts of iteration 1, zero beyond the stream."""
     if config.initial_contexts == "sequential":
-        return sequential_contexts(block, vectors_VxE, ids, capacity=room)
-    dtype = vectors_VxE.dtype if config.context_dtype == "float32" else config.context_dtype
+        return sequential_contexts(block, vectors_VxE, ids, capacity=room).astype(dtype)
     return _random_contexts(key, jnp.int32(len(ids)), room, block.context_dim, dtype)
 
 
@@ -103,12 +103,11 @@ def prepare(
     room += -room % batch_size
     graphdef, params = nnx.split(block)
     start_key, noise_key = jax.random.split(key)
+    dtype = vectors_VxE.dtype if config.context_dtype == "float32" else config.context_dtype
     if initial_contexts is None:
-        contexts_NxD = _initial_contexts(block, vectors_VxE, ids, room, config, start_key)
+        contexts_NxD = _initial_contexts(block, vectors_VxE, ids, room, config, start_key, dtype)
     else:
-        contexts_NxD = jnp.pad(jnp.asarray(initial_contexts), ((0, room - num_tokens), (0, 0)))
-    if config.context_dtype != "float32":
-        contexts_NxD = contexts_NxD.astype(config.context_dtype)
+        contexts_NxD = jnp.pad(jnp.asarray(initial_contexts, dtype), ((0, room - num_tokens), (0, 0)))
     vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
     places_M = windowed(np.pad(places_N, (0, room - num_tokens)), block.num_input_tokens, len(vectors_UxE))
     tokens = Tokens(vectors_UxE, jnp.asarray(places_M, jnp.int32), jnp.int32(num_tokens))

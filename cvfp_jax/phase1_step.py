@@ -23,7 +23,7 @@ from cvfp_jax.micro_batches import Batch, Tokens, num_batches, read_contexts, re
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import adam
 from cvfp_jax.stop_rules import Limits, Watch
-from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables
+from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables, window_places
 
 # Maps (steps made before, micro-batch) to what is added to a micro-batch's shifted contexts, [B, D].
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
@@ -42,6 +42,11 @@ class Settings:
     batch_size: int
     noise: Noise | None
     stale_norm: float | None = None  # of the original's left-over gradients
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the context before the first token is the last token's."""
+        return self.config.first_context == "last"
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the block."""
@@ -95,7 +100,7 @@ class _Tile(NamedTuple):
 
     old_TxD: jax.Array
     shifted_TxD: jax.Array
-    places: jax.Array
+    places_KxT: jax.Array
 
 
 def _tile_reader(batch: Batch, noise_BxD: jax.Array | None) -> Callable[[jax.Array], _Tile]:
@@ -114,14 +119,15 @@ def _tile_reader(batch: Batch, noise_BxD: jax.Array | None) -> Callable[[jax.Arr
         shifted_TxD = both[:-1]
         if noise_BxD is not None:
             shifted_TxD = shifted_TxD + lax.dynamic_slice_in_dim(noise_BxD, first, rows)
-        places = lax.dynamic_slice_in_dim(places_W, first, rows + around)
-        return _Tile(both[1:], lax.optimization_barrier(shifted_TxD), places)
+        of_T = first + jnp.arange(rows, dtype=jnp.int32)
+        places_KxT = window_places(places_W, of_T, around + 1)
+        return _Tile(both[1:], lax.optimization_barrier(shifted_TxD), places_KxT)
 
     return read
 
 
 def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: _Tile) -> tuple[jax.Array, _Scratch]:
-    terms = [terms_of(table, tile.places, len(tile.old_TxD)) for table in tables]
+    terms = [terms_of(table, tile.places_KxT) for table in tables]
     contexts_TxD, kept = forward(block, tile.shifted_TxD, terms)
     return contexts_TxD, _Scratch(kept, jnp.square(contexts_TxD - tile.old_TxD).mean(axis=1))
 
@@ -138,7 +144,7 @@ def _no_scratch(
     dtype = inputs.tokens.vectors_UxE.dtype
     old = jax.ShapeDtypeStruct((rows, contexts_NxD.shape[1]), dtype)
     around = len(inputs.tokens.places_M) - len(contexts_NxD)
-    places = jax.ShapeDtypeStruct((rows + around,), jnp.int32)
+    places = jax.ShapeDtypeStruct((around + 1, rows), jnp.int32)
     shapes = jax.eval_shape(
         lambda old, places: _forward_tile(block, tables, _Tile(old, old, places))[1], old, places
     )
@@ -219,7 +225,8 @@ def _renew(
         gradient_TxD = jnp.where(valid[:, None], gradient_TxD / batches, 0)
         added, of_terms = backward(block, kept, gradient_TxD)
         of_tables = [
-            add_terms(table, tile.places, of_term) for table, of_term in zip(of_tables, of_terms, strict=True)
+            add_terms(table, tile.places_KxT, of_term)
+            for table, of_term in zip(of_tables, of_terms, strict=True)
         ]
         return jax.tree.map(jnp.add, gradients, added), of_tables
 
@@ -250,9 +257,8 @@ def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) ->
     renew = functools.partial(
         _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
     )
-    wrap = config.first_context == "last"
     contexts_NxD, sums = renew_contexts(
-        state.contexts_NxD, inputs.tokens, settings.batch_size, wrap, renew, sums
+        state.contexts_NxD, inputs.tokens, settings.batch_size, settings.wraps, renew, sums
     )
     (of_terms,) = of_params(sums.tables)
     gradient = into_params(settings.block, of_terms, sums.gradients)
@@ -304,6 +310,7 @@ def residual(
         return total + change_B.sum(), jnp.maximum(largest, change_B.max())
 
     zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
-    wrap = settings.config.first_context == "last"
-    sums = read_contexts(contexts_NxD, inputs.tokens, settings.batch_size, wrap, visit, (zero, zero))
+    sums = read_contexts(
+        contexts_NxD, inputs.tokens, settings.batch_size, settings.wraps, visit, (zero, zero)
+    )
     return sums[0] / inputs.tokens.num_tokens.astype(zero.dtype), sums[1]

@@ -16,7 +16,14 @@ from jax import lax
 from cvfp_jax import lanes
 from cvfp_jax.keeper import Facts, Keeper, Pace
 from cvfp_jax.model import ContextBlock, token_windows
-from cvfp_jax.token_tables import distinct_tokens, scattered_terms, token_tables, windowed
+from cvfp_jax.token_tables import (
+    LayerTables,
+    distinct_tokens,
+    terms_of,
+    token_tables,
+    window_places,
+    windowed,
+)
 
 # A lane's tokens, and those of a parallel pass, at a time.
 CHUNK = 1024
@@ -26,12 +33,25 @@ LEAST_LANE = 256
 _CPU_LANES, _LANES = 64, 1024
 
 
+def _in_single_precision(params: Any, graphdef: nnx.GraphDef) -> ContextBlock:
+    """The block. Contexts rounded on their way would not forget where they started to the last digits."""
+    block = nnx.merge(graphdef, params)
+    for layer in block.layers:
+        layer.kind = layer.kind._replace(precision="f32")
+    return block
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _tables(params: Any, vectors_UxE: jax.Array, graphdef: nnx.GraphDef) -> list[LayerTables]:
+    return token_tables(_in_single_precision(params, graphdef), vectors_UxE)
+
+
 @functools.partial(
     jax.jit, static_argnames=("graphdef", "num_lanes", "chunk"), donate_argnames="contexts_NxD"
 )
 def _scan(
     params: Any,
-    vectors_UxE: jax.Array,
+    tables: list[LayerTables],
     places_N: jax.Array,
     contexts_NxD: jax.Array,
     start_D: jax.Array,
@@ -43,13 +63,9 @@ def _scan(
     chunk: int,
 ) -> jax.Array:
     """Makes the contexts of some chunks, from those of the chunks before."""
-    block = nnx.merge(graphdef, params)
+    block = _in_single_precision(params, graphdef)
     for layer in block.layers:
-        # Contexts rounded to bf16 on their way would not forget where they started to the last digits.
-        layer.kind = layer.kind._replace(precision="f32")
-    tables = token_tables(block, vectors_UxE)
-    for layer in block.layers:
-        # What is left of the weights is cut out once, and not in each step.
+        # What the tables leave of the weights is cut out once, and not in each step.
         kernel = layer.linear.kernel
         layer.linear.kernel = nnx.Param(lax.optimization_barrier(kernel[: layer.context_dim]))
     windows = chunk + block.num_input_tokens - 1
@@ -59,8 +75,8 @@ def _scan(
         places_W = lax.dynamic_slice_in_dim(places_N, number * chunk, windows)
 
         def step(before_MxD: jax.Array, of_M: jax.Array) -> jax.Array:
-            terms = [scattered_terms(table, places_W, of_M) for table in tables]
-            return block.step(before_MxD, terms)[-1]
+            places_KxM = window_places(places_W, of_M, block.num_input_tokens)
+            return block.step(before_MxD, [terms_of(table, places_KxM) for table in tables])[-1]
 
         new_BxD = lanes.run(step, context_D, num_lanes, chunk // num_lanes)
         counts_B = number * chunk + jnp.arange(chunk, dtype=jnp.int32) < num_tokens
@@ -131,12 +147,13 @@ def sequential_contexts(
     def state() -> tuple[Facts, jax.Array]:
         return {"chunks": done}, contexts_NxD
 
+    tables = _tables(params, vectors_UxE, graphdef) if done < chunks else []
     pace = Pace()
     while done < chunks:
         until = min(chunks, done + pace.steps(keeper.seconds_left()))
         with pace:
             contexts_NxD = _scan(
-                params, vectors_UxE, places_N, contexts_NxD, start_D, jnp.int32(done), jnp.int32(until),
+                params, tables, places_N, contexts_NxD, start_D, jnp.int32(done), jnp.int32(until),
                 jnp.int32(num_tokens), graphdef, num_lanes, chunk,
             )  # fmt: skip
             jax.block_until_ready(contexts_NxD)

@@ -4,7 +4,6 @@ Shapes: N tokens of a stream, T tokens in a row of it, U distinct tokens, V voca
 K input tokens, D layer width.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -84,39 +83,33 @@ def token_tables(block: ContextBlock, vectors_UxE: jax.Array) -> list[LayerTable
     return every_layer
 
 
-def terms_of(tables: LayerTables, places_W: jax.Array, num_tokens: int) -> jax.Array:
-    """Returns a layer's token terms of T tokens in a row, given the places of all tokens of their windows.
+def window_places(places_W: jax.Array, of_T: jax.Array, num_input_tokens: int) -> jax.Array:
+    """Returns the places of the tokens in the windows of T tokens, [K, T], given those of all in a row.
+
+    >>> window_places(jnp.array([9, 4, 7]), jnp.array([0, 1]), 2).tolist()
+    [[9, 4], [4, 7]]
+    """
+    back_K = jnp.arange(num_input_tokens, dtype=of_T.dtype)
+    return places_W[back_K[:, None] + of_T[None, :]]
+
+
+def terms_of(tables: LayerTables, places_KxT: jax.Array) -> jax.Array:
+    """Returns a layer's token terms, given the places of the tokens in their windows.
 
     >>> table, biased = jnp.array([[1.0], [0.0]]), jnp.array([[10.0], [20.0]])
-    >>> terms_of([table, biased], jnp.array([1, 0, 0]), 2).tolist()
+    >>> terms_of([table, biased], jnp.array([[1, 0], [0, 0]])).tolist()
     [[10.0], [11.0]]
     """
     if len(tables[0]) == 1:
         return tables[0]
-    terms = [
-        table.at[of].get(mode="promise_in_bounds") for table, of in _windows(tables, places_W, num_tokens)
-    ]
+    pairs = zip(tables, places_KxT, strict=True)
+    terms = [table.at[places_T].get(mode="promise_in_bounds") for table, places_T in pairs]
     return sum(terms[1:], terms[0])
 
 
-def scattered_terms(tables: LayerTables, places_W: jax.Array, of_M: jax.Array) -> jax.Array:
-    """Returns a layer's token terms of M tokens anywhere, given the places of all tokens of all windows."""
-    if len(tables[0]) == 1:
-        return tables[0]
-    terms = [table[places_W[of_M + k]] for k, table in enumerate(tables)]
-    return sum(terms[1:], terms[0])
-
-
-def add_terms(tables: LayerTables, places_W: jax.Array, gradient_TxD: jax.Array) -> LayerTables:
+def add_terms(tables: LayerTables, places_KxT: jax.Array, gradient_TxD: jax.Array) -> LayerTables:
     """Returns tables with the gradient of ``terms_of`` added."""
     if len(tables[0]) == 1:
         return [tables[0] + gradient_TxD.sum(axis=0, keepdims=True)]
-    windows = _windows(tables, places_W, len(gradient_TxD))
-    return [table.at[of].add(gradient_TxD, mode="promise_in_bounds") for table, of in windows]
-
-
-def _windows(
-    tables: Sequence[jax.Array], places_W: jax.Array, num_tokens: int
-) -> list[tuple[jax.Array, jax.Array]]:
-    """Each table with the T places that read it."""
-    return [(table, places_W[k : k + num_tokens]) for k, table in enumerate(tables)]
+    pairs = zip(tables, places_KxT, strict=True)
+    return [table.at[places_T].add(gradient_TxD, mode="promise_in_bounds") for table, places_T in pairs]

@@ -12,6 +12,35 @@ from cvfp_jax.model import ContextBlock, TokenBlock, token_windows
 from cvfp_jax.recurrence import parallel_contexts, predecessors, sequential_contexts
 
 
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 8 tokens, which programs made before know nothing of."""
+    monkeypatch.setattr(recurrence, "CHUNK", 8)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("tokens", [97, 200])
+def test_lanes_equal_the_oracle_in_double_precision(monkeypatch, tokens, K):
+    """Windows reach over the borders of lanes, and 200 tokens are two chunks and a bit of a third."""
+    monkeypatch.setattr(recurrence, "LEAST_LANE", 20)
+    monkeypatch.setattr(recurrence, "CHUNK", 20)
+    monkeypatch.setattr(recurrence, "_CPU_LANES", 4)
+    jax.clear_caches()
+    rng = np.random.default_rng(tokens)
+    ids = rng.integers(0, 5, tokens)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        block = ContextBlock(ModelConfig(5, 4, 2, K), rngs=nnx.Rngs(1))
+        load_block(block, named(block), dtype=np.float64)
+        vectors = rng.normal(size=(5, 4))
+        contexts = sequential_contexts(block, jnp.asarray(vectors), ids)
+        expected = oracle.recurrence(named(block), 2, oracle.windows(vectors[ids], K), np.zeros(5))
+        np.testing.assert_allclose(contexts, expected, rtol=0, atol=1e-11)
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("K", [1, 2, 3])
 def test_sequential_contexts_equal_the_original(golden, K):
     _, arrays = golden("unit_windows_sequential")
@@ -39,9 +68,7 @@ def test_a_given_start_equals_the_original(golden, K):
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 30])
-def test_chunks_equal_the_oracle_in_double_precision(monkeypatch, tokens):
-    monkeypatch.setattr(recurrence, "CHUNK", 8)
-    jax.clear_caches()
+def test_chunks_equal_the_oracle_in_double_precision(small_chunks, tokens):
     rng = np.random.default_rng(tokens)
     ids = rng.integers(0, 5, tokens)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
@@ -51,13 +78,10 @@ def test_chunks_equal_the_oracle_in_double_precision(monkeypatch, tokens):
         contexts = sequential_contexts(block, jnp.asarray(vectors), ids)
         expected = oracle.recurrence(named(block), 3, oracle.windows(vectors[ids], 2), np.zeros(5))
         np.testing.assert_allclose(contexts, expected, rtol=0, atol=1e-12)
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("capacity", [31, 32, 50])
-def test_room_for_longer_streams_is_left_zero(monkeypatch, capacity):
-    monkeypatch.setattr(recurrence, "CHUNK", 8)
-    jax.clear_caches()
+def test_room_for_longer_streams_is_left_zero(small_chunks, capacity):
     rng = np.random.default_rng(0)
     block = ContextBlock(ModelConfig(6, 5, 2, 2), rngs=nnx.Rngs(0))
     vectors, ids = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32), rng.integers(0, 7, 30)
@@ -65,7 +89,6 @@ def test_room_for_longer_streams_is_left_zero(monkeypatch, capacity):
     assert roomy.shape == (capacity, 6)
     np.testing.assert_array_equal(roomy[:30], sequential_contexts(block, vectors, ids))
     assert not roomy[30:].any()
-    jax.clear_caches()
 
 
 def reaches(jacobian):
@@ -96,9 +119,7 @@ def test_no_context_and_no_logit_depends_on_a_later_token(K):
 
 
 @pytest.mark.parametrize("rows", [30, 37])
-def test_parallel_contexts_are_one_application_to_the_predecessors(monkeypatch, rows):
-    monkeypatch.setattr(recurrence, "CHUNK", 8)
-    jax.clear_caches()
+def test_parallel_contexts_are_one_application_to_the_predecessors(small_chunks, rows):
     rng = np.random.default_rng(0)
     block = ContextBlock(ModelConfig(6, 5, 2, 2), rngs=nnx.Rngs(0))
     vectors, ids = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32), rng.integers(0, 7, 30)
@@ -108,4 +129,3 @@ def test_parallel_contexts_are_one_application_to_the_predecessors(monkeypatch, 
     places = jnp.arange(30)
     window = token_windows(vectors, jnp.asarray(ids), places, 2)
     np.testing.assert_allclose(found[:30], block(predecessors(given, places), window), rtol=0, atol=1e-6)
-    jax.clear_caches()

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from cvfp_jax.config import ModelConfig
 from cvfp_jax.model import ContextBlock, token_windows
-from cvfp_jax.token_tables import add_terms, distinct_tokens, terms_of, token_tables, windowed
+from cvfp_jax.token_tables import (
+    add_terms,
+    distinct_tokens,
+    terms_of,
+    token_tables,
+    window_places,
+    windowed,
+)
 
 CONFIGS = [
     ModelConfig(6, 5, 1, 1),
@@ -40,10 +47,11 @@ def test_terms_are_those_of_the_windows(config):
     vectors, ids = stream(K)
     block = ContextBlock(config, rngs=nnx.Rngs(0))
     found, places = distinct_tokens(vectors, ids)
-    places = jnp.asarray(windowed(places, K, len(found)))
+    in_row = jnp.asarray(windowed(places, K, len(found)))
+    places = window_places(in_row, jnp.arange(len(ids)), K)
     window = token_windows(vectors, jnp.asarray(ids), jnp.arange(len(ids)), K)
     for tables, expected in zip(token_tables(block, found), block.token_terms(window), strict=True):
-        terms = jnp.broadcast_to(terms_of(tables, places, len(ids)), expected.shape)
+        terms = jnp.broadcast_to(terms_of(tables, places), expected.shape)
         np.testing.assert_allclose(terms, expected, rtol=0, atol=2e-6)
 
 
@@ -52,14 +60,15 @@ def test_added_terms_are_the_gradient_of_terms(config):
     K = config.num_input_tokens
     vectors, ids = stream(K)
     found, places = distinct_tokens(vectors, ids)
-    places = jnp.asarray(windowed(places, K, len(found)))
+    in_row = jnp.asarray(windowed(places, K, len(found)))
+    places = window_places(in_row, jnp.arange(len(ids)), K)
     block = ContextBlock(config, rngs=nnx.Rngs(0))
     for tables in token_tables(block, found):
         shape = len(ids), tables[0].shape[1]
         gradient = jax.random.normal(jax.random.key(1), shape)
 
         def spread(tables, shape=shape):
-            return jnp.broadcast_to(terms_of(tables, places, len(ids)), shape)
+            return jnp.broadcast_to(terms_of(tables, places), shape)
 
         (expected,) = jax.vjp(spread, tables)[1](gradient)
         zeros = jax.tree.map(jnp.zeros_like, tables)
