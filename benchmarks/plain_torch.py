@@ -4,6 +4,7 @@ The equations are those of ``cvfp_jax``: one context layer and one token layer, 
 does what a careful PyTorch user would write first: layers on concatenated inputs, autograd, ``torch.optim``.
 """
 
+import jax
 import torch
 from torch import nn
 from torch.nn import functional
@@ -44,17 +45,17 @@ class PlainTorch:
         """Takes the same tokens and tables as this project is given."""
         torch.manual_seed(work.seed)
         self.work = work
-        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-        self.table_VxE = torch.from_numpy(work.table())
-        self.ids_N = torch.from_numpy(work.ids()).long()
+        self.autocast = torch.autocast(_device(), torch.bfloat16, enabled=precision == "bf16")
+        self.table_VxE = torch.from_numpy(work.table()).to(_device())
+        self.ids_N = torch.from_numpy(work.ids()).long().to(_device())
         vectors_VxE = functional.layer_norm(self.table_VxE, (work.embed_dim,))
         vectors_NxE = vectors_VxE[self.ids_N]
         K, E = work.input_tokens, work.embed_dim
         padded = functional.pad(vectors_NxE, (0, 0, K - 1, 0))
         self.window_NxKE = torch.cat([padded[i : i + len(vectors_NxE)] for i in range(K)], 1)
-        self.context_layer = Layer(work.context_dim + K * E, work.context_dim, work.context_dim)
-        self.token_layer = Layer(work.context_dim + K * E, K * E, E)
-        self.contexts_NxD = 0.01 * torch.randn(len(self.ids_N), work.context_dim)
+        self.context_layer = Layer(work.context_dim + K * E, work.context_dim, work.context_dim).to(_device())
+        self.token_layer = Layer(work.context_dim + K * E, K * E, E).to(_device())
+        self.contexts_NxD = 0.01 * torch.randn(len(self.ids_N), work.context_dim, device=_device())
         self.phase1_adam = torch.optim.Adam(self.context_layer.parameters(), lr=0.002)
         self.phase2_adam = torch.optim.Adam(self.token_layer.parameters(), lr=0.001)
 
@@ -85,8 +86,8 @@ class PlainTorch:
     @torch.no_grad()
     def sequential_contexts(self, num_tokens: int) -> torch.Tensor:
         """Exact contexts, one token after the other."""
-        context = torch.zeros(1, self.work.context_dim)
-        contexts = torch.empty(num_tokens, self.work.context_dim)
+        context = torch.zeros(1, self.work.context_dim, device=_device())
+        contexts = torch.empty(num_tokens, self.work.context_dim, device=_device())
         for place in range(num_tokens):
             context = self.context_layer(context, self.window_NxKE[place : place + 1], context)
             contexts[place] = context[0]
@@ -137,15 +138,31 @@ def effective_rank(matrix: torch.Tensor) -> float:
 
 def prepare(part: Part, precision: str) -> Run:
     """Returns one run of a part; exact contexts and effective ranks are f32 in both precisions."""
+    run = _prepare(part, precision)
+
+    def finished() -> None:
+        run()
+        if _device() == "cuda":
+            torch.cuda.synchronize()
+
+    return finished
+
+
+def _device() -> str:
+    """A GPU where this project runs on one."""
+    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+
+def _prepare(part: Part, precision: str) -> Run:
     if part.kind == parts.RANK:
-        matrix = torch.from_numpy(part.work.contexts(part.rows))
+        matrix = torch.from_numpy(part.work.contexts(part.rows)).to(_device())
         return lambda: effective_rank(matrix)
     model = PlainTorch(part.work, precision)
     if part.kind == parts.PHASE1:
         return model.phase1_step
     if part.kind == parts.RECURRENCE:
         return lambda: model.sequential_contexts(part.rows)
-    model.contexts_NxD = torch.from_numpy(part.work.contexts(part.work.tokens))
+    model.contexts_NxD = torch.from_numpy(part.work.contexts(part.work.tokens)).to(_device())
     if part.kind == parts.PARALLEL:
         return model.parallel_contexts
     if part.kind == parts.TRAIN:

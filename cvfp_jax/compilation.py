@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a later launch loads what an earlier one has compiled."""
+"""How programs are compiled, and kept on disk for later launches to load."""
 
 import logging
 import os
@@ -19,6 +19,24 @@ MOST_BYTES = 2**29
 _SUFFIX = "-cache"  # of JAX's files
 _CHECKED = "checked"
 _ZLIB = b"\x78"
+# On a GPU sums may be made in the order in which threads come, unless they must not be. And each product is
+# compiled in dozens of ways, to take the fastest, perhaps another one the next time; cuBLAS chooses as well.
+_GPU_FLAGS = {
+    "--xla_gpu_deterministic_ops": "true",
+    "--xla_gpu_autotune_level": "0",
+    "--xla_gpu_enable_triton_gemm": "false",
+}
+
+
+def ask_for_repeatable() -> None:
+    """Has GPUs make the same bits each time, and compile in seconds; call it before JAX is used.
+
+    A flag that the user has set in ``$XLA_FLAGS`` stays as it is.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    names = {flag.partition("=")[0] for flag in given.split()}
+    missing = [f"{name}={value}" for name, value in _GPU_FLAGS.items() if name not in names]
+    os.environ["XLA_FLAGS"] = " ".join([*given.split(), *missing])
 
 
 def keep_on_disk() -> Path | None:

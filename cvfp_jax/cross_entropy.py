@@ -14,8 +14,9 @@ from cvfp_jax.products import contract, operand, product
 
 # Larger temporaries cost page faults on a CPU each time they are made.
 _CHUNK_BYTES = 16 * 2**20
-# A frozen head's logits at a time: as many as stay in a CPU's caches, while products stay large.
-_CPU_ROWS, _ROWS, _TOKENS = 1024, 8192, 2048
+# A frozen head's logits at a time, rows and tokens: on a CPU as many as stay in its caches, while products
+# stay large.
+_CPU_LOGITS, _LOGITS = (1024, 2048), (8192, 8192)
 
 
 class Losses(NamedTuple):
@@ -150,7 +151,8 @@ def _frozen(
     with_gradient: bool,
 ) -> tuple[Losses, jax.Array | None]:
     """Returns the sums and, if it is asked for, the gradient of the loss for the hidden vectors."""
-    num_tokens = min(_TOKENS, len(table_VxE))
+    limit, stretch = _CPU_LOGITS if jax.default_backend() == "cpu" else _LOGITS
+    num_tokens = min(stretch, len(table_VxE))
     whole = len(table_VxE) // num_tokens
     dtype = hidden_BxE.dtype
 
@@ -179,7 +181,6 @@ def _frozen(
         gradient_CxE = seen.pull_CxE / seen.total_C[:, None] - table_VxE[targets_C].astype(dtype)
         return sums, jnp.where(valid_C[:, None], gradient_CxE, 0)
 
-    limit = _CPU_ROWS if jax.default_backend() == "cpu" else _ROWS
     sums, gradient = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), limit))
     if gradient is not None:
         gradient = gradient.reshape(-1, hidden_BxE.shape[1])[: len(hidden_BxE)]

@@ -25,8 +25,9 @@ from cvfp_jax.token_tables import (
     windowed,
 )
 
-# A lane's tokens, and those of a parallel pass, at a time.
+# A lane's tokens, and on a CPU those of a parallel pass, at a time.
 CHUNK = 1024
+_PARALLEL_ROWS = 8192
 # Shorter lanes would be walked along twice: contexts forget where they started in 50 to 300 tokens.
 LEAST_LANE = 256
 # A step costs hardly more for so many lanes than for one: it is spent on reading the weights.
@@ -165,12 +166,17 @@ def sequential_contexts(
     return contexts_NxD
 
 
+def _parallel_rows(num_rows: int) -> int:
+    """Rows of a parallel pass at a time."""
+    return min(CHUNK if jax.default_backend() == "cpu" else _PARALLEL_ROWS, num_rows)
+
+
 @functools.partial(jax.jit, static_argnames="graphdef")
 def _apply(
     params: Any, vectors_VxE: jax.Array, ids_N: jax.Array, contexts_NxD: jax.Array, graphdef: nnx.GraphDef
 ) -> jax.Array:
     block = nnx.merge(graphdef, params)
-    chunk = min(CHUNK, len(ids_N))
+    chunk = _parallel_rows(len(ids_N))
 
     def visit(first: jax.Array) -> jax.Array:
         places_B = first + jnp.arange(chunk, dtype=jnp.int32)
@@ -203,7 +209,7 @@ def parallel_contexts(
     """
     graphdef, params = nnx.split(block)
     rows = len(contexts_NxD)
-    padding = -rows % min(CHUNK, rows)
+    padding = -rows % _parallel_rows(rows)
     ids_N = jnp.asarray(np.pad(ids, (0, rows + padding - len(ids))), jnp.int32)
     return _apply(params, vectors_VxE, ids_N, contexts_NxD, graphdef)[:rows]
 

@@ -67,6 +67,7 @@ class SweepRequest:
         from cvfp_jax import compilation, compile_log
         from cvfp_jax.sweep import run_sweep
 
+        compilation.ask_for_repeatable()
         compilation.keep_on_disk()
         told = compile_log.told(compile_log.show) if self.log_compiles else contextlib.nullcontext()
         with told:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.products import product
+from cvfp_jax.row_sums import add_rows
 
 # Rows come in multiples, so that streams of nearly equal vocabularies share their programs.
 _ROWS = 256
@@ -112,4 +113,6 @@ def add_terms(tables: LayerTables, places_KxT: jax.Array, gradient_TxD: jax.Arra
     if len(tables[0]) == 1:
         return [tables[0] + gradient_TxD.sum(axis=0, keepdims=True)]
     pairs = zip(tables, places_KxT, strict=True)
+    if jax.default_backend() != "cpu":
+        return [add_rows(table, places_T, gradient_TxD) for table, places_T in pairs]
     return [table.at[places_T].add(gradient_TxD, mode="promise_in_bounds") for table, places_T in pairs]

@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from cvfp_jax import compilation
+
 # The same examples every time, so that a failure is a change's; --hypothesis-profile=default explores.
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 # No test reads or fills the user's cache.
 os.environ["CVFP_CACHE_DIR"] = tempfile.mkdtemp(prefix="cvfp-test-cache-")
+# As a launch has it, and a cell; on a CPU neither changes a digit.
+compilation.ask_for_repeatable()
+jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

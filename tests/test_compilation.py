@@ -30,6 +30,18 @@ def no_folder_yet(tmp_path, monkeypatch):
         jax.config.update(name, value)
 
 
+def test_a_users_own_flags_win(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=3 --xla_dump_to=x")
+    compilation.ask_for_repeatable()
+    compilation.ask_for_repeatable()
+    assert os.environ["XLA_FLAGS"].split() == [
+        "--xla_gpu_autotune_level=3",
+        "--xla_dump_to=x",
+        "--xla_gpu_deterministic_ops=true",
+        "--xla_gpu_enable_triton_gemm=false",
+    ]
+
+
 def test_programs_are_kept_in_the_users_cache_directory(no_folder_yet):
     assert compilation.keep_on_disk() == no_folder_yet / "compiled"
     assert jax.config.jax_compilation_cache_dir == str(no_folder_yet / "compiled")

@@ -45,9 +45,9 @@ def test_losses_and_gradients_equal_double_precision_whatever_the_chunk(rows, vo
     arrays = example(rows, 5, vocab, seed)
     loss, hits, on_hidden, on_table = oracle(*arrays)
     given_arrays = as_jax(*arrays)
-    previous = cross_entropy._CHUNK_BYTES, cross_entropy._CPU_ROWS, cross_entropy._TOKENS
-    cross_entropy._CHUNK_BYTES, cross_entropy._CPU_ROWS = 4 * vocab * chunk, chunk
-    cross_entropy._TOKENS = 1 + seed % 11
+    previous = cross_entropy._CHUNK_BYTES, cross_entropy._CPU_LOGITS, cross_entropy._LOGITS
+    cross_entropy._CHUNK_BYTES = 4 * vocab * chunk
+    cross_entropy._CPU_LOGITS = cross_entropy._LOGITS = chunk, 1 + seed % 11
     try:
         for head in (frozen_head_losses, trained_head_losses):
 
@@ -62,7 +62,7 @@ def test_losses_and_gradients_equal_double_precision_whatever_the_chunk(rows, vo
             expected = on_table if head is trained_head_losses else np.zeros_like(on_table)
             np.testing.assert_allclose(gradients[1], expected, rtol=0, atol=2e-4)
     finally:
-        cross_entropy._CHUNK_BYTES, cross_entropy._CPU_ROWS, cross_entropy._TOKENS = previous
+        cross_entropy._CHUNK_BYTES, cross_entropy._CPU_LOGITS, cross_entropy._LOGITS = previous
 
 
 def test_huge_logits_do_not_overflow():

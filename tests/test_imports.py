@@ -25,6 +25,7 @@ LAYERS = [
         "optimizer",
         "profiler",
         "record_schema",
+        "row_sums",
         "scaling",
         "widths",
     },
