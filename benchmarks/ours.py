@@ -12,7 +12,7 @@ from cvfp_jax import phase1, phase1_step, phase2, phase2_step, recurrence
 from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import one_device
 from cvfp_jax.model import LanguageModel
 from cvfp_jax.phase2_step import Stream
 
@@ -74,7 +74,7 @@ def _phase1(model: LanguageModel, part: Part) -> Run:
 def _phase2(model: LanguageModel, part: Part) -> Run:
     """One batch, the first of the stream."""
     config = Phase2Config(batch_size=part.rows)
-    state, frozen, settings = phase2.prepare(model, config, make_mesh(), jax.random.key(part.work.seed))
+    state, frozen, settings = phase2.prepare(model, config, one_device(), jax.random.key(part.work.seed))
     stream = Stream.of(part.work.ids(), jnp.asarray(part.work.contexts(part.work.tokens)))
     train, evaluate = phase2_step.compiled(settings)
 

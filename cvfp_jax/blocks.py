@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cvfp_jax.config import Phase1Config
 from cvfp_jax.fixed_point import Status
@@ -54,6 +55,7 @@ def learn_blocks(
     distinct_capacity: int = 0,
     progress: Callable[[int, int], Progress] | None = None,
     keeper: Keeper | None = None,
+    mesh: Mesh | None = None,
 ) -> list[Phase1Result]:
     """Learns each block on its share of a stream, one after the other.
 
@@ -70,6 +72,7 @@ def learn_blocks(
       distinct_capacity: the least number of distinct tokens.
       progress: makes the progress of a block, given its number from 0 and its number of tokens.
       keeper: what the blocks are saved by on the way, and taken up again from.
+      mesh: the devices; the first one if none are given.
 
     Returns:
       A result a block; none after a block that was not finite.
@@ -97,6 +100,7 @@ def learn_blocks(
             progress=progress(number, len(ids[part])) if progress else None,
             keeper=keeper,
             part=phase1_part(number),
+            mesh=mesh,
         )
         results.append(result)
         if result.status == Status.NON_FINITE:
@@ -114,14 +118,22 @@ def exact_contexts(
     capacity: int = 0,
     keeper: Keeper | None = None,
     part: str = "contexts",
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Returns the left-to-right contexts of all blocks side by side, float32 [N, blocks D].
 
-    With a capacity of more than N there are as many rows, zero beyond the stream.
+    With a capacity of more than N there are as many rows, zero beyond the stream; of several devices each
+    has a range of them.
     """
     contexts = [
         sequential_contexts(
-            block, vectors_VxE, ids, capacity=capacity, keeper=keeper, part=contexts_part(part, number)
+            block,
+            vectors_VxE,
+            ids,
+            capacity=capacity,
+            keeper=keeper,
+            part=contexts_part(part, number),
+            mesh=mesh,
         )
         for number, block in enumerate(blocks)
     ]

@@ -5,10 +5,11 @@ Shapes: N tokens of a stream, B rows, D context width (of all blocks together), 
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from cvfp_jax.config import ModelConfig
+from cvfp_jax.mesh import rows_at
 from cvfp_jax.model import ContextBlock
-from cvfp_jax.recurrence import predecessors
 
 
 def layer_inputs(config: ModelConfig, final_BxD: jax.Array, before_BxD: jax.Array) -> list[jax.Array]:
@@ -44,6 +45,7 @@ def cached_inputs(
     contexts_NxD: jax.Array,
     places_B: jax.Array,
     window_BxKE: jax.Array,
+    mesh: Mesh,
 ) -> list[jax.Array]:
     """Returns what each token layer reads at places of a stream.
 
@@ -55,16 +57,19 @@ def cached_inputs(
         else the contexts after each token.
       places_B: int.
       window_BxKE: float, the token windows at these places.
+      mesh: the devices that have a range of the contexts each.
 
     Returns:
       An array a token layer.
     """
+
+    def at(places_B: jax.Array) -> jax.Array:
+        """The contexts after some tokens, zero before the first."""
+        found_BxD = rows_at(contexts_NxD, jnp.maximum(places_B, 0), mesh)
+        return jnp.where((places_B >= 0)[:, None], found_BxD, 0)
+
     if config.reads_every_layer:
-        return block.every_layer(predecessors(contexts_NxD, places_B), window_BxKE)
-    steps = [contexts_NxD[places_B]]
-    for _ in range(config.prev_context_steps):
-        places_B = places_B - 1
-        # Where the place itself lies before the stream, so does its predecessor.
-        steps.append(predecessors(contexts_NxD, places_B + 1))
-    before_BxD = predecessors(contexts_NxD, places_B) if config.context_mode == "G" else steps[0]
+        return block.every_layer(at(places_B - 1), window_BxKE)
+    steps = [at(places_B - back) for back in range(config.prev_context_steps + 1)]
+    before_BxD = at(places_B - config.prev_context_steps - 1) if config.context_mode == "G" else steps[0]
     return layer_inputs(config, jnp.concatenate(steps, axis=1), before_BxD)

@@ -9,7 +9,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
+from cvfp_jax.mesh import (
+    BATCH,
+    MODEL,
+    VOCABULARY,
+    WHOLE,
+    largest_of_vocabulary,
+    on_each,
+    part_of_vocabulary,
+    total_of_batch,
+    total_of_vocabulary,
+)
 from cvfp_jax.products import contract, operand, product
 
 # Larger temporaries cost page faults on a CPU each time they are made.
@@ -17,6 +29,13 @@ _CHUNK_BYTES = 16 * 2**20
 # A frozen head's logits at a time, rows and tokens: on a CPU as many as stay in its caches, while products
 # stay large.
 _CPU_LOGITS, _LOGITS = (1024, 2048), (8192, 8192)
+
+
+class Shares(NamedTuple):
+    """How a head is shared: rows over some devices, tokens over others; hashable."""
+
+    mesh: Mesh
+    vocab_size: int  # the table may have more rows, of zeros, so that each device has as many
 
 
 class Losses(NamedTuple):
@@ -116,9 +135,14 @@ def _see(
     hidden: jax.Array,
     targets_C: jax.Array,
     precision: str,
+    count: jax.Array | None,
 ) -> _Seen:
-    """Takes in the logits of some tokens in a row."""
+    """Takes in the logits of some tokens in a row; from number ``count`` on there are none."""
     logits_CxT = lax.optimization_barrier(contract(hidden, tokens_TxE, ((1,), (1,)), precision))
+    if count is not None:
+        is_token_T = first + jnp.arange(len(tokens_TxE), dtype=count.dtype) < count
+        # A number, since a device may have no token at all.
+        logits_CxT = jnp.where(is_token_T[None, :], logits_CxT, jnp.finfo(logits_CxT.dtype).min)
     place_C = targets_C - first
     inside_C = (place_C >= 0) & (place_C < len(tokens_TxE))
     place_Cx1 = jnp.clip(place_C, 0, len(tokens_TxE) - 1)[:, None]
@@ -148,9 +172,35 @@ def _frozen(
     targets_B: jax.Array,
     valid_B: jax.Array,
     precision: str,
+    shares: Shares | None,
     with_gradient: bool,
 ) -> tuple[Losses, jax.Array | None]:
     """Returns the sums and, if it is asked for, the gradient of the loss for the hidden vectors."""
+    if shares is None or shares.mesh.size == 1:
+        return _own(hidden_BxE, table_VxE, targets_B, valid_B, precision, None, with_gradient)
+    own = functools.partial(_own, precision=precision, shares=shares, with_gradient=with_gradient)
+    gradient_spec = BATCH if with_gradient else None
+    each = on_each(own, shares.mesh, (BATCH, VOCABULARY, BATCH, BATCH), (Losses(WHOLE, WHOLE), gradient_spec))
+    sums, gradient_BxE = each(hidden_BxE, table_VxE, targets_B, valid_B)
+    return sums, gradient_BxE
+
+
+def _own(
+    hidden_BxE: jax.Array,
+    table_VxE: jax.Array,
+    targets_B: jax.Array,
+    valid_B: jax.Array,
+    precision: str,
+    shares: Shares | None,
+    with_gradient: bool,
+) -> tuple[Losses, jax.Array | None]:
+    """What ``_frozen`` returns, of a device's own rows and tokens."""
+    count = None
+    if shares is not None:
+        first = part_of_vocabulary() * len(table_VxE)
+        targets_B = targets_B - first
+        if shares.vocab_size < len(table_VxE) * shares.mesh.shape[MODEL]:
+            count = shares.vocab_size - first
     limit, stretch = _CPU_LOGITS if jax.default_backend() == "cpu" else _LOGITS
     num_tokens = min(stretch, len(table_VxE))
     whole = len(table_VxE) // num_tokens
@@ -162,7 +212,7 @@ def _frozen(
         lowest_C, zero_C = jnp.full(len(targets_C), -jnp.inf, dtype), jnp.zeros(len(targets_C), dtype)
         pull_CxE = jnp.zeros_like(hidden_CxE) if with_gradient else None
         seen = _Seen(lowest_C, zero_C, zero_C, lowest_C, pull_CxE)
-        see = functools.partial(_see, hidden=hidden, targets_C=targets_C, precision=precision)
+        see = functools.partial(_see, hidden=hidden, targets_C=targets_C, precision=precision, count=count)
 
         def see_stretch(number: jax.Array, seen: _Seen) -> _Seen:
             first = number * num_tokens
@@ -172,28 +222,53 @@ def _frozen(
         seen = lax.fori_loop(0, whole, see_stretch, seen)
         if whole * num_tokens < len(table_VxE):
             seen = see(seen, table_VxE[whole * num_tokens :], whole * num_tokens)
+        if shares is not None:
+            seen = _joined(seen)
         loss_C = jnp.log(seen.total_C) + seen.largest_C - seen.target_C
         # The first of equal logits counts, as argmax has it: tokens without a vector of their own are equal.
         hits_C = (seen.target_C == seen.largest_C) & (seen.before_C < seen.target_C) & valid_C
         sums = Losses(jnp.where(valid_C, loss_C, 0).sum(), hits_C.sum(dtype=jnp.int32))
         if seen.pull_CxE is None:
             return sums, None
-        gradient_CxE = seen.pull_CxE / seen.total_C[:, None] - table_VxE[targets_C].astype(dtype)
+        gradient_CxE = seen.pull_CxE / seen.total_C[:, None]
+        if shares is None:
+            gradient_CxE -= table_VxE[targets_C].astype(dtype)
+        else:
+            is_here_C = (targets_C >= 0) & (targets_C < len(table_VxE))
+            target_CxE = table_VxE[jnp.where(is_here_C, targets_C, 0)].astype(dtype)
+            gradient_CxE -= jnp.where(is_here_C[:, None], target_CxE, 0)
+            gradient_CxE = total_of_vocabulary(gradient_CxE)
         return sums, jnp.where(valid_C[:, None], gradient_CxE, 0)
 
     sums, gradient = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), limit))
     if gradient is not None:
         gradient = gradient.reshape(-1, hidden_BxE.shape[1])[: len(hidden_BxE)]
-    return Losses(sums.loss.sum(), sums.hits.sum(dtype=jnp.int32)), gradient
+    sums = Losses(sums.loss.sum(), sums.hits.sum(dtype=jnp.int32))
+    return (sums if shares is None else total_of_batch(sums)), gradient
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _joined(seen: _Seen) -> _Seen:
+    """What is known once all devices have told what they have seen; each keeps its own pull."""
+    largest_C = largest_of_vocabulary(seen.largest_C)
+    fades_C = jnp.exp(seen.largest_C - largest_C)
+    return _Seen(
+        largest_C,
+        total_of_vocabulary(seen.total_C * fades_C),
+        # Zero everywhere but on the device that has the target.
+        total_of_vocabulary(seen.target_C),
+        largest_of_vocabulary(seen.before_C),
+        None if seen.pull_CxE is None else seen.pull_CxE * fades_C[:, None],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def frozen_head_losses(
     hidden_BxE: jax.Array,
     table_VxE: jax.Array,
     targets_B: jax.Array,
     valid_B: jax.Array,
     precision: str = "f32",
+    shares: Shares | None = None,
 ) -> Losses:
     """Returns what ``trained_head_losses`` does, differentiable in the hidden vectors only.
 
@@ -206,6 +281,7 @@ def frozen_head_losses(
       targets_B: int, the right tokens.
       valid_B: bool, which rows count.
       precision: of the products; see ``products``.
+      shares: the devices that share rows and vocabulary; None if one has all.
 
     Returns:
       The sums over the rows that count; divide by their number for means.
@@ -218,21 +294,28 @@ def frozen_head_losses(
     >>> round(float(jnp.exp(losses.loss)), 5)
     4.0
     """
-    return _frozen(hidden_BxE, table_VxE, targets_B, valid_B, precision, with_gradient=False)[0]
+    return _frozen(hidden_BxE, table_VxE, targets_B, valid_B, precision, shares, with_gradient=False)[0]
 
 
 def _forward(
-    hidden_BxE: jax.Array, table_VxE: jax.Array, targets_B: jax.Array, valid_B: jax.Array, precision: str
+    hidden_BxE: jax.Array,
+    table_VxE: jax.Array,
+    targets_B: jax.Array,
+    valid_B: jax.Array,
+    precision: str,
+    shares: Shares | None,
 ) -> tuple[Losses, jax.Array]:
-    losses, gradient_BxE = _frozen(hidden_BxE, table_VxE, targets_B, valid_B, precision, with_gradient=True)
+    losses, gradient_BxE = _frozen(
+        hidden_BxE, table_VxE, targets_B, valid_B, precision, shares, with_gradient=True
+    )
     assert gradient_BxE is not None
     return losses, gradient_BxE
 
 
 def _backward(
-    precision: str, gradient_BxE: jax.Array, cotangents: Losses
+    precision: str, shares: Shares | None, gradient_BxE: jax.Array, cotangents: Losses
 ) -> tuple[jax.Array, None, None, None]:
-    del precision
+    del precision, shares
     return gradient_BxE * cotangents.loss, None, None, None
 
 

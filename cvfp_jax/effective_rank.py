@@ -1,10 +1,15 @@
 """Effective rank: how many dimensions a set of contexts really uses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.special import entr
+from jax.sharding import Mesh
+
+from cvfp_jax.mesh import ROWS, everywhere, in_line, on_each, one_device, rows_at
 
 # Rows of a block: beyond this many, the singular values come from a blocked QR.
 _BLOCK_ROWS = 8192
@@ -33,6 +38,11 @@ def singular_values(matrix_NxD: jax.Array) -> jax.Array:
     >>> singular_values(jnp.diag(jnp.array([3.0, 4.0]))).tolist()
     [4.0, 3.0]
     """
+    return jnp.linalg.svd(_triangular(matrix_NxD), compute_uv=False)
+
+
+def _triangular(matrix_NxD: jax.Array) -> jax.Array:
+    """A matrix of the same singular values, square if the rows are many."""
     num_rows, dim = matrix_NxD.shape
     block_rows = max(_BLOCK_ROWS, dim)
     if num_rows > block_rows:
@@ -46,7 +56,35 @@ def singular_values(matrix_NxD: jax.Array) -> jax.Array:
         square = jnp.zeros((dim, dim), matrix_NxD.dtype)
         start_DxD = jnp.linalg.qr(jnp.concatenate([square, rest]), mode="r")
         matrix_NxD = lax.fori_loop(0, whole_blocks, absorb, start_DxD)
-    return jnp.linalg.svd(matrix_NxD, compute_uv=False)
+    return matrix_NxD
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def sharded_singular_values(matrix_NxD: jax.Array, mesh: Mesh) -> jax.Array:
+    """Returns all singular values of a matrix whose rows are shared over devices.
+
+    Each device makes the triangular factor of its own rows; those factors, one above the other, have the
+    singular values of the whole. Nothing that grows with N leaves a device.
+
+    Args:
+      matrix_NxD: float, a range of rows on each device; rows of zeros change nothing.
+      mesh: the devices.
+
+    Returns:
+      [min(rows, D)], largest first.
+
+    References:
+      Demmel, Grigori, Hoemmen and Langou, Communication-optimal Parallel and Sequential QR and LU
+      Factorizations, 2012.
+    """
+
+    def own(matrix_NxD: jax.Array) -> jax.Array:
+        factor = _triangular(matrix_NxD)
+        if len(factor) > factor.shape[1]:
+            factor = jnp.linalg.qr(factor, mode="r")
+        return jnp.linalg.svd(everywhere(factor), compute_uv=False)
+
+    return on_each(own, in_line(mesh), (ROWS,))(matrix_NxD)
 
 
 def host_singular_values(matrix_NxD: np.ndarray) -> np.ndarray:
@@ -97,7 +135,11 @@ def effective_rank_of_spectrum(values: jax.Array) -> jax.Array:
 
 
 def effective_rank(
-    contexts_NxD: jax.Array, num_rows: int, max_rows: int = 0, rng: np.random.Generator | None = None
+    contexts_NxD: jax.Array,
+    num_rows: int,
+    max_rows: int = 0,
+    rng: np.random.Generator | None = None,
+    mesh: Mesh | None = None,
 ) -> float:
     """Returns the effective rank of contexts, which are not centred.
 
@@ -106,6 +148,7 @@ def effective_rank(
       num_rows: the number of contexts.
       max_rows: draw this many contexts without replacement if there are more; 0 takes all.
       rng: draws; needed if contexts may be drawn.
+      mesh: the devices that have a range of the contexts each; None if one device has them all.
 
     Returns:
       A number from 1 to the smaller of rows and columns; NaN if all contexts are zero.
@@ -127,9 +170,19 @@ def effective_rank(
             rows = rng.choice(num_rows, max_rows, replace=False)
         # As many rows for all streams, so that they share a program: those of no context are zero.
         rows = np.pad(rows, (0, max_rows - len(rows)), constant_values=len(contexts_NxD))
-        contexts_NxD = contexts_NxD.at[jnp.asarray(rows)].get(mode="fill", fill_value=0)
-    if jax.default_backend() == "cpu":
+        contexts_NxD, mesh = _drawn(contexts_NxD, jnp.asarray(rows, jnp.int32), mesh or one_device()), None
+    if mesh is not None and mesh.size > 1:
+        values = sharded_singular_values(contexts_NxD.astype(jnp.float32), mesh)
+    elif jax.default_backend() == "cpu":
         values = jnp.asarray(host_singular_values(np.asarray(contexts_NxD)), jnp.float32)
     else:
         values = singular_values(contexts_NxD.astype(jnp.float32))
     return float(effective_rank_of_spectrum(values))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _drawn(contexts_NxD: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
+    """The contexts of some rows, zero where there is no such row, whole on each device."""
+    is_there = rows < len(contexts_NxD)
+    drawn = rows_at(contexts_NxD, jnp.where(is_there, rows, 0), in_line(mesh))
+    return jnp.where(is_there[:, None], drawn, 0)

@@ -6,9 +6,13 @@ cell runs from its start, and whatever finds its part is done at once or goes on
 numbers and batches are functions of seed, stage and step, so that parts hold no generators.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
+
+import jax
+import numpy as np
 
 from cvfp_jax import interrupt
 
@@ -17,6 +21,19 @@ Facts = dict[str, Any]
 Make = Callable[[], tuple[Facts, Any] | None]
 # Work looks up about so often: to show how it goes, to be saved, to be interrupted.
 _SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class FirstRows:
+    """The first rows of an array: all that is saved of it. The rest is padding."""
+
+    def __init__(self, array: jax.Array, rows: int) -> None:
+        """Takes the array, and how many of its rows count."""
+        self.array, self.shape, self.dtype = array, (rows, *array.shape[1:]), array.dtype
+        self.size = math.prod(self.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The rows on the host."""
+        return np.array(np.asarray(self.array)[: self.shape[0]], dtype=dtype, copy=copy)
 
 
 class Keeper:

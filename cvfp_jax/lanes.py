@@ -22,6 +22,14 @@ _MOST_ROUNDS = 4
 LaneStep = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def same(new_MxD: jax.Array, old_MxD: jax.Array) -> jax.Array:
+    """Says of states whether they differ by no more than rounding does; of none if they are no numbers."""
+    tolerance = _ROUNDINGS * float(jnp.finfo(new_MxD.dtype).eps)
+    # Squares, whose derivative is finite where nothing differs.
+    change_M = jnp.square(new_MxD - old_MxD).sum(axis=1)
+    return change_M <= tolerance**2 * jnp.square(new_MxD).sum(axis=1)
+
+
 class _Walk(NamedTuple):
     """A walk along all lanes at once."""
 
@@ -40,7 +48,6 @@ def _walk(
     Returns the states, the last ones of each stretch, and whether they came to be the same.
     """
     length, lanes, _ = states_SxMxD.shape
-    tolerance = _ROUNDINGS * float(jnp.finfo(states_SxMxD.dtype).eps)
     firsts_M = length * jnp.arange(lanes, dtype=jnp.int32)
 
     def advance(place: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -57,9 +64,7 @@ def _walk(
         new_MxD, states = lax.fori_loop(first, first + _STRETCH, advance, carry)
         # States are only written here and compared with marks: read as well, all would be copied each time.
         old_MxD = lax.dynamic_index_in_dim(old_PxMxD, walk.stretch, 0, False)
-        # Squares, whose derivative is finite where nothing differs.
-        change_M = jnp.square(new_MxD - old_MxD).sum(axis=1)
-        met = (change_M <= tolerance**2 * jnp.square(new_MxD).sum(axis=1)).all()
+        met = same(new_MxD, old_MxD).all()
         marks = lax.dynamic_update_index_in_dim(walk.marks_PxMxD, new_MxD, walk.stretch, 0)
         return _Walk(walk.stretch + 1, new_MxD, states, marks, met)
 

@@ -1,7 +1,7 @@
-"""A pass over a whole token stream, a micro-batch at a time: every context anew from its predecessor's.
+"""A pass over a token stream, a micro-batch at a time: every context anew from its predecessor's.
 
-Shapes: N tokens, B rows of a micro-batch, C = B + 1, D context width, E embedding width, K input tokens,
-U distinct tokens, W = B + K - 1 places.
+Shapes: N tokens of a stream, or a device's range of it, B rows of a micro-batch, or a device's piece of it,
+C = B + 1, D context width, E embedding width, K input tokens, U distinct tokens, W = B + K - 1 places.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,32 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cvfp_jax.layout import Layout
+from cvfp_jax.mesh import from_previous, number, total
+
 
 class Tokens(NamedTuple):
     """A stream, padded to whole micro-batches or further; see ``token_tables``."""
 
     vectors_UxE: jax.Array
-    places_M: jax.Array  # int32, of the K - 1 tokens before the stream, which are none, and of the N
-    num_tokens: jax.Array  # int32, without the padding
+    # int32, of the K - 1 tokens before a device's range, none before the first, and of those in it
+    places_M: jax.Array
+    num_tokens: jax.Array  # int32, of the whole stream without the padding
+
+
+class Range(NamedTuple):
+    """The rows of a stream that a device has."""
+
+    first_row: jax.Array  # int32, in the stream
+    first_batch: jax.Array  # int32, the number of its first micro-batch
+    batches: jax.Array  # int32, how many of its micro-batches that are to be visited
+    before_D: jax.Array  # the old context before its first row
 
 
 class Batch(NamedTuple):
     """A micro-batch of a pass."""
 
-    number: jax.Array  # int32, from 0
+    number: jax.Array  # int32, from 0, in the stream
     old_CxD: jax.Array  # the previous contexts of the token before the first and of all tokens, in f32
     places_W: jax.Array  # of the tokens of all windows
     valid_B: jax.Array  # bool, which rows are no padding
@@ -34,24 +47,49 @@ def num_batches(tokens: Tokens, batch_size: int) -> jax.Array:
     return (tokens.num_tokens + batch_size - 1) // batch_size
 
 
-def _before_first(contexts_NxD: jax.Array, tokens: Tokens, wrap: bool) -> jax.Array:
-    return contexts_NxD[tokens.num_tokens - 1] if wrap else jnp.zeros_like(contexts_NxD[0])
+def own_range(contexts_NxD: jax.Array, tokens: Tokens, layout: Layout, wrap: bool) -> Range:
+    """Returns the range of the device that runs this.
+
+    The context before its first row is the last one of the device before. Before the stream's first token
+    it is the last token's, if contexts wrap around as in R1 to R4, or zero.
+
+    Args:
+      contexts_NxD: float, the device's own contexts.
+      tokens: the stream.
+      layout: how it lies over the devices.
+      wrap: whether the context before the first token is the last token's.
+
+    Returns:
+      Its ``Range``. Devices that share micro-batches visit theirs even where it holds no token, because
+      they wait for each other there.
+    """
+    device = number()
+    first_row, first_batch = device * layout.own_rows, device * layout.batches // layout.pieces
+    before_D = from_previous(contexts_NxD[-1], layout.mesh.size)
+    if wrap:
+        last = tokens.num_tokens - 1 - first_row
+        is_here = (last >= 0) & (last < len(contexts_NxD))
+        last_D = total(jnp.where(is_here, contexts_NxD[jnp.where(is_here, last, 0)], 0))
+        before_D = jnp.where(device == 0, last_D, before_D)
+    count = jnp.clip(num_batches(tokens, layout.batch_size) - first_batch, 0, layout.batches)
+    count = jnp.ones_like(count) if layout.pieces > 1 else count
+    return Range(first_row, first_batch, count, before_D)
 
 
 def _batch(
-    contexts_NxD: jax.Array, before_D: jax.Array, tokens: Tokens, number: jax.Array, batch_size: int
+    contexts_NxD: jax.Array, before_D: jax.Array, tokens: Tokens, own: Range, place: jax.Array, rows: int
 ) -> Batch:
-    """Reads a micro-batch, given the context before its first token."""
-    first = number * batch_size
-    own_BxD = lax.dynamic_slice_in_dim(contexts_NxD, first, batch_size)
+    """Reads a device's micro-batch, given the context before its first token."""
+    first = place * rows
+    own_BxD = lax.dynamic_slice_in_dim(contexts_NxD, first, rows)
     old_CxD = jnp.concatenate([before_D[None, :], own_BxD]).astype(tokens.vectors_UxE.dtype)
-    if batch_size > 1:  # XLA 0.10.2 fails to compile the barrier around two rows
+    if rows > 1:  # XLA 0.10.2 fails to compile the barrier around two rows
         # Read once and for all: contexts are overwritten in place.
         old_CxD = lax.optimization_barrier(old_CxD)
-    windows = batch_size + len(tokens.places_M) - len(contexts_NxD)
+    windows = rows + len(tokens.places_M) - len(contexts_NxD)
     places_W = lax.dynamic_slice_in_dim(tokens.places_M, first, windows)
-    valid_B = first + jnp.arange(batch_size, dtype=jnp.int32) < tokens.num_tokens
-    return Batch(number, old_CxD, places_W, valid_B)
+    valid_B = own.first_row + first + jnp.arange(rows, dtype=jnp.int32) < tokens.num_tokens
+    return Batch(own.first_batch + place, old_CxD, places_W, valid_B)
 
 
 # Makes a micro-batch's new contexts, and carries on what it was given.
@@ -59,18 +97,17 @@ Renew = Callable[[Batch, Any], tuple[jax.Array, Any]]
 
 
 def renew_contexts(
-    contexts_NxD: jax.Array, tokens: Tokens, batch_size: int, wrap: bool, renew: Renew, carried: Any
+    contexts_NxD: jax.Array, tokens: Tokens, own: Range, rows: int, renew: Renew, carried: Any
 ) -> tuple[jax.Array, Any]:
-    """Visits all micro-batches in order and writes new contexts in the place of the old ones.
+    """Visits the micro-batches of a range in order and writes new contexts in the place of the old ones.
 
-    The context before a micro-batch's first token is taken across the border; before the stream's first
-    token it is the last token's, if contexts wrap around as in R1 to R4, or zero.
+    The context before a micro-batch's first token is taken across the border.
 
     Args:
-      contexts_NxD: float, the previous contexts, padded as the stream is.
+      contexts_NxD: float, the previous contexts of the range, padded as the stream is.
       tokens: the stream.
-      batch_size: B.
-      wrap: whether the context before the first token is the last token's.
+      own: the range.
+      rows: B.
       renew: maps a micro-batch and what is carried to the new contexts [B, D] and what is carried on.
       carried: what the first micro-batch is given.
 
@@ -78,34 +115,31 @@ def renew_contexts(
       The new contexts, zero in the padding, and what the last micro-batch carried on.
     """
 
-    def body(number: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
+    def body(place: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
         contexts_NxD, before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, number, batch_size)
+        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows)
         new_BxD, carried = renew(batch, carried)
         new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0).astype(contexts_NxD.dtype)
         before_D = batch.old_CxD[-1].astype(before_D.dtype)
-        first = number * batch_size
-        return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, first, axis=0), before_D, carried
+        return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, place * rows, axis=0), before_D, carried
 
-    carry = (contexts_NxD, _before_first(contexts_NxD, tokens, wrap), carried)
-    contexts_NxD, _, carried = lax.fori_loop(0, num_batches(tokens, batch_size), body, carry)
+    contexts_NxD, _, carried = lax.fori_loop(0, own.batches, body, (contexts_NxD, own.before_D, carried))
     return contexts_NxD, carried
 
 
 def read_contexts(
     contexts_NxD: jax.Array,
     tokens: Tokens,
-    batch_size: int,
-    wrap: bool,
+    own: Range,
+    rows: int,
     visit: Callable[[Batch, Any], Any],
     carried: Any,
 ) -> Any:
-    """Visits all micro-batches as ``renew_contexts`` does and changes none; returns what is carried."""
+    """Visits micro-batches as ``renew_contexts`` does and changes none; returns what is carried."""
 
-    def body(number: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+    def body(place: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, number, batch_size)
+        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows)
         return batch.old_CxD[-1].astype(before_D.dtype), visit(batch, carried)
 
-    carry = (_before_first(contexts_NxD, tokens, wrap), carried)
-    return lax.fori_loop(0, num_batches(tokens, batch_size), body, carry)[1]
+    return lax.fori_loop(0, own.batches, body, (own.before_D, carried))[1]

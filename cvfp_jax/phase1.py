@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from cvfp_jax import phase1_step
 from cvfp_jax.config import Phase1Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Solution, Status
-from cvfp_jax.keeper import Facts, Keeper, Pace
+from cvfp_jax.keeper import Facts, FirstRows, Keeper, Pace
+from cvfp_jax.layout import Layout, lay_out, with_overlap
+from cvfp_jax.mesh import ROWS, WHOLE, number, on_each, on_one_device, one_device, placed, with_rows
 from cvfp_jax.micro_batches import Tokens
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance
@@ -50,37 +53,42 @@ def _initial_contexts(
     block: ContextBlock,
     vectors_VxE: jax.Array,
     ids: np.ndarray,
-    room: int,
+    layout: Layout,
     config: Phase1Config,
     key: jax.Array,
     dtype: Any,
 ) -> jax.Array:
     """Returns the contexts of iteration 1, zero beyond the stream."""
     if config.initial_contexts == "sequential":
-        return sequential_contexts(block, vectors_VxE, ids, capacity=room).astype(dtype)
-    return _random_contexts(key, jnp.int32(len(ids)), room, block.context_dim, dtype)
+        contexts_NxD = sequential_contexts(
+            block, vectors_VxE, ids, capacity=layout.all_rows, mesh=layout.mesh
+        )
+        return with_rows(contexts_NxD.astype(dtype), layout.all_rows, layout.mesh)
+    num_tokens = placed(jnp.int32(len(ids)), layout.mesh)
+    return _random_contexts(placed(key, layout.mesh), num_tokens, layout, block.context_dim, dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("room", "dim", "dtype"))
-def _random_contexts(key: jax.Array, num_tokens: jax.Array, room: int, dim: int, dtype: Any) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("layout", "dim", "dtype"))
+def _random_contexts(
+    key: jax.Array, num_tokens: jax.Array, layout: Layout, dim: int, dtype: Any
+) -> jax.Array:
     """Draws some rows at a time, each by a key of its own: all at once would take four times the room."""
+    room = layout.own_rows
     rows = min(_ROWS_DRAWN, room)
 
-    def draw(number: jax.Array, contexts_NxD: jax.Array) -> jax.Array:
-        # The last rows overlap with those before.
-        first = jnp.minimum(number * rows, room - rows)
-        places = first + jnp.arange(rows, dtype=jnp.int32)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
-        drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
-        drawn = jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype)
-        return jax.lax.dynamic_update_slice_in_dim(contexts_NxD, drawn, first, axis=0)
+    def draw_own(key: jax.Array, num_tokens: jax.Array) -> jax.Array:
+        def draw(part: jax.Array, contexts_NxD: jax.Array) -> jax.Array:
+            # The last rows overlap with those before.
+            first = jnp.minimum(part * rows, room - rows)
+            places = number() * room + first + jnp.arange(rows, dtype=jnp.int32)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
+            drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
+            drawn = jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype)
+            return jax.lax.dynamic_update_slice_in_dim(contexts_NxD, drawn, first, axis=0)
 
-    return jax.lax.fori_loop(0, -(-room // rows), draw, jnp.zeros((room, dim), dtype))
+        return jax.lax.fori_loop(0, -(-room // rows), draw, jnp.zeros((room, dim), dtype))
 
-
-def _blank(block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray) -> np.ndarray:
-    """Contexts whose place is taken by what was saved."""
-    return np.zeros((len(ids), block.context_dim), vectors_VxE.dtype)
+    return on_each(draw_own, layout.mesh, (WHOLE, WHOLE), ROWS)(key, num_tokens)
 
 
 def prepare(
@@ -93,31 +101,39 @@ def prepare(
     capacity: int = 0,
     distinct_capacity: int = 0,
     stale_norm: float | None = None,
-    initial_contexts: np.ndarray | None = None,
+    initial_contexts: np.ndarray | jax.Array | None = None,
     noise: Noise | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Solution, Inputs, Settings]:
     """Returns the iteration before its first step; the arguments are those of ``learn_contexts``."""
     num_tokens = len(ids)
-    room = max(capacity, num_tokens)
-    batch_size = min(config.batch_size, room) or room
-    room += -room % batch_size
+    layout = lay_out(mesh or one_device(), max(capacity, num_tokens), config.batch_size)
     graphdef, params = nnx.split(block)
     start_key, noise_key = jax.random.split(key)
     dtype = vectors_VxE.dtype if config.context_dtype == "float32" else config.context_dtype
     if initial_contexts is None:
-        contexts_NxD = _initial_contexts(block, vectors_VxE, ids, room, config, start_key, dtype)
+        contexts_NxD = _initial_contexts(block, vectors_VxE, ids, layout, config, start_key, dtype)
     else:
-        contexts_NxD = jnp.pad(jnp.asarray(initial_contexts, dtype), ((0, room - num_tokens), (0, 0)))
+        contexts_NxD = with_rows(jnp.asarray(initial_contexts, dtype), layout.all_rows, layout.mesh)
     vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
-    places_M = windowed(np.pad(places_N, (0, room - num_tokens)), block.num_input_tokens, len(vectors_UxE))
-    tokens = Tokens(vectors_UxE, jnp.asarray(places_M, jnp.int32), jnp.int32(num_tokens))
-    inputs = Inputs(tokens, Limits.of(num_tokens, config), noise_key)
-    settings = Settings(config, graphdef, batch_size, noise, stale_norm)
+    before = block.num_input_tokens - 1
+    places_M = np.pad(places_N, (0, layout.all_rows - num_tokens))
+    places_M = windowed(places_M, block.num_input_tokens, len(vectors_UxE))
+    places_M = with_overlap(places_M, before, layout.own_rows, layout.mesh.size)
+    place = functools.partial(placed, mesh=layout.mesh)
+    places_32 = place(jnp.asarray(places_M, jnp.int32), spec=ROWS)
+    tokens = Tokens(place(vectors_UxE), places_32, place(jnp.int32(num_tokens)))
+    inputs = Inputs(tokens, place(Limits.of(num_tokens, config)), place(noise_key))
+    settings = Settings(config, graphdef, layout, noise, stale_norm)
     # The state is donated, and the caller keeps the untrained block.
-    state = State(
-        jax.tree.map(jnp.copy, params), settings.optimizer().init(params), contexts_NxD, Watch.start()
-    )
+    params, watch = jax.tree.map(jnp.copy, params), Watch.start()
+    state = State(*place((params, settings.optimizer().init(params))), contexts_NxD, place(watch))
     return phase1_step.start(state, inputs, settings), inputs, settings
+
+
+def _saved_rows(num_tokens: int, capacity: int, config: Phase1Config) -> int:
+    """The rows of contexts that are saved, which do not depend on the devices."""
+    return lay_out(one_device(), max(capacity, num_tokens), config.batch_size).all_rows
 
 
 def learn_contexts(
@@ -135,6 +151,7 @@ def learn_contexts(
     progress: Progress | None = None,
     keeper: Keeper | None = None,
     part: str = "phase 1",
+    mesh: Mesh | None = None,
 ) -> Phase1Result:
     """Learns a context block by fixed-point iteration over a whole token stream.
 
@@ -158,6 +175,8 @@ def learn_contexts(
       progress: called about once a second.
       keeper: what the iteration is saved by on the way, and taken up again from.
       part: its name there.
+      mesh: the devices, which have a range of the tokens each; the first one if none are given. What
+        comes out does not depend on them, up to rounding.
 
     Returns:
       A ``Phase1Result``; its status is CONVERGED, STALLED, MAX_STEPS or NON_FINITE.
@@ -182,15 +201,19 @@ def learn_contexts(
         capacity=capacity,
         distinct_capacity=distinct_capacity,
         stale_norm=stale_norm,
-        initial_contexts=None if saved is None else _blank(block, vectors_VxE, ids),
+        # Their place is taken by what was saved.
+        initial_contexts=None if saved is None else np.zeros((len(ids), block.context_dim), np.float32),
+        mesh=mesh,
     )
+    saved_rows = lay_out(one_device(), max(capacity, len(ids)), config.batch_size).all_rows
     if saved is not None:
-        solution = keeper.take(part, solution)
+        solution = _from_saved(keeper.take(part, _to_save(solution, saved_rows)), settings)
         if watch is not None:
             watch.recall(saved["val_ranks"])
 
     def state() -> tuple[Facts, Solution]:
-        return {"steps": int(solution.steps), "val_ranks": watch.ranks if watch else []}, solution
+        facts = {"steps": int(solution.steps), "val_ranks": watch.ranks if watch else []}
+        return facts, _to_save(solution, saved_rows)
 
     # Callbacks from inside the compiled loop would show progress too, but keep it out of JAX's
     # compilation cache; leaving the loop costs microseconds and changes no digit.
@@ -214,6 +237,21 @@ def learn_contexts(
     return conclude(solution, inputs, settings, watch.ranks if watch else [])
 
 
+def _to_save(solution: Solution, rows: int) -> Solution:
+    """What is saved does not depend on the devices: contexts without the padding that these need."""
+    contexts = FirstRows(solution.state.contexts_NxD, rows)
+    return solution._replace(state=solution.state._replace(contexts_NxD=contexts))
+
+
+def _from_saved(solution: Solution, settings: Settings) -> Solution:
+    """What was saved, on the devices."""
+    layout, contexts_NxD = settings.layout, solution.state.contexts_NxD
+    contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
+    rest = solution._replace(state=solution.state._replace(contexts_NxD=jnp.zeros(())))
+    rest = placed(rest, layout.mesh)
+    return rest._replace(state=rest.state._replace(contexts_NxD=contexts_NxD))
+
+
 def _check_rank(
     solution: Solution,
     watch: RankWatch,
@@ -224,16 +262,16 @@ def _check_rank(
 ) -> Solution:
     """Stops the iteration if the effective rank of exact contexts no longer grows."""
     # A copy, because the next steps donate the state that the block would share its arrays with.
-    block = nnx.merge(settings.block, jax.tree.map(jnp.copy, solution.state.params))
+    block = nnx.merge(settings.block, on_one_device(jax.tree.map(jnp.copy, solution.state.params)))
     ids, room = ids[: settings.config.val_sample_size], min(capacity, settings.config.val_sample_size)
     contexts_MxD = sequential_contexts(block, vectors_VxE, ids[:-1], capacity=room)
     rank = effective_rank(contexts_MxD, len(ids) - 1)
+    status = int(solution.status)
     if not math.isfinite(rank):
-        return solution._replace(status=jnp.int32(Status.NON_FINITE))
-    stops = watch.stops(rank)
-    if stops and int(solution.status) in (Status.RUNNING, Status.MAX_STEPS):
-        return solution._replace(status=jnp.int32(Status.STALLED))
-    return solution
+        status = Status.NON_FINITE
+    elif watch.stops(rank) and status in (Status.RUNNING, Status.MAX_STEPS):
+        status = Status.STALLED
+    return solution._replace(status=placed(jnp.int32(status), settings.layout.mesh))
 
 
 def _trace(solution: Solution) -> dict[str, np.ndarray]:
@@ -248,7 +286,7 @@ def conclude(
     state, trace = solution.state, _trace(solution)
     residual_mean, residual_max = phase1_step.residual(state.params, state.contexts_NxD, inputs, settings)
     return Phase1Result(
-        nnx.merge(settings.block, state.params),
+        nnx.merge(settings.block, on_one_device(state.params)),
         state.contexts_NxD,
         Status(int(solution.status)),
         int(solution.steps) + 1,

@@ -17,9 +17,11 @@ from jax import lax
 from cvfp_jax import fixed_point, stop_rules
 from cvfp_jax.block_gradient import Kept, LayerGradient, backward, forward, into_params, no_gradient, output
 from cvfp_jax.config import Phase1Config
-from cvfp_jax.diversity_gradient import value_and_gradient
+from cvfp_jax.diversity_gradient import Gradient, of_sums, value_and_gradient
 from cvfp_jax.fixed_point import Solution, StepResult
-from cvfp_jax.micro_batches import Batch, Tokens, num_batches, read_contexts, renew_contexts
+from cvfp_jax.layout import Layout
+from cvfp_jax.mesh import ROWS, WHOLE, all_pieces, largest, on_each, piece, total, total_of_pieces
+from cvfp_jax.micro_batches import Batch, Tokens, num_batches, own_range, read_contexts, renew_contexts
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import adam
 from cvfp_jax.stop_rules import Limits, Watch
@@ -39,7 +41,7 @@ class Settings:
 
     config: Phase1Config
     block: nnx.GraphDef
-    batch_size: int
+    layout: Layout
     noise: Noise | None
     stale_norm: float | None = None  # of the original's left-over gradients
 
@@ -140,7 +142,7 @@ def _no_scratch(
     settings: Settings,
 ) -> _Scratch:
     """Zeros in the shapes of a micro-batch's scratch, [tiles, ...]."""
-    tiles, rows = _tiles(settings.batch_size)
+    tiles, rows = _tiles(settings.layout.rows)
     dtype = inputs.tokens.vectors_UxE.dtype
     old = jax.ShapeDtypeStruct((rows, contexts_NxD.shape[1]), dtype)
     around = len(inputs.tokens.places_M) - len(contexts_NxD)
@@ -159,13 +161,38 @@ def has_converged(change_B: jax.Array, config: Phase1Config) -> jax.Array:
 def _noise(
     index: jax.Array, number: jax.Array, key: jax.Array, old_CxD: jax.Array, settings: Settings
 ) -> Any:
-    """What is added to a micro-batch's shifted contexts, if anything is."""
+    """What is added to a micro-batch's shifted contexts, if anything is; drawn for all pieces, as for one."""
+    layout, sigma = settings.layout, settings.config.context_noise
     if settings.noise is not None:
-        return settings.noise(index, number)
-    sigma = settings.config.context_noise
-    if sigma == 0:
+        noise = settings.noise(index, number)
+    elif sigma == 0:
         return None
-    return sigma * jax.random.normal(key, (len(old_CxD) - 1, old_CxD.shape[1]), old_CxD.dtype)
+    else:
+        noise = sigma * jax.random.normal(key, (layout.batch_size, old_CxD.shape[1]), old_CxD.dtype)
+    return _own_piece(noise, layout)
+
+
+def _own_piece(rows_BxD: jax.Array, layout: Layout) -> jax.Array:
+    """Of a micro-batch's rows those that are this device's."""
+    if layout.pieces == 1:
+        return rows_BxD
+    return lax.dynamic_slice_in_dim(rows_BxD, piece() * layout.rows, layout.rows)
+
+
+def _diversity(
+    contexts_BxD: jax.Array, valid_B: jax.Array, key: jax.Array, settings: Settings
+) -> tuple[jax.Array, Gradient]:
+    """The diversity loss of a micro-batch, and its gradient for this device's rows."""
+    name, layout = settings.config.diversity, settings.layout
+    if layout.pieces == 1:
+        return value_and_gradient(name, contexts_BxD, valid_B, key)
+    if of_sums(name):
+        return value_and_gradient(name, contexts_BxD, valid_B, key, total_of_pieces)
+    every_B = all_pieces(valid_B)
+    loss, gradient = value_and_gradient(name, all_pieces(contexts_BxD), every_B, key)
+    assert gradient.rest_BxD is not None
+    own = gradient._replace(rest_BxD=_own_piece(gradient.rest_BxD, layout))
+    return jnp.where(every_B.any(), loss, 0), own
 
 
 def _renew(
@@ -182,8 +209,8 @@ def _renew(
     The loss is ``(1 - w) mean_tj (C_tj - P_tj)^2 + w diversity(C)``, divided by the number of
     micro-batches: a short last one weighs as much as a full one, which is the original's convention.
     """
-    config = settings.config
-    tiles, rows = _tiles(settings.batch_size)
+    config, layout = settings.config, settings.layout
+    tiles, rows = _tiles(layout.rows)
     key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
     read = _tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings))
 
@@ -195,15 +222,17 @@ def _renew(
 
     scratch = lax.fori_loop(0, tiles, forward_tile, sums.scratch)
     last = block.layers[-1]
-    batch_size, dim = settings.batch_size, batch.old_CxD.shape[1]
-    contexts_BxD = output(last, scratch.kept[-1].normal.reshape(-1, dim))[:batch_size]
-    change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1)[:batch_size], 0)
-    n = batch.valid_B.sum().astype(change_B.dtype)
+    dim = batch.old_CxD.shape[1]
+    contexts_BxD = output(last, scratch.kept[-1].normal.reshape(-1, dim))[: layout.rows]
+    change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1)[: layout.rows], 0)
+    whole = total_of_pieces if layout.pieces > 1 else lambda own: own
+    count, changed = whole(batch.valid_B.sum()), whole(change_B.sum())
+    n = jnp.maximum(count, 1).astype(change_B.dtype)
     diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
-    spread, spreading = value_and_gradient(config.diversity, contexts_BxD, batch.valid_B, diversity_key)
-    weight, cvfp = config.dist_reg_weight, change_B.sum() / n
-    batches = num_batches(inputs.tokens, batch_size).astype(n.dtype)
-    missing = tiles * rows - batch_size
+    spread, spreading = _diversity(contexts_BxD, batch.valid_B, diversity_key, settings)
+    weight, cvfp = config.dist_reg_weight, changed / n
+    batches = num_batches(inputs.tokens, layout.batch_size).astype(n.dtype)
+    missing = tiles * rows - layout.rows
     valid_B = jnp.pad(batch.valid_B, (0, missing))
     rest_BxD = spreading.rest_BxD
     if rest_BxD is not None:
@@ -232,11 +261,12 @@ def _renew(
 
     gradients, of_tables = lax.fori_loop(0, tiles, backward_tile, (sums.gradients, sums.tables))
     converged_B = batch.valid_B & has_converged(change_B, config)
-    # What is logged is weighed by the number of tokens.
+    # What is logged is weighed by the number of tokens, each piece's own.
+    own = batch.valid_B.sum().astype(n.dtype)
     metrics = {
-        "loss": ((1 - weight) * cvfp + weight * spread) * n,
-        "cvfp_loss": cvfp * n,
-        "diversity_loss": spread * n,
+        "loss": ((1 - weight) * cvfp + weight * spread) * own,
+        "cvfp_loss": cvfp * own,
+        "diversity_loss": spread * own,
         "converged_tokens": converged_B.sum(dtype=jnp.int32),
     }
     metrics = jax.tree.map(jnp.add, sums.metrics, metrics)
@@ -257,14 +287,15 @@ def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) ->
     renew = functools.partial(
         _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
     )
-    contexts_NxD, sums = renew_contexts(
-        state.contexts_NxD, inputs.tokens, settings.batch_size, settings.wraps, renew, sums
-    )
+    layout = settings.layout
+    own = own_range(state.contexts_NxD, inputs.tokens, layout, settings.wraps)
+    contexts_NxD, sums = renew_contexts(state.contexts_NxD, inputs.tokens, own, layout.rows, renew, sums)
     (of_terms,) = of_params(sums.tables)
-    gradient = into_params(settings.block, of_terms, sums.gradients)
+    # All that devices tell each other beside a row each: no more, however many tokens there are.
+    gradient, sums_of_all = total((into_params(settings.block, of_terms, sums.gradients), sums.metrics))
     n = inputs.tokens.num_tokens.astype(zero.dtype)
-    metrics = {name: sums.metrics[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
-    metrics["converged_tokens"] = converged = sums.metrics["converged_tokens"]
+    metrics = {name: sums_of_all[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
+    metrics["converged_tokens"] = converged = sums_of_all["converged_tokens"]
     metrics["grad_norm"] = optax.tree.norm(gradient)
     updates, optimizer_state = settings.optimizer().update(gradient, state.optimizer, state.params)
     iteration = index + 2  # the start was iteration 1
@@ -277,18 +308,33 @@ def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) ->
     )
 
 
+# Which of it each device has a range of.
+_STATE = State(WHOLE, WHOLE, ROWS, WHOLE)
+_INPUTS = Inputs(Tokens(WHOLE, ROWS, WHOLE), WHOLE, WHOLE)
+_SOLUTION = Solution(_STATE, WHOLE, WHOLE, WHOLE)
+
+
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 def start(state: State, inputs: Inputs, settings: Settings) -> Solution:
     """Returns the iteration before its first step."""
-    step = functools.partial(_step, inputs=inputs, settings=settings)
-    return fixed_point.start(step, state, settings.config.max_iterations - 1)
+
+    def begin(state: State, inputs: Inputs) -> Solution:
+        step = functools.partial(_step, inputs=inputs, settings=settings)
+        return fixed_point.start(step, state, settings.config.max_iterations - 1)
+
+    return on_each(begin, settings.layout.mesh, (_STATE, _INPUTS), _SOLUTION)(state, inputs)
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="solution")
 def advance(solution: Solution, inputs: Inputs, until: jax.Array, settings: Settings) -> Solution:
     """Goes on until so many steps have been made in all, or the iteration has ended; see ``prepare``."""
-    step = functools.partial(_step, inputs=inputs, settings=settings)
-    return fixed_point.iterate(step, solution, until)
+
+    def go_on(solution: Solution, inputs: Inputs, until: jax.Array) -> Solution:
+        step = functools.partial(_step, inputs=inputs, settings=settings)
+        return fixed_point.iterate(step, solution, until)
+
+    each = on_each(go_on, settings.layout.mesh, (_SOLUTION, _INPUTS, WHOLE), _SOLUTION)
+    return each(solution, inputs, until)
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -296,21 +342,27 @@ def residual(
     params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and maximum over tokens of the squared change that one more noise-free pass would make."""
-    block = nnx.merge(settings.block, params)
+    specs = (WHOLE, ROWS, _INPUTS)
+    each = on_each(functools.partial(_residual, settings=settings), settings.layout.mesh, specs)
+    return each(params, contexts_NxD, inputs)
+
+
+def _residual(
+    params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
+) -> tuple[jax.Array, jax.Array]:
+    block, layout = nnx.merge(settings.block, params), settings.layout
     tables = token_tables(block, inputs.tokens.vectors_UxE)
-    tiles, _ = _tiles(settings.batch_size)
+    tiles, _ = _tiles(layout.rows)
 
     def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         read = _tile_reader(batch, None)
         change = lax.map(
             lambda number: _forward_tile(block, tables, read(number))[1].change, jnp.arange(tiles)
         )
-        change_B = jnp.where(batch.valid_B, change.reshape(-1)[: settings.batch_size], 0)
-        total, largest = sums
-        return total + change_B.sum(), jnp.maximum(largest, change_B.max())
+        change_B = jnp.where(batch.valid_B, change.reshape(-1)[: layout.rows], 0)
+        return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
 
     zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
-    sums = read_contexts(
-        contexts_NxD, inputs.tokens, settings.batch_size, settings.wraps, visit, (zero, zero)
-    )
-    return sums[0] / inputs.tokens.num_tokens.astype(zero.dtype), sums[1]
+    own = own_range(contexts_NxD, inputs.tokens, layout, settings.wraps)
+    sums = read_contexts(contexts_NxD, inputs.tokens, own, layout.rows, visit, (zero, zero))
+    return total(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), largest(sums[1])

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from cvfp_jax.config import Phase2Config
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.keeper import Facts, Keeper
-from cvfp_jax.mesh import replicated
+from cvfp_jax.mesh import MODEL, VOCABULARY, on_one_device, placed
 from cvfp_jax.model import LanguageModel, TokenBlock
 from cvfp_jax.phase2_step import Frozen, Settings, Stream, Trained, TrainState, compiled
 from cvfp_jax.products import operand
@@ -126,9 +126,11 @@ def _evaluate(params: Trained, frozen: Frozen, stream: Stream, settings: Setting
 def _renewed(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[Frozen, Stream]:
     """The token vectors and exact contexts of the embedding's LayerNorm as it is now."""
     vectors_VxE = nnx.merge(settings.embed_norm, params.embed_norm)(frozen.table_VxE)
-    block = nnx.merge(settings.context_block, frozen.context_block)
+    block = nnx.merge(settings.context_block, on_one_device(frozen.context_block))
     ids = np.asarray(stream.ids_N)[: stream.num_rows]
-    contexts_NxD = sequential_contexts(block, vectors_VxE, ids, capacity=len(stream.ids_N))
+    contexts_NxD = sequential_contexts(
+        block, on_one_device(vectors_VxE), ids, capacity=len(stream.ids_N), mesh=settings.mesh
+    )
     return frozen._replace(vectors_VxE=vectors_VxE), stream._replace(contexts_NxD=contexts_NxD)
 
 
@@ -141,8 +143,9 @@ def prepare(
     norm_graph, norm_params = nnx.split(model.embedding.norm)
     settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh, model.precision)
     table_VxE = model.embedding.table[...]
-    head_VxE = operand(table_VxE, model.precision)
-    frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, head_VxE, key)
+    missing = -len(table_VxE) % mesh.shape[MODEL]
+    head_VxE = operand(jnp.pad(table_VxE, ((0, missing), (0, 0))) if missing else table_VxE, model.precision)
+    frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, jnp.zeros(()), key)
     trained = Trained(token_params)
     if model.head is not None:
         trained = trained._replace(table_VxE=model.head.table[...], bias_V=model.head.bias[...])
@@ -150,12 +153,13 @@ def prepare(
         trained = trained._replace(table_VxE=table_VxE)
     if settings.recomputed:
         trained = trained._replace(embed_norm=norm_params)
-    place = functools.partial(jax.device_put, device=replicated(mesh))
+    place = functools.partial(placed, mesh=mesh)
     # Each step donates its state, which must not share arrays with the caller's model.
     trained = jax.tree.map(jnp.copy, trained)
     context_D = jnp.zeros((model.config.context_dim,), table_VxE.dtype)
     state = TrainState(trained, settings.optimizer().init(trained), context_D)
-    return place(state), place(frozen), settings
+    frozen = place(frozen)._replace(head_VxE=place(head_VxE, spec=VOCABULARY))
+    return place(state), frozen, settings
 
 
 def learn_tokens(
@@ -196,7 +200,7 @@ def learn_tokens(
     """
     keeper = keeper or Keeper()
     state, frozen, settings = prepare(model, config, mesh, jax.random.key(0) if key is None else key)
-    train, val = (jax.device_put(stream, replicated(mesh)) for stream in (train, val))
+    train, val = train.on(mesh), val.on(mesh)
     best = jax.tree.map(jnp.copy, state.params)
     per_epoch = len(_batches(train, config))
     epochs: list[Epoch] = []
@@ -204,7 +208,7 @@ def learn_tokens(
     if saved := keeper.facts(part):
         losses_T = jax.ShapeDtypeStruct((saved["batches"],), frozen.table_VxE.dtype)
         state, best, losses_T, norms_T = keeper.take(part, (state, best, losses_T, losses_T))
-        state, best = jax.device_put((state, best), replicated(mesh))
+        state, best = placed((state, best), mesh)
         steps = [
             (float(loss), float(norm))
             for loss, norm in zip(np.asarray(losses_T), np.asarray(norms_T), strict=True)
@@ -237,7 +241,7 @@ def learn_tokens(
             status = Status.CONVERGED
             break
     return Phase2Result(
-        nnx.merge(settings.token_block, best.token_block),
+        nnx.merge(settings.token_block, on_one_device(best.token_block)),
         best,
         state.params,
         epochs,

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from cvfp_jax.config import ModelConfig, Phase2Config
 from cvfp_jax.context_inputs import cached_inputs, layer_inputs
-from cvfp_jax.cross_entropy import Losses, frozen_head_losses, trained_head_losses
-from cvfp_jax.mesh import over_rows, replicated
+from cvfp_jax.cross_entropy import Losses, Shares, frozen_head_losses, trained_head_losses
+from cvfp_jax.mesh import in_line, over_all, over_model, over_rows, placed, replicated, with_rows
 from cvfp_jax.model import token_windows
 from cvfp_jax.optimizer import adam
 
@@ -48,6 +48,12 @@ class Stream(NamedTuple):
             contexts_NxD = jnp.pad(contexts_NxD, ((0, missing), (0, 0)))
         return cls(jnp.asarray(ids_N, jnp.int32), contexts_NxD, np.int32(len(ids)))
 
+    def on(self, mesh: Mesh) -> "Stream":
+        """The stream on the devices of a mesh, each of which has a range of the contexts."""
+        rows = len(self.contexts_NxD)
+        contexts_NxD = with_rows(self.contexts_NxD, rows + -rows % mesh.size, in_line(mesh))
+        return Stream(placed(self.ids_N, mesh), contexts_NxD, self.num_tokens)
+
     @property
     def num_rows(self) -> int:
         """The number of predictions."""
@@ -69,7 +75,7 @@ class Frozen(NamedTuple):
     context_block: Any  # of the only block, or the first: its layers are read in mode E
     vectors_VxE: jax.Array
     table_VxE: jax.Array
-    head_VxE: jax.Array  # the same, as the head's products read it
+    head_VxE: jax.Array  # the same, as the head's products read it, with rows of zeros for equal ranges
     key: jax.Array  # of dropout
 
 
@@ -148,7 +154,10 @@ def _losses(
     hidden_BxE = nnx.merge(settings.token_block, params.token_block)(inputs, window_BxKE, drops)
     targets_B = ids_N[rows.places_B + 1]
     if params.table_VxE is None:
-        return frozen_head_losses(hidden_BxE, frozen.head_VxE, targets_B, rows.valid_B, settings.precision)
+        shares = Shares(settings.mesh, len(frozen.table_VxE))
+        return frozen_head_losses(
+            hidden_BxE, frozen.head_VxE, targets_B, rows.valid_B, settings.precision, shares
+        )
     return trained_head_losses(
         hidden_BxE, params.table_VxE, targets_B, rows.valid_B, params.bias_V, settings.precision
     )
@@ -161,7 +170,9 @@ def _cached(
     block = nnx.merge(settings.context_block, frozen.context_block)
     K = settings.model.num_input_tokens
     window_BxKE = token_windows(frozen.vectors_VxE, stream.ids_N, rows.places_B, K)
-    inputs = cached_inputs(settings.model, block, stream.contexts_NxD, rows.places_B, window_BxKE)
+    inputs = cached_inputs(
+        settings.model, block, stream.contexts_NxD, rows.places_B, window_BxKE, settings.mesh
+    )
     return inputs, window_BxKE
 
 
@@ -232,16 +243,18 @@ def _evaluate(
 @functools.cache
 def compiled(settings: Settings) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns the training and the evaluation step, compiled for a mesh."""
-    whole = replicated(settings.mesh)
+    mesh, whole = settings.mesh, replicated(settings.mesh)
+    frozen = Frozen(whole, whole, whole, over_model(mesh), whole)  # type: ignore[arg-type]
+    stream = Stream(whole, over_all(mesh), whole)  # type: ignore[arg-type]
     train = jax.jit(
         functools.partial(_train_step, settings=settings),
-        in_shardings=(whole, whole, whole, whole, whole),
+        in_shardings=(whole, frozen, stream, whole, whole),
         out_shardings=(whole, whole, whole),
         donate_argnums=0,
     )
     evaluate = jax.jit(
         functools.partial(_evaluate, settings=settings),
-        in_shardings=(whole, whole, whole, whole),
+        in_shardings=(whole, frozen, stream, whole),
         out_shardings=whole,
     )
     return train, evaluate

@@ -5,16 +5,31 @@ V tokens, U of them distinct.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
 
 from cvfp_jax import lanes
-from cvfp_jax.keeper import Facts, Keeper, Pace
+from cvfp_jax.keeper import Facts, FirstRows, Keeper, Pace
+from cvfp_jax.layout import with_overlap
+from cvfp_jax.mesh import (
+    ROWS,
+    WHOLE,
+    from_previous,
+    in_line,
+    largest,
+    number,
+    on_each,
+    one_device,
+    placed,
+    with_rows,
+)
 from cvfp_jax.model import ContextBlock, token_windows
 from cvfp_jax.token_tables import (
     LayerTables,
@@ -28,6 +43,8 @@ from cvfp_jax.token_tables import (
 # A lane's tokens, and on a CPU those of a parallel pass, at a time.
 CHUNK = 1024
 _PARALLEL_ROWS = 8192
+# Rows that a device walks along, from where the one before it ends, before it looks for changes.
+_CORRECTED = 64
 # Shorter lanes would be walked along twice: contexts forget where they started in 50 to 300 tokens.
 LEAST_LANE = 256
 # A step costs hardly more for so many lanes than for one: it is spent on reading the weights.
@@ -47,46 +64,128 @@ def _tables(params: Any, vectors_UxE: jax.Array, graphdef: nnx.GraphDef) -> list
     return token_tables(_in_single_precision(params, graphdef), vectors_UxE)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("graphdef", "num_lanes", "chunk"), donate_argnames="contexts_NxD"
-)
-def _scan(
-    params: Any,
-    tables: list[LayerTables],
-    places_N: jax.Array,
-    contexts_NxD: jax.Array,
-    start_D: jax.Array,
-    first: jax.Array,
-    until: jax.Array,
-    num_tokens: jax.Array,
-    graphdef: nnx.GraphDef,
-    num_lanes: int,
-    chunk: int,
-) -> jax.Array:
-    """Makes the contexts of some chunks, from those of the chunks before."""
-    block = _in_single_precision(params, graphdef)
+class _Walked(NamedTuple):
+    """What walking along a stream reads, whole on every device but for the places."""
+
+    params: Any
+    tables: list[LayerTables]
+    places_N: jax.Array  # of each device's range, and of the K - 1 tokens before it
+    start_D: jax.Array  # the context before the stream
+    num_tokens: jax.Array  # int32, of the stream
+
+
+_SHARED = _Walked(WHOLE, WHOLE, ROWS, WHOLE, WHOLE)
+
+
+def _stepper(walked: _Walked, graphdef: nnx.GraphDef) -> Callable[[jax.Array, int], lanes.LaneStep]:
+    """Returns what makes the step of some rows from the first one's place in the device's range."""
+    block, tables = _in_single_precision(walked.params, graphdef), walked.tables
     for layer in block.layers:
         # What the tables leave of the weights is cut out once, and not in each step.
         kernel = layer.linear.kernel
         layer.linear.kernel = nnx.Param(lax.optimization_barrier(kernel[: layer.context_dim]))
-    windows = chunk + block.num_input_tokens - 1
+    K = block.num_input_tokens
 
-    def chunk_step(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        contexts_NxD, context_D = carry
-        places_W = lax.dynamic_slice_in_dim(places_N, number * chunk, windows)
+    def at(first: jax.Array, rows: int) -> lanes.LaneStep:
+        places_W = lax.dynamic_slice_in_dim(walked.places_N, first, rows + K - 1)
 
         def step(before_MxD: jax.Array, of_M: jax.Array) -> jax.Array:
-            places_KxM = window_places(places_W, of_M, block.num_input_tokens)
+            places_KxM = window_places(places_W, of_M, K)
             return block.step(before_MxD, [terms_of(table, places_KxM) for table in tables])[-1]
 
-        new_BxD = lanes.run(step, context_D, num_lanes, chunk // num_lanes)
-        counts_B = number * chunk + jnp.arange(chunk, dtype=jnp.int32) < num_tokens
-        kept_BxD = jnp.where(counts_B[:, None], new_BxD, 0)
-        return lax.dynamic_update_slice_in_dim(contexts_NxD, kept_BxD, number * chunk, axis=0), new_BxD[-1]
+        return step
 
-    before_D = predecessors(contexts_NxD, jnp.reshape(first * chunk, (1,)))[0]
-    before_D = jnp.where(first == 0, start_D, before_D)
-    return lax.fori_loop(first, until, chunk_step, (contexts_NxD, before_D))[0]
+    return at
+
+
+def _write(contexts_NxD: jax.Array, new_BxD: jax.Array, first: jax.Array, walked: _Walked) -> jax.Array:
+    """Writes contexts of a device's range, zeros beyond the stream."""
+    places_B = number() * len(contexts_NxD) + first + jnp.arange(len(new_BxD), dtype=jnp.int32)
+    kept_BxD = jnp.where((places_B < walked.num_tokens)[:, None], new_BxD, 0)
+    return lax.dynamic_update_slice_in_dim(contexts_NxD, kept_BxD, first, axis=0)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("graphdef", "num_lanes", "chunk", "mesh"), donate_argnames="contexts_NxD"
+)
+def _scan(
+    walked: _Walked,
+    contexts_NxD: jax.Array,
+    first: jax.Array,
+    until: jax.Array,
+    graphdef: nnx.GraphDef,
+    num_lanes: int,
+    chunk: int,
+    mesh: Mesh,
+) -> jax.Array:
+    """Makes the contexts of some chunks of each device's range, from those of the chunks before.
+
+    All devices but the first start from zero; ``_join`` makes that good.
+    """
+
+    def scan_own(walked: _Walked, contexts_NxD: jax.Array, first: jax.Array, until: jax.Array) -> jax.Array:
+        at = _stepper(walked, graphdef)
+
+        def chunk_step(place: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            contexts_NxD, context_D = carry
+            new_BxD = lanes.run(at(place * chunk, chunk), context_D, num_lanes, chunk // num_lanes)
+            return _write(contexts_NxD, new_BxD, place * chunk, walked), new_BxD[-1]
+
+        before_D = predecessors(contexts_NxD, jnp.reshape(first * chunk, (1,)))[0]
+        start_D = jnp.where(number() == 0, walked.start_D, 0)
+        before_D = jnp.where(first == 0, start_D, before_D)
+        return lax.fori_loop(first, until, chunk_step, (contexts_NxD, before_D))[0]
+
+    return on_each(scan_own, mesh, (_SHARED, ROWS, WHOLE, WHOLE), ROWS)(walked, contexts_NxD, first, until)
+
+
+@functools.partial(jax.jit, static_argnames=("graphdef", "mesh"), donate_argnames="contexts_NxD")
+def _join(walked: _Walked, contexts_NxD: jax.Array, graphdef: nnx.GraphDef, mesh: Mesh) -> jax.Array:
+    """Corrects each device's contexts until they follow from those of the device before.
+
+    Round by round each device is told the last context of the device before and walks along its own range
+    from there, until its contexts are what they were. A round in which no device's last context changes is
+    the last one; after as many rounds as devices there is nothing left to change.
+    """
+
+    def join_own(walked: _Walked, contexts_NxD: jax.Array) -> jax.Array:
+        at, own_rows = _stepper(walked, graphdef), len(contexts_NxD)
+        rows = min(_CORRECTED, own_rows)
+
+        def unmet(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            _, first, _, met = carry
+            return (first < own_rows) & ~met
+
+        def walk(
+            carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+        ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+            contexts_NxD, first, before_D, _ = carry
+            # The last rows overlap with those before, and are made again from there.
+            at_D = jnp.where(first > own_rows - rows, contexts_NxD[own_rows - rows - 1], before_D)
+            first = jnp.minimum(first, own_rows - rows)
+            new_BxD = lanes.run(at(first, rows), at_D, 1, rows)
+            old_D = contexts_NxD[first + rows - 1]
+            met = lanes.same(new_BxD[-1:], old_D[None, :])[0]
+            return _write(contexts_NxD, new_BxD, first, walked), first + rows, new_BxD[-1], met
+
+        def goes_on(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            _, rounds, changed = carry
+            return changed & (rounds < mesh.size)
+
+        def improve(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+            contexts_NxD, rounds, _ = carry
+            last_D, device = contexts_NxD[-1], number()
+            before_D = from_previous(last_D, mesh.size)
+            # Beyond the stream's end there is nothing to walk along, and the first device's are right.
+            settled = (device == 0) | (device * own_rows >= walked.num_tokens)
+            contexts_NxD = lax.while_loop(unmet, walk, (contexts_NxD, jnp.int32(0), before_D, settled))[0]
+            is_same = lanes.same(contexts_NxD[-1:], last_D[None, :])[0]
+            return contexts_NxD, rounds + 1, largest(~is_same)
+
+        start = contexts_NxD, jnp.int32(0), jnp.ones((), bool)
+        return lax.while_loop(goes_on, improve, start)[0]
+
+    return on_each(join_own, mesh, (_SHARED, ROWS), ROWS)(walked, contexts_NxD)
 
 
 def _lanes(rows: int) -> tuple[int, int]:
@@ -105,11 +204,13 @@ def sequential_contexts(
     capacity: int = 0,
     keeper: Keeper | None = None,
     part: str = "contexts",
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Returns the contexts of a stream, each computed from its predecessor's.
 
     ``c_t = block(c_{t-1}, w_t)``, with ``c_{-1} = 0``, in single precision. Long streams are computed in
-    ``lanes``, which agree with one walk from end to end up to rounding.
+    ``lanes``, and on several devices each computes a range; both agree with one walk from end to end up
+    to rounding.
 
     Args:
       block: the trained block.
@@ -119,51 +220,93 @@ def sequential_contexts(
       capacity: the least number of rows to compile for; streams of one capacity share their program.
       keeper: what they are saved by on the way, and taken up again from.
       part: their name there.
+      mesh: the devices; the first one if none are given.
 
     Returns:
-      Float32 [N, D], or with a larger capacity as many rows, zero beyond the stream.
+      Float32 [N, D], or with a larger capacity as many rows, zero beyond the stream. Of several devices
+      each holds a range of rows, and there may be a few more.
 
     References:
       rato-tokyo/new-llm, report of 2025-11-30.
     """
     keeper = keeper or Keeper()
-    graphdef, params = nnx.split(block)
+    graphdef, _ = nnx.split(block)
     num_tokens, dtype = len(ids), vectors_VxE.dtype
     if start_D is None:
         start_D = jnp.zeros((block.context_dim,), dtype)
-    room = max(capacity, num_tokens)
-    num_lanes, chunk = _lanes(room)
-    rows = room + -room % chunk
-    vectors_UxE, places = distinct_tokens(vectors_VxE, ids, as_power_of_two=True)
-    # Tokens after the last cannot change what comes before them.
-    places = windowed(np.pad(places, (0, rows - num_tokens)), block.num_input_tokens, len(vectors_UxE))
-    places_N, chunks, done = jnp.asarray(places, jnp.int32), -(-num_tokens // chunk), 0
+    room, line = max(capacity, num_tokens), in_line(mesh or one_device())
+    devices = line.size
+    num_lanes, chunk = _lanes(-(-room // devices))
+    own_rows = -(-room // (devices * chunk)) * chunk
+    rows = own_rows * devices
+    # What is finished has no padding but what makes equal ranges.
+    kept_rows = room + -room % devices
+    chunks = -(-min(num_tokens, own_rows) // chunk)
+    blank = jax.ShapeDtypeStruct((rows, block.context_dim), dtype)
+    done, finished, contexts_NxD = 0, False, None
     if facts := keeper.facts(part):
-        done = facts["chunks"]
-        saved = room if done == chunks else rows
-        contexts_NxD = keeper.take(part, jax.ShapeDtypeStruct((saved, block.context_dim), dtype))
-    else:
-        contexts_NxD = jnp.zeros((rows, block.context_dim), dtype)
+        done, finished = facts["chunks"], facts["finished"]
+        saved = jax.ShapeDtypeStruct((facts["rows"], block.context_dim), dtype)
+        contexts_NxD = keeper.take(part, saved)
+        if finished:
+            contexts_NxD = with_rows(contexts_NxD, kept_rows, line)
+        elif facts["devices"] == devices:
+            contexts_NxD = with_rows(contexts_NxD, rows, line)
+        else:  # each of those had made the first contexts of its own range
+            done, contexts_NxD = 0, None
+    if contexts_NxD is None:
+        contexts_NxD = jnp.zeros(blank.shape, dtype, device=NamedSharding(line, ROWS))
 
-    def state() -> tuple[Facts, jax.Array]:
-        return {"chunks": done}, contexts_NxD
+    def state() -> tuple[Facts, FirstRows]:
+        assert contexts_NxD is not None
+        saved_rows = room if finished else rows
+        facts = {"chunks": done, "finished": finished, "devices": devices, "rows": saved_rows}
+        return facts, FirstRows(contexts_NxD, saved_rows)
 
-    tables = _tables(params, vectors_UxE, graphdef) if done < chunks else []
+    walked = _walked(block, vectors_VxE, ids, start_D, own_rows, line) if not finished else None
     pace = Pace()
-    while done < chunks:
+    while walked is not None and not finished:
         until = min(chunks, done + pace.steps(keeper.seconds_left()))
         with pace:
             contexts_NxD = _scan(
-                params, tables, places_N, contexts_NxD, start_D, jnp.int32(done), jnp.int32(until),
-                jnp.int32(num_tokens), graphdef, num_lanes, chunk,
-            )  # fmt: skip
+                walked, contexts_NxD, jnp.int32(done), jnp.int32(until), graphdef, num_lanes, chunk, line
+            )
             jax.block_until_ready(contexts_NxD)
         done = until
         if done == chunks:
-            contexts_NxD = contexts_NxD[:room]
+            if devices > 1:
+                contexts_NxD = _join(walked, contexts_NxD, graphdef, line)
+            contexts_NxD, finished = with_rows(contexts_NxD, kept_rows, line), True
         keeper.offer(part, state)
     keeper.keep(part, *state())
     return contexts_NxD
+
+
+def _walked(
+    block: ContextBlock,
+    vectors_VxE: jax.Array,
+    ids: np.ndarray,
+    start_D: jax.Array,
+    own_rows: int,
+    line: Mesh,
+) -> _Walked:
+    """Returns what walking along a stream reads, on the devices."""
+    graphdef, params = nnx.split(block)
+    vectors_UxE, places_N = _distinct(block, vectors_VxE, ids, own_rows, line)
+    params, start_D, num_tokens = placed((params, start_D, jnp.int32(len(ids))), line)
+    return _Walked(params, _tables(params, vectors_UxE, graphdef), places_N, start_D, num_tokens)
+
+
+def _distinct(
+    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, own_rows: int, line: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """A stream's distinct tokens, whole on each device, and each range's places among them."""
+    vectors_UxE, places = distinct_tokens(vectors_VxE, ids, as_power_of_two=True)
+    # Tokens after the last cannot change what comes before them.
+    places = np.pad(places, (0, own_rows * line.size - len(ids)))
+    places = windowed(places, block.num_input_tokens, len(vectors_UxE))
+    places = with_overlap(places, block.num_input_tokens - 1, own_rows, line.size)
+    return placed(vectors_UxE, line), placed(jnp.asarray(places, jnp.int32), line, ROWS)
 
 
 def _parallel_rows(num_rows: int) -> int:
@@ -171,24 +314,43 @@ def _parallel_rows(num_rows: int) -> int:
     return min(CHUNK if jax.default_backend() == "cpu" else _PARALLEL_ROWS, num_rows)
 
 
-@functools.partial(jax.jit, static_argnames="graphdef")
+@functools.partial(jax.jit, static_argnames=("graphdef", "mesh"))
 def _apply(
-    params: Any, vectors_VxE: jax.Array, ids_N: jax.Array, contexts_NxD: jax.Array, graphdef: nnx.GraphDef
+    params: Any,
+    vectors_UxE: jax.Array,
+    places_N: jax.Array,
+    contexts_NxD: jax.Array,
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
 ) -> jax.Array:
-    block = nnx.merge(graphdef, params)
-    chunk = _parallel_rows(len(ids_N))
+    def apply_own(
+        params: Any, vectors_UxE: jax.Array, places_N: jax.Array, contexts_NxD: jax.Array
+    ) -> jax.Array:
+        block = nnx.merge(graphdef, params)
+        rows, dtype = len(contexts_NxD), vectors_UxE.dtype
+        chunk, around = _parallel_rows(rows), block.num_input_tokens - 1
+        before_D = from_previous(contexts_NxD[-1], mesh.size)
 
-    def visit(first: jax.Array) -> jax.Array:
-        places_B = first + jnp.arange(chunk, dtype=jnp.int32)
-        window_BxKE = token_windows(vectors_VxE, ids_N, places_B, block.num_input_tokens)
-        return block(predecessors(contexts_NxD, places_B).astype(vectors_VxE.dtype), window_BxKE)
+        def visit(first: jax.Array) -> jax.Array:
+            places_B = first + jnp.arange(chunk, dtype=jnp.int32)
+            window_BxKE = token_windows(vectors_UxE, places_N, places_B + around, around + 1)
+            earlier_BxD = predecessors(contexts_NxD, places_B)
+            earlier_BxD = jnp.where((places_B == 0)[:, None], before_D[None, :], earlier_BxD)
+            return block(earlier_BxD.astype(dtype), window_BxKE)
 
-    contexts_MxBxD = lax.map(visit, jnp.arange(0, len(ids_N), chunk, dtype=jnp.int32))
-    return contexts_MxBxD.reshape(-1, block.context_dim)
+        contexts_MxBxD = lax.map(visit, jnp.arange(0, rows, chunk, dtype=jnp.int32))
+        return contexts_MxBxD.reshape(-1, block.context_dim)[:rows]
+
+    specs = (WHOLE, WHOLE, ROWS, ROWS)
+    return on_each(apply_own, mesh, specs, ROWS)(params, vectors_UxE, places_N, contexts_NxD)
 
 
 def parallel_contexts(
-    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, contexts_NxD: jax.Array
+    block: ContextBlock,
+    vectors_VxE: jax.Array,
+    ids: np.ndarray,
+    contexts_NxD: jax.Array,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Returns one more iteration of all contexts, all tokens in parallel.
 
@@ -199,7 +361,8 @@ def parallel_contexts(
       block: the trained block.
       vectors_VxE: float32, the token vectors.
       ids: int [N], the stream.
-      contexts_NxD: float32, the contexts; more than N rows are kept as they are, padding.
+      contexts_NxD: float32, the contexts; more than N rows are padding. Of several devices each has a range.
+      mesh: the devices; the first one if none are given.
 
     Returns:
       Float32, as many rows as contexts.
@@ -208,10 +371,10 @@ def parallel_contexts(
       rato-tokyo/new-llm, report of 2025-11-30.
     """
     graphdef, params = nnx.split(block)
-    rows = len(contexts_NxD)
-    padding = -rows % _parallel_rows(rows)
-    ids_N = jnp.asarray(np.pad(ids, (0, rows + padding - len(ids))), jnp.int32)
-    return _apply(params, vectors_VxE, ids_N, contexts_NxD, graphdef)[:rows]
+    line = in_line(mesh or one_device())
+    own_rows = len(contexts_NxD) // line.size
+    vectors_UxE, places_N = _distinct(block, vectors_VxE, ids, own_rows, line)
+    return _apply(placed(params, line), vectors_UxE, places_N, contexts_NxD, graphdef, line)
 
 
 def predecessors(contexts_NxD: jax.Array, places_B: jax.Array) -> jax.Array:

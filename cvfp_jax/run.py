@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from cvfp_jax.blocks import contexts_part, exact_contexts, learn_blocks, phase1_part
 from cvfp_jax.config import RunConfig
@@ -17,8 +18,8 @@ from cvfp_jax.data.dataset import CellData
 from cvfp_jax.diagnostics import block_diagnostics
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
-from cvfp_jax.keeper import Keeper
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.keeper import FirstRows, Keeper
+from cvfp_jax.mesh import in_line, one_device, with_rows
 from cvfp_jax.model import ContextBlock, LanguageModel
 from cvfp_jax.phase1 import Phase1Result
 from cvfp_jax.phase2 import Phase2Result, learn_tokens
@@ -69,7 +70,11 @@ def device_name() -> str:
 
 
 def run_cell(
-    config: RunConfig, data: CellData, progress: CellProgress, keeper: Keeper | None = None
+    config: RunConfig,
+    data: CellData,
+    progress: CellProgress,
+    keeper: Keeper | None = None,
+    mesh: Mesh | None = None,
 ) -> Record:
     """Runs one cell from its data to its record.
 
@@ -78,13 +83,14 @@ def run_cell(
       data: its tokens and table.
       progress: is told how the phases go.
       keeper: what the cell is saved by on the way, and taken up again from.
+      mesh: the devices; JAX's first one if none are given. No number depends on them, up to rounding.
 
     Returns:
       The record. Where a phase broke down its status says so, and what could not be measured is NaN.
     """
     # Without this, accelerators multiply single-precision matrices with fewer digits.
     with jax.default_matmul_precision("highest"):
-        return _run_cell(config, data, progress, keeper or Keeper())
+        return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device())
 
 
 class _Contexts(NamedTuple):
@@ -105,9 +111,12 @@ class _Cell(NamedTuple):
     watches: _Watches
     progress: CellProgress
     keeper: Keeper
+    mesh: Mesh
 
 
-def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper: Keeper) -> Record:
+def _run_cell(
+    config: RunConfig, data: CellData, progress: CellProgress, keeper: Keeper, mesh: Mesh
+) -> Record:
     watches = _Watches(keeper.facts(_SECONDS) or {})
     keeper.keep(_SECONDS, watches.spent)
     # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
@@ -116,7 +125,7 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper:
     keeper.keep(_ROOM, {name: getattr(data, name) for name in room})
     keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
     model = LanguageModel(config.model, jnp.asarray(data.table), config.precision, rngs=nnx.Rngs(keys[_INIT]))
-    cell = _Cell(config, data, model, keys, watches, progress, keeper)
+    cell = _Cell(config, data, model, keys, watches, progress, keeper, mesh)
     phase2 = config.phase2
     record: Record = {
         **_identity(config, data),
@@ -135,7 +144,7 @@ def _run_cell(config: RunConfig, data: CellData, progress: CellProgress, keeper:
             Stream.of(data.train_ids, contexts.train_NxD, data.capacity),
             Stream.of(data.val_ids, contexts.val_MxD, data.val_capacity),
             phase2,
-            make_mesh(),
+            mesh,
             key=keys[_DROPOUT],
             progress=progress.phase2(config, len(data.train_ids)),
             keeper=keeper,
@@ -155,14 +164,22 @@ def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         for block, learned in zip(blocks, params, strict=True):
             nnx.update(block, learned)
         contexts = _Contexts(blocks, *(found or (None, None)))
+        if contexts.train_NxD is not None:
+            rows = len(contexts.train_NxD) + -len(contexts.train_NxD) % cell.mesh.size
+            on_devices = with_rows(contexts.train_NxD, rows, in_line(cell.mesh))
+            contexts = contexts._replace(train_NxD=on_devices)
     else:
         measured, made = _make_contexts(cell)
         if made is None:
             return measured, None
         contexts = made
         params = _params(contexts.blocks)
-    streams = [stream for stream in contexts[1:] if stream is not None]
-    facts = {**measured, "rows": [len(stream) for stream in streams]}
+    streams: list[Any] = []
+    if contexts.train_NxD is not None and contexts.val_MxD is not None:
+        # Without the padding that the devices need.
+        rows = max(cell.data.capacity, len(cell.data.train_ids))
+        streams = [FirstRows(contexts.train_NxD, min(rows, len(contexts.train_NxD))), contexts.val_MxD]
+    facts = {**measured, "rows": [stream.shape[0] for stream in streams]}
     keeper.keep(_MEASURED, facts, (params, streams))
     keeper.offer(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
     return measured, contexts
@@ -188,6 +205,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
             distinct_capacity=data.distinct_capacity,
             progress=functools.partial(cell.progress.phase1, config),
             keeper=keeper,
+            mesh=cell.mesh,
         )
     record = _phase1_fields(learned)
     if record["phase1_status"] == Status.NON_FINITE.label:
@@ -195,9 +213,10 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         return record, None
     blocks = [result.block for result in learned]
 
-    def rank_share(contexts_NxD: jax.Array, num_rows: int, use: int) -> float:
+    def rank_share(contexts_NxD: jax.Array, num_rows: int, use: int, mesh: Mesh | None = None) -> float:
         rng = np.random.default_rng([config.seed, use])
-        return effective_rank(contexts_NxD, num_rows, config.effective_rank_rows, rng) / contexts_NxD.shape[1]
+        rank = effective_rank(contexts_NxD, num_rows, config.effective_rank_rows, rng, mesh)
+        return rank / contexts_NxD.shape[1]
 
     with watches.contexts:
         # No token follows the last one, so nothing is predicted from its context.
@@ -211,7 +230,13 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
             # As many rows as in phase 1, whose start may have been made by the same program.
             room = max(data.capacity, len(train_contexts_NxD))
             train_contexts_NxD = exact_contexts(
-                blocks, vectors_VxE, data.train_ids, capacity=room, keeper=keeper, part=_TRAIN
+                blocks,
+                vectors_VxE,
+                data.train_ids,
+                capacity=room,
+                keeper=keeper,
+                part=_TRAIN,
+                mesh=cell.mesh,
             )
         jax.block_until_ready(train_contexts_NxD)
         for name, contexts_NxD in (("validation", val_contexts_MxD), ("training", train_contexts_NxD)):
@@ -221,7 +246,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     with watches.effective_rank:
         # Of what phase 1 ended with, as the reports have it; blocks have ended on different tokens.
         ended = train_contexts_NxD if len(blocks) > 1 else learned[0].contexts_NxD
-        record["train_effective_rank"] = rank_share(ended, len(data.train_ids), _TRAIN_ROWS)
+        record["train_effective_rank"] = rank_share(ended, len(data.train_ids), _TRAIN_ROWS, cell.mesh)
         record["val_effective_rank"] = rank_share(val_contexts_MxD, len(data.val_ids) - 1, _VAL_ROWS)
     with watches.diagnostics:
         record |= block_diagnostics(
@@ -240,7 +265,9 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         keeper.drop(phase1_part(number), contexts_part(_VAL, number), contexts_part(_TRAIN, number))
     with watches.contexts:
         if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
-            train_contexts_NxD = parallel_contexts(blocks[0], vectors_VxE, data.train_ids, train_contexts_NxD)
+            train_contexts_NxD = parallel_contexts(
+                blocks[0], vectors_VxE, data.train_ids, train_contexts_NxD, cell.mesh
+            )
         # As they are saved; phase 1 may have kept them rounded.
         train_contexts_NxD = jax.block_until_ready(train_contexts_NxD.astype(vectors_VxE.dtype))
     if config.phase2.train_contexts == "recomputed":

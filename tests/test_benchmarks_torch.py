@@ -14,7 +14,7 @@ from benchmarks.workload import Workload
 from cvfp_jax import phase1, phase1_step, phase2, phase2_step, recurrence
 from cvfp_jax.config import Phase1Config, Phase2Config
 from cvfp_jax.effective_rank import effective_rank
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import one_device
 from cvfp_jax.phase2_step import Stream
 
 torch = pytest.importorskip("torch", reason="PyTorch (the extra bench) is not installed")
@@ -84,7 +84,7 @@ def test_phase2_is_the_same(both):
     batch = 100
     theirs.contexts_NxD = torch.from_numpy(WORK.contexts(WORK.tokens))
     state, frozen, settings = phase2.prepare(
-        mine, Phase2Config(batch_size=batch), make_mesh(), jax.random.key(0)
+        mine, Phase2Config(batch_size=batch), one_device(), jax.random.key(0)
     )
     stream = Stream.of(WORK.ids(), jnp.asarray(WORK.contexts(WORK.tokens)))
     train, evaluate = phase2_step.compiled(settings)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"atomic", "choice", "config", "keeper", "lock", "products"},
+    {"atomic", "choice", "config", "keeper", "lock", "mesh", "products"},
     {
         "compile_log",
         "cross_entropy",
@@ -21,7 +21,7 @@ LAYERS = [
         "fields",
         "fixed_point",
         "lanes",
-        "mesh",
+        "layout",
         "optimizer",
         "profiler",
         "record_schema",

@@ -5,7 +5,9 @@ import pytest
 from flax import nnx
 
 from cvfp_jax.config import ModelConfig
-from cvfp_jax.micro_batches import Tokens, num_batches, read_contexts, renew_contexts
+from cvfp_jax.layout import lay_out
+from cvfp_jax.mesh import ROWS, WHOLE, on_each, one_device
+from cvfp_jax.micro_batches import Range, Tokens, num_batches, own_range, read_contexts, renew_contexts
 from cvfp_jax.model import ContextBlock, token_windows
 
 
@@ -19,6 +21,15 @@ def windows_of(batch, tokens, K):
     """The windows of a micro-batch's tokens."""
     rows = len(batch.valid_B)
     return jnp.concatenate([tokens.vectors_UxE[batch.places_W[k : k + rows]] for k in range(K)], axis=1)
+
+
+def range_of(contexts, tokens, batch_size, wrap):
+    """The range of the only device."""
+    layout = lay_out(one_device(), len(contexts), batch_size)
+    each = on_each(
+        lambda contexts, tokens: own_range(contexts, tokens, layout, wrap), layout.mesh, (ROWS, WHOLE)
+    )
+    return each(contexts, tokens)
 
 
 @pytest.mark.parametrize("wrap", [True, False])
@@ -37,7 +48,11 @@ def test_a_pass_equals_one_application_to_the_whole_stream(batch_size, wrap):
     def renew(batch, seen):
         return block(batch.old_CxD[:-1], windows_of(batch, tokens, 3)), seen + batch.valid_B.sum()
 
-    new, seen = renew_contexts(jnp.asarray(contexts), tokens, batch_size, wrap, renew, jnp.int32(0))
+    contexts = jnp.asarray(contexts)
+    own = range_of(contexts, tokens, batch_size, wrap)
+    assert (int(own.first_row), int(own.first_batch), int(own.batches)) == (0, 0, -(-count // batch_size))
+    new, seen = renew_contexts(contexts, tokens, own, batch_size, renew, jnp.int32(0))
+    contexts = np.asarray(contexts)
     window = token_windows(vectors, ids, jnp.arange(count), 3)
     shifted = np.roll(contexts[:count], 1, axis=0)
     if not wrap:
@@ -52,7 +67,7 @@ def test_a_pass_equals_one_application_to_the_whole_stream(batch_size, wrap):
         change = jnp.abs(batch.old_CxD[1:] - block(batch.old_CxD[:-1], windows_of(batch, tokens, 3)))
         return jnp.maximum(most, jnp.where(batch.valid_B[:, None], change, 0).max())
 
-    most = read_contexts(jnp.asarray(contexts), tokens, batch_size, wrap, compare, jnp.float32(0))
+    most = read_contexts(jnp.asarray(contexts), tokens, own, batch_size, compare, jnp.float32(0))
     np.testing.assert_allclose(most, np.abs(expected - contexts[:count]).max(), rtol=0, atol=1e-6)
 
 
@@ -66,7 +81,8 @@ def test_a_context_depends_on_its_predecessor_and_its_window_only():
     def renew(contexts, vectors):
         tokens = tokens_of(vectors, ids, K, count)
         renew = lambda batch, none: (block(batch.old_CxD[:-1], windows_of(batch, tokens, K)), none)  # noqa: E731
-        return renew_contexts(contexts, tokens, 4, True, renew, jnp.int32(0))[0]
+        own = Range(jnp.int32(0), jnp.int32(0), jnp.int32(2), contexts[-1])
+        return renew_contexts(contexts, tokens, own, 4, renew, jnp.int32(0))[0]
 
     jacobians = jax.jacfwd(renew, (0, 1))(contexts, vectors)
     on_contexts, on_tokens = (np.abs(np.asarray(j)).sum(axis=(1, 3)) > 0 for j in jacobians)

@@ -10,7 +10,7 @@ from original import load_model, named
 from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import one_device
 from cvfp_jax.model import token_windows
 from cvfp_jax.phase1 import conclude, prepare
 from cvfp_jax.phase1_step import advance
@@ -121,7 +121,7 @@ def replay(request, golden):
             gradient_clip=case["p2_clip"],
             freeze_embedding=case["freeze"],
         ),
-        make_mesh(),
+        one_device(),
     )
     return {
         "name": request.param,

@@ -16,7 +16,7 @@ from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.diagnostics import convergence_trials
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import one_device
 from cvfp_jax.optimizer import stale_norm_after
 from cvfp_jax.phase1 import _check_rank, conclude, prepare
 from cvfp_jax.phase1_step import advance
@@ -176,7 +176,7 @@ def run(name, facts, arrays, dtype):
             Stream.of(ids, None if recomputed else train_contexts),
             Stream.of(val_ids, None if recomputed else val_contexts),
             phase2,
-            make_mesh(),
+            one_device(),
         ),
     }
 

@@ -11,7 +11,7 @@ from original import load_block, make_model, named
 from cvfp_jax import phase2, phase2_step
 from cvfp_jax.config import ModelConfig, Phase2Config
 from cvfp_jax.fixed_point import Status
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import one_device
 from cvfp_jax.model import ContextBlock, TokenBlock
 from cvfp_jax.phase2 import EarlyStopping, learn_tokens
 from cvfp_jax.phase2_step import Stream
@@ -54,7 +54,7 @@ def test_a_step_and_then_an_epoch_equal_the_original(golden, monkeypatch, name):
     config = Phase2Config(case["lr"], 1, 1, case["b"], case["clip"], case["freeze"])
     model = make_model(model_config, arrays["emb"])
     model.context_blocks, model.token_block = nnx.List([context_block]), token_block
-    state, frozen, settings = phase2.prepare(model, config, make_mesh(), jax.random.key(0))
+    state, frozen, settings = phase2.prepare(model, config, one_device(), jax.random.key(0))
 
     def parameters(state):
         found = named(nnx.merge(settings.token_block, state.params.token_block))
@@ -96,7 +96,7 @@ def problem(seed=0, train_tokens=60, val_tokens=30, **changes):
 
 
 def learn(model, config, train, val, mesh=None, **options):
-    return learn_tokens(model, train, val, config, mesh or make_mesh(), **options)
+    return learn_tokens(model, train, val, config, mesh or one_device(), **options)
 
 
 def test_the_best_epochs_weights_are_kept():

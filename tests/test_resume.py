@@ -22,7 +22,7 @@ from cvfp_jax.blocks import exact_contexts, learn_blocks
 from cvfp_jax.checkpoint import Checkpoints
 from cvfp_jax.config import ModelConfig
 from cvfp_jax.fields import replace
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import one_device
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1 import learn_contexts
 from cvfp_jax.phase2 import learn_tokens
@@ -166,7 +166,7 @@ def test_phase2_stopped_after_every_kth_batch(resumed, name):
     model, config, train, val = problem(**{"epochs": 3, **PHASE2[name]})
 
     def work(keeper=None):
-        return learn_tokens(model, train, val, config, make_mesh(), key=jax.random.key(2), keeper=keeper)
+        return learn_tokens(model, train, val, config, one_device(), key=jax.random.key(2), keeper=keeper)
 
     whole = work()
     per_epoch = 4
@@ -266,7 +266,7 @@ import numpy as np
 from pathlib import Path
 from test_phase2 import problem
 from test_resume import Stopping, interrupt, learn_tokens
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import make_mesh, one_device
 
 assert jax.device_count() == 8
 model, config, train, val = problem(batch_size=20, epochs=2)
@@ -274,15 +274,15 @@ model, config, train, val = problem(batch_size=20, epochs=2)
 def work(mesh, keeper=None):
     return learn_tokens(model, train, val, config, mesh, keeper=keeper)
 
-whole = work(make_mesh())
+whole = work(one_device())
 try:
     with Stopping(Path(sys.argv[1]), 4, True) as keeper:
-        work(make_mesh(), keeper)
+        work(one_device(), keeper)
 except KeyboardInterrupt:
     interrupt._asked = 0
 with Stopping(Path(sys.argv[1]), -1, True) as keeper:
     assert keeper.found
-    more = work(make_mesh(jax.devices()), keeper)
+    more = work(make_mesh(), keeper)
 assert (more.batch_losses[:4] == whole.batch_losses[:4]).all()
 np.testing.assert_allclose(more.batch_losses, whole.batch_losses, rtol=1e-5)
 np.testing.assert_allclose([e.val_loss for e in more.epochs], [e.val_loss for e in whole.epochs], rtol=1e-5)
