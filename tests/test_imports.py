@@ -29,7 +29,7 @@ LAYERS = [
         "scaling",
         "widths",
     },
-    {"data", "grid", "memory", "progress", "records", "stop_rules", "stopwatch"},
+    {"arrays", "data", "grid", "memory", "operations", "progress", "records", "stop_rules", "stopwatch"},
     {"compilation", "model", "seal", "workdir"},
     {"block_gradient", "checkpoint", "diversity_gradient", "micro_batches", "plan", "token_tables"},
     {"recurrence"},
