@@ -29,7 +29,7 @@ _QR_ROWS, _QR_COPIES = 8192, 4
 # Logits, exponentials and their like, a few of each: a CPU's fit into chunks of 32 MiB, an accelerator's are
 # made for so many rows and tokens at a time (``cross_entropy.py``).
 _HEAD_COPIES, _CPU_HEAD_BYTES = 4, 32 * 2**20
-HEAD_ROWS, HEAD_TOKENS = 8192, 2048
+HEAD_LOGITS = (8192, 8192)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,4 +193,5 @@ def _head_bytes(config: RunConfig, vocab_size: int, share: Share) -> int:
     frozen = config.phase2.freeze_embedding and config.model.use_weight_tying
     if share.on_cpu or not frozen:
         return _HEAD_COPIES * _CPU_HEAD_BYTES
-    return _HEAD_COPIES * FLOAT_BYTES * min(share.batch, HEAD_ROWS) * min(vocab_size, HEAD_TOKENS)
+    rows, tokens = HEAD_LOGITS
+    return _HEAD_COPIES * FLOAT_BYTES * min(share.batch, rows) * min(vocab_size, tokens)

@@ -21,8 +21,8 @@ from cvfp_jax.widths import context_widths, num_params, token_widths
 
 # The roofs of a step.
 PRODUCTS, MEMORY, LINK = "products", "memory", "link"
-# Numbers that a row moves for each of a layer's outputs: three kept for the pass backward, written and read;
-# the token term, read; its gradient, read and written.
+# Numbers that a row moves for each of a layer's outputs, if a micro-batch is too large for caches: three that
+# are kept for the pass backward, written and read; the token term, read; its gradient, read and written.
 _MOVED_OF_WIDTH = 9
 # The same of the inside of two linear maps: its slope and its output, written and read.
 _MOVED_OF_INNER = 4
@@ -244,7 +244,8 @@ class Work:
         row = _MOVED_OF_WIDTH * sum(token_widths(model)[1:])
         # A frozen head is read once; a trained one for its logits, twice, and for two gradients.
         moved = (1 if frozen else 4) * table + FLOAT_BYTES * (share.batch * row + _MOVED_BY_ADAM * trained)
-        sent = self._reduced(trained + _SCALARS) + self._reduced(share.batch * share.devices * self._width)
+        rows = min(config.phase2.batch_size, self.num_tokens)
+        sent = self._reduced(trained + _SCALARS + rows * self._width)
         return self._step(
             "phase 2, step",
             PHASE2,

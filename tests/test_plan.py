@@ -63,7 +63,7 @@ def test_an_accelerator_works_on_more_at_a_time_than_a_cpu():
     """The numbers of arrays.py are those of the modules that make the arrays, which bring JAX."""
     assert (arrays.LANES, arrays.CPU_LANES) == (recurrence._LANES, recurrence._CPU_LANES)
     assert arrays.LANE_TOKENS == recurrence.CHUNK
-    assert (arrays.HEAD_ROWS, arrays.HEAD_TOKENS) == (cross_entropy._ROWS, cross_entropy._TOKENS)
+    assert arrays.HEAD_LOGITS == cross_entropy._LOGITS
     config = replace(RunConfig(), {"phase2.train_contexts": "sequential"})
     made = {
         on_cpu: cell_arrays(config, 50257, Share.whole(config, 50257, 2_000_000, on_cpu))
@@ -72,7 +72,7 @@ def test_an_accelerator_works_on_more_at_a_time_than_a_cpu():
     lanes = {on_cpu: made[on_cpu]["contexts"]["lanes, later a copy"] for on_cpu in made}
     assert lanes == {False: 3 * 2**20 * 768 * 4, True: 2_000_000 * 768 * 4}
     heads = {on_cpu: made[on_cpu]["phase 2"]["logits at a time"] for on_cpu in made}
-    assert heads == {False: 4 * 4 * 8192 * 2048, True: 4 * 2**25}
+    assert heads == {False: 4 * 4 * 8192 * 8192, True: 4 * 2**25}
 
 
 # Measured in a process of its own, whose peak nothing else has raised.
