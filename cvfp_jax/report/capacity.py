@@ -114,7 +114,7 @@ def sentences(plan: Capacity) -> list[str]:
         f" {machine.link_rate / 1e9:g} to others, {machine.host_rate / 1e9:g} to files.",
     ]
     if plan.calibration is None:
-        lines.append("The roofline is a lower bound; --calibration=FILE tells what was reached.")
+        lines.append("Steps take longer than the roofline; --calibration=FILE tells what was reached.")
     else:
         lines.append(
             f"Calibrated by {plan.calibration.source}: products at the share of their rate that was reached"
