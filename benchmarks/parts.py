@@ -1,24 +1,15 @@
 """What is timed: the parts by name, the operations that each needs, and what a cell is made of.
 
-Operations are counted as those of the matrix products that a part cannot do without, 2 for a multiplication
-and an addition; N tokens of which U are distinct, B rows of a batch, D context width, E embedding width,
-K input tokens, V vocabulary:
-
-- phase 1, an iteration: ``2 * 2 N D D`` (the state's product and its gradient) and ``2 * 2 U K E D`` (the
-  tokens').
-- exact contexts, a token: ``2 D D``.
-- one parallel pass: ``2 N D D + 2 U K E D``.
-- phase 2, a training step: ``2 * 2 B E V`` (the head), ``2 * 2 B (D + K E) E`` (the token layer), and
-  ``2 * 2 B K E E`` for what the layer keeps where K > 1; evaluation: half of it.
-- effective rank, R rows: ``2 R D D + 2 D D D`` (bidiagonalisation by way of a triangular factor; Golub and
-  Van Loan, Matrix Computations, 2013).
-- a whole cell: the sum over what it is made of, ``cell``.
+Operations are counted as ``cvfp_jax/operations.py`` has it, those of exact contexts a token; those of a whole
+cell are the sum over what it is made of, ``cell``.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
 from benchmarks.workload import Workload
+from cvfp_jax import operations
+from cvfp_jax.config import ModelConfig, Phase2Config
 from experiments.systems import R3_V2
 
 PHASE1, RECURRENCE, PARALLEL = "phase1", "recurrence", "parallel"
@@ -67,20 +58,22 @@ class Part:
 
     def operations(self, distinct: int) -> float:
         """Returns the operations that a unit of work needs, given U of the whole stream."""
-        D, E, V, K = self.work.context_dim, self.work.embed_dim, self.work.vocab, self.work.input_tokens
-        tokens_term = 2 * distinct * K * E * D
+        work, rows = self.work, self.rows
+        model = ModelConfig(
+            context_dim=work.context_dim, embed_dim=work.embed_dim, num_input_tokens=work.input_tokens
+        )
         match self.kind:
             case "phase1":
-                return 2 * (2 * self.rows * D * D + tokens_term)
+                return operations.phase1_iteration(model, rows, distinct)
             case "recurrence":
-                return 2 * D * D
+                return operations.exact_contexts(model, 1)
             case "parallel":
-                return 2 * self.rows * D * D + tokens_term
+                return operations.parallel_pass(model, rows, distinct)
             case "effective_rank":
-                return 2 * self.rows * D * D + 2 * D * D * D
-        kept = K * E * E if K > 1 else 0
-        forward = 2 * self.rows * (E * V + (D + K * E) * E + kept)
-        return forward if self.kind == EVALUATE else 2 * forward
+                return operations.effective_rank(rows, work.context_dim)
+            case "phase2_eval":
+                return operations.phase2_forward(model, work.vocab, rows)
+        return operations.phase2_training(model, Phase2Config(), work.vocab, rows)
 
     def product_shape(self) -> tuple[int, int, int]:
         """Returns the rows, the inner width and the columns of the product that most operations are in."""

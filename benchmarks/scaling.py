@@ -21,11 +21,14 @@ from benchmarks import flags, memory, result
 from benchmarks.parts import Scale
 from benchmarks.sides import OURS
 from benchmarks.workload import Workload
+from cvfp_jax.arrays import ALWAYS, PHASE1, Share, cell_arrays
+from cvfp_jax.capacity import largest_count
+from cvfp_jax.config import ModelConfig, RunConfig
 from cvfp_jax.memory import available_memory
 from cvfp_jax.report.tables import Table
 from cvfp_jax.scaling.line import log_line
 
-_PROCESS_BYTES = 2 * 10**9  # libraries, compiler and a micro-batch, from above
+_PROCESS_BYTES = 2 * 10**9  # libraries and compiler, from above
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +62,14 @@ def axes(quick: bool) -> list[Axis]:
 
 
 def expected_bytes(work: Workload) -> int:
-    """Estimates a point's peak memory, from above: two sets of contexts, four tables and the process."""
-    contexts, table = work.tokens * work.context_dim, work.vocab * work.embed_dim
-    return 4 * (2 * contexts + 4 * table) + _PROCESS_BYTES
+    """Estimates a point's peak memory, from above: phase 1's arrays, two tables more and the process."""
+    model = ModelConfig(
+        context_dim=work.context_dim, embed_dim=work.embed_dim, num_input_tokens=work.input_tokens
+    )
+    config = RunConfig(model=model)
+    made = cell_arrays(config, work.vocab, Share.whole(config, work.vocab, work.tokens, on_cpu=True))
+    tables = 2 * made[ALWAYS]["embedding table"]
+    return tables + sum(made[ALWAYS].values()) + sum(made[PHASE1].values()) + _PROCESS_BYTES
 
 
 def fitting(axis: Axis, base: Workload, available: int | None) -> tuple[Axis, str]:
@@ -69,16 +77,19 @@ def fitting(axis: Axis, base: Workload, available: int | None) -> tuple[Axis, st
 
     The largest value becomes the largest that fits, in two digits; values beyond it go.
     """
-    largest = dataclasses.replace(base, **{axis.flag: axis.values[-1]})
-    if axis.flag != "tokens" or available is None or expected_bytes(largest) <= available:
+
+    def expected(value: int) -> int:
+        return expected_bytes(dataclasses.replace(base, **{axis.flag: value}))
+
+    largest = axis.values[-1]
+    if axis.flag != "tokens" or available is None or expected(largest) <= available:
         return axis, ""
-    free = available - expected_bytes(dataclasses.replace(base, tokens=0))
-    most = max(0, free // (8 * base.context_dim))
+    most = largest_count(lambda value: expected(value) <= available)
     most -= most % 10 ** max(0, len(str(most)) - 2)
     values = tuple(value for value in axis.values if value < most)
     values += (most,) if most > axis.values[0] else ()
     return dataclasses.replace(axis, values=values), (
-        f"N = {axis.values[-1]:,} needs up to {expected_bytes(largest) / 1e9:.1f} GB and"
+        f"N = {largest:,} needs up to {expected(largest) / 1e9:.1f} GB and"
         f" {available / 1e9:.1f} GB are free: the largest N is {values[-1] if values else 0:,}"
     )
 

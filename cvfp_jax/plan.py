@@ -3,29 +3,16 @@
 import dataclasses
 from typing import Any
 
+from cvfp_jax import arrays
+from cvfp_jax.arrays import FLOAT_BYTES, Share
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.tokenizer import VOCAB_SIZE
 from cvfp_jax.errors import UserError
 from cvfp_jax.fields import replace
-from cvfp_jax.widths import context_widths, num_params, token_context_widths, token_widths
+from cvfp_jax.widths import num_params
 
-_FLOAT_BYTES = 4
 # Python, JAX and its compiler, SciPy and the cell's programs, as measured on a CPU.
 _PROCESS_BYTES = 800 * 2**20
-# Logits, exponentials and their like: a few chunks of the vocabulary head's 32 MiB.
-_HEAD_BYTES = 4 * 32 * 2**20
-# What a micro-batch keeps for its backward pass: rows as wide as each layer, as its tokens, and as the
-# inner layer of two linear maps, as measured, and a third more.
-_ROWS_OF_WIDTH, _ROWS_OF_WINDOW, _ROWS_OF_INNER = 8, 2, 4
-# Arrays of all pairs of rows.
-_PAIRS_OF_ROWS = {"UNIF": 3, "InfoNCE": 3}
-# Parameters, gradient, two moments and an update; in phase 2 also those of the start and of the best epoch.
-_COPIES_PHASE1, _COPIES_PHASE2 = 5, 8
-_COPIES_TABLES = 2
-# Contexts of all lanes, those of one round and those put in order.
-_LANE_ROWS, _LANE_COPIES = 64 * 1024, 3
-# The effective rank's blocks of rows, and how often LAPACK holds one.
-_QR_ROWS, _QR_COPIES = 8192, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +82,8 @@ def plan_cell(
 def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int, host: bool = True) -> int:
     """Estimates a cell's peak memory, from above.
 
-    The largest of phase 1 (one set of contexts, the tables of distinct tokens, a micro-batch's
-    activations), the measures (two sets, the lanes of exact contexts or the blocks of a QR) and phase 2
-    (one set, a batch's activations, the head), with the tables and the parameters; on the host also the
-    process and a checkpoint on its way to the disk. Measured peaks are between half of it and all of it
+    What ``arrays.py`` says of the stage that takes most; on the host also the process, the table once more
+    and a checkpoint on its way to the disk. Measured peaks are between half of it and all of it
     (``tests/test_plan.py``).
 
     Args:
@@ -110,67 +95,17 @@ def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int, host:
     Returns:
       Bytes.
     """
-    model = config.model
-    contexts = train_tokens * model.context_dim * model.num_blocks
-    counts = num_params(model, vocab_size, config.phase2.freeze_embedding, count_embed_norm=False)
-    block, trained = counts["params_context_block"], counts["params_trainable_phase2"]
-    # What an iteration reads and writes; rounded, half of it.
-    held = contexts if config.phase1.context_dtype == "float32" else contexts // 2
-    phase1 = held + _tables(config, min(vocab_size, train_tokens)) + _COPIES_PHASE1 * block
-    phase1 += _phase1_rows(config, train_tokens)
-    width = model.context_dim * model.num_blocks
-    lanes = _LANE_COPIES * min(train_tokens, _LANE_ROWS) * model.context_dim
-    measures = 2 * contexts + max(lanes, _QR_COPIES * (max(_QR_ROWS, width) + width) * width)
-    phase2 = (
-        contexts + _phase2_rows(config, train_tokens) + _COPIES_PHASE2 * trained + _HEAD_BYTES // _FLOAT_BYTES
-    )
-    # The table on the host and on the device, and the vectors made of it.
-    always = 3 * vocab_size * model.embed_dim + counts["params_token_block"] + counts["params_head"] + block
-    if config.precision == "bf16":
-        always += vocab_size * model.embed_dim // 2
-    if host:
-        # What phase 1 saves is copied, what phase 2 saves of contexts is not; both are packed.
-        phase1 += 3 * (held + 3 * block) // 2
-        phase2 += contexts + 5 * trained
-    total = _FLOAT_BYTES * (always + max(phase1, measures, phase2))
-    return total + _PROCESS_BYTES if host else total
-
-
-def _tables(config: RunConfig, distinct: int) -> int:
-    """Numbers in the distinct tokens' vectors, and in their token terms with a gradient each."""
-    model = config.model
-    widths = context_widths(model)[1:]
-    reading = widths if model.token_input_all_layers else widths[:1]
-    window = model.num_input_tokens * model.embed_dim
-    if model.ffn_num_layers == 2:
-        reading = [4 * (width + window) for width in context_widths(model)[: len(reading)]]
-    return distinct * (model.embed_dim + _COPIES_TABLES * model.num_input_tokens * sum(reading))
-
-
-def _phase1_rows(config: RunConfig, train_tokens: int) -> int:
-    """Numbers that a micro-batch keeps for its backward pass."""
-    model = config.model
-    rows = min(config.phase1.batch_size, train_tokens) or train_tokens
-    widths = context_widths(model)
-    window = model.num_input_tokens * model.embed_dim
-    each = _ROWS_OF_WIDTH * sum(widths[1:]) + _ROWS_OF_WINDOW * window
-    if model.ffn_num_layers == 2:
-        each += _ROWS_OF_INNER * sum(4 * (width + window) for width in widths[:-1])
-    pairs = _PAIRS_OF_ROWS.get(config.phase1.diversity, 0)
-    return rows * (each + pairs * rows)
-
-
-def _phase2_rows(config: RunConfig, train_tokens: int) -> int:
-    """Numbers that a batch of phase 2 keeps for its backward pass."""
-    model = config.model
-    rows = min(config.phase2.batch_size, train_tokens)
-    widths, contexts = token_widths(model), token_context_widths(model)
-    each = _ROWS_OF_WIDTH * sum(widths[1:]) + _ROWS_OF_WINDOW * (widths[0] + sum(contexts))
-    if model.ffn_num_layers == 2:
-        each += _ROWS_OF_INNER * sum(4 * (a + b) for a, b in zip(widths[:-1], contexts, strict=True))
-    if model.reads_every_layer:
-        each += 2 * sum(context_widths(model))
-    return rows * each
+    made = arrays.cell_arrays(config, vocab_size, Share.whole(config, vocab_size, train_tokens, host))
+    if not host:
+        return arrays.peak(made)
+    counts = num_params(config.model, vocab_size, config.phase2.freeze_embedding, count_embed_norm=False)
+    made[arrays.ALWAYS]["the host's table"] = FLOAT_BYTES * vocab_size * config.model.embed_dim
+    # What phase 1 saves is copied, what phase 2 saves of contexts is not; both are packed.
+    saved = made[arrays.PHASE1]["contexts"] + 3 * FLOAT_BYTES * counts["params_context_block"]
+    made[arrays.PHASE1]["checkpoint"] = 3 * saved // 2
+    trained = FLOAT_BYTES * 5 * counts["params_trainable_phase2"]
+    made[arrays.PHASE2]["checkpoint"] = made[arrays.PHASE2]["contexts"] + trained
+    return arrays.peak(made) + _PROCESS_BYTES
 
 
 SMALLER = "use a smaller --config.phase1.batch_size, --config.phase2.batch_size, --context_dims or --samples"

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from cvfp_jax import capacity_cli
+from cvfp_jax.capacity_cli import CapacityRequest
 from cvfp_jax.choice import choose
 from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
@@ -34,6 +36,7 @@ FLAGS = {
     "seed": "seed of every random number",
     "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
     "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
+    **capacity_cli.FLAGS,
 }
 SWITCHES = {
     "dry_run": "print the plan only: nothing is downloaded, read or trained",
@@ -57,11 +60,12 @@ class SweepRequest:
     force: bool
     profile: bool
     log_compiles: bool
+    capacity: CapacityRequest | None = None
 
     def run(self) -> bool:
         """Runs the sweep, or prints its plan, and returns whether every cell ended well."""
         if self.dry_run:
-            print(_plan(self.grid, self.json))
+            print(_plan(self.grid, self.json, self.capacity))
             return True
         # These bring JAX, which the command line does without.
         from cvfp_jax import compilation, compile_log
@@ -152,11 +156,14 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         "force" in given,
         "profile" in given,
         "log_compiles" in given,
+        capacity_cli.capacity_request(given),
     )
 
 
-def _plan(grid: Grid, as_json: bool) -> str:
+def _plan(grid: Grid, as_json: bool, capacity: CapacityRequest | None) -> str:
     """The plan of a sweep whose data have not been read."""
+    if capacity is not None:
+        return capacity.plan({grid.series(cell): cell for cell in grid.cells()}, as_json)
     from cvfp_jax.plan import (
         plan_cell,  # with the next line brings SciPy, which the command line does without
     )

@@ -8,7 +8,8 @@ import pytest
 import tiny
 
 import launch
-from cvfp_jax import memory, sweep
+from cvfp_jax import arrays, cross_entropy, memory, recurrence, sweep
+from cvfp_jax.arrays import Share, cell_arrays
 from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
 from cvfp_jax.fields import replace
@@ -45,11 +46,33 @@ def test_what_only_the_data_can_tell_is_null_until_they_are_read():
     assert plan_cell(corpus, 1000, 5000, 9000).memory_bytes == expected_memory(corpus, 1000, 9000)
 
 
-def test_memory_grows_with_sets_of_contexts_and_what_is_saved_of_them():
-    config, sizes = RunConfig(), (1_000_000, 2_000_000)
-    for host, sets in ((False, 2), (True, 2.5)):
+@pytest.mark.parametrize("host", [False, True])
+def test_memory_grows_with_three_sets_of_contexts_and_the_token_ids(host):
+    """Phase 1's, new ones in whole chunks, and those cut to the stream."""
+    sizes = (10 * 2**20, 11 * 2**20)
+    for contexts in ("parallel", "sequential"):
+        config = replace(RunConfig(), {"phase2.train_contexts": contexts})
         few, many = (expected_memory(config, 50257, tokens, host) for tokens in sizes)
-        assert many - few == pytest.approx(sets * 1_000_000 * 768 * 4)
+        assert many - few == 2**20 * 4 * (3 * 768 + 1)
+    rounded = replace(config, {"phase1.context_dtype": "bfloat16"})
+    few, many = (expected_memory(rounded, 50257, tokens, host) for tokens in sizes)
+    assert many - few == 2**20 * 4 * (2.5 * 768 + 1)
+
+
+def test_an_accelerator_works_on_more_at_a_time_than_a_cpu():
+    """The numbers of arrays.py are those of the modules that make the arrays, which bring JAX."""
+    assert (arrays.LANES, arrays.CPU_LANES) == (recurrence._LANES, recurrence._CPU_LANES)
+    assert arrays.LANE_TOKENS == recurrence.CHUNK
+    assert arrays.HEAD_LOGITS == cross_entropy._LOGITS
+    config = replace(RunConfig(), {"phase2.train_contexts": "sequential"})
+    made = {
+        on_cpu: cell_arrays(config, 50257, Share.whole(config, 50257, 2_000_000, on_cpu))
+        for on_cpu in (False, True)
+    }
+    lanes = {on_cpu: made[on_cpu]["contexts"]["lanes, later a copy"] for on_cpu in made}
+    assert lanes == {False: 3 * 2**20 * 768 * 4, True: 2_000_000 * 768 * 4}
+    heads = {on_cpu: made[on_cpu]["phase 2"]["logits at a time"] for on_cpu in made}
+    assert heads == {False: 4 * 4 * 8192 * 8192, True: 4 * 2**25}
 
 
 # Measured in a process of its own, whose peak nothing else has raised.

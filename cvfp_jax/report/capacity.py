@@ -1,0 +1,136 @@
+"""Capacity plans, as ``--dry_run --devices=64 ...`` prints them."""
+
+import textwrap
+from collections.abc import Sequence
+
+from cvfp_jax.arrays import ALWAYS, STAGES
+from cvfp_jax.capacity import Capacity
+from cvfp_jax.report.tables import UNKNOWN, Table, size, whole
+
+_WIDTH = 72  # of sentences; tables are narrower
+
+
+def amount(count: float) -> str:
+    """Returns bytes for people, in powers of 1,000 as the flags have them.
+
+    >>> amount(999), amount(3_072_000), amount(3.07e15)
+    ('999 B', '3.07 MB', '3.07 PB')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} PB" if count < 999.5 else f"{count:,.0f} PB"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns a time for people.
+
+    >>> duration(0.0097), duration(90), duration(5400), duration(1e7), duration(None)
+    ('9.7 ms', '90 s', '1.5 h', '116 d', '-')
+    """
+    if seconds is None:
+        return UNKNOWN
+    for least, unit, name in ((172_800, 86_400, "d"), (3600, 3600, "h"), (300, 60, "min"), (1, 1, "s")):
+        if seconds >= least:
+            value = seconds / unit
+            return f"{value:.3g} {name}" if value < 999.5 else f"{value:,.0f} {name}"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+
+
+def arrays_table(plan: Capacity) -> Table:
+    """The arrays of a device by stage; a stage needs its own and those that are always there."""
+    always = sum(plan.arrays[ALWAYS].values())
+    rows = [[f"{ALWAYS}: {name}", amount(count)] for name, count in plan.arrays[ALWAYS].items()]
+    rows.append([f"{ALWAYS}, in all", amount(always)])
+    for stage in STAGES:
+        made = plan.arrays[stage]
+        rows += [[f"{stage}: {name}", amount(count)] for name, count in made.items()]
+        rows.append([f"{stage}, in all", amount(always + sum(made.values()))])
+    return Table(["array", "a device"], rows)
+
+
+def steps_table(plan: Capacity) -> Table:
+    """What each step takes by the roofline and by the calibration, and what a device sends in it."""
+    rows = []
+    for step in plan.steps:
+        rows.append(
+            [
+                step.name,
+                size(step.count),
+                duration(step.roofline_seconds),
+                step.limit,
+                amount(step.sent_bytes),
+                duration(step.calibrated_seconds),
+            ]
+        )
+        if step.per_unit > 1:
+            measured = step.calibrated_seconds
+            rows.append(
+                [
+                    f"{step.stage}, epoch",
+                    size(step.count // step.per_unit),
+                    duration(step.per_unit * step.roofline_seconds),
+                    step.limit,
+                    amount(step.per_unit * step.sent_bytes),
+                    duration(None if measured is None else step.per_unit * measured),
+                ]
+            )
+    totals = [duration(plan.cell_seconds()), UNKNOWN, UNKNOWN, duration(plan.cell_seconds(calibrated=True))]
+    rows.append(["cell, at most", "1", *totals])
+    return Table(["step", "times", "roofline", "limit", "sent", "calibrated"], rows)
+
+
+def series_table(plans: Sequence[Capacity]) -> Table:
+    """What each of several cells takes."""
+    rows = [
+        [
+            plan.series,
+            amount(plan.peak_bytes),
+            size(plan.largest_tokens),
+            duration(plan.steps[0].roofline_seconds),
+            duration(plan.steps[-1].per_unit * plan.steps[-1].roofline_seconds),
+        ]
+        for plan in plans
+    ]
+    return Table(["cell", "a device", "largest N", "iteration", "epoch"], rows)
+
+
+def sentences(plan: Capacity) -> list[str]:
+    """Returns what follows from a plan, a sentence or two each."""
+    machine = plan.machine
+    name, weight = plan.largest_array
+    verdict = "Fits" if plan.fits else "Does not fit"
+    lines = [
+        f"{verdict}: a device needs {amount(plan.peak_bytes)} and has {amount(machine.memory_bytes)}."
+        f" Most is needed in stage {plan.peak_stage}, and of that {name}, {amount(weight)}.",
+        f"The largest N that fits: {whole(plan.largest_tokens)}.",
+        f"Contexts in a file: {amount(plan.contexts_bytes)} of disk, and as much a checkpoint of phase 1;"
+        f" read and written in {duration(plan.streamed_seconds)} an iteration.",
+        f"Token ids: {amount(plan.token_ids_bytes)} a process, unless mapped.",
+        *plan.notes(),
+        f"V = {whole(plan.vocab_size)}, of which {whole(plan.share.distinct)} occur at most. A device:"
+        f" {machine.flops / 1e12:g} TFLOP/s; GB/s: {machine.memory_rate / 1e9:g} to its memory,"
+        f" {machine.link_rate / 1e9:g} to others, {machine.host_rate / 1e9:g} to files.",
+    ]
+    if plan.calibration is None:
+        lines.append("Steps take longer than the roofline; --calibration=FILE tells what was reached.")
+    else:
+        lines.append(
+            f"Calibrated by {plan.calibration.source}: products at the share of their rate that was reached"
+            " there, and sending."
+        )
+    return lines
+
+
+def capacity_text(plans: Sequence[Capacity]) -> str:
+    """Returns what is printed: all series in a table, and the one that needs most in full."""
+    most = max(plans, key=lambda plan: plan.peak_bytes / plan.num_tokens)
+    devices = most.machine.devices
+    parts = [] if len(plans) == 1 else [series_table(plans).text()]
+    parts.append(
+        f"{most.series}: N = {whole(most.num_tokens)} on {whole(devices)} device{'s'[: devices > 1]}"
+    )
+    told = "\n".join(textwrap.fill(line, _WIDTH) for line in sentences(most))
+    parts += [arrays_table(most).text(), steps_table(most).text(), told]
+    return "\n\n".join(parts)
