@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import mmap
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax.config import SEPARATORS, DataConfig, ModelConfig, RunConfig
-from cvfp_jax.data import dataset, tokenizer
+from cvfp_jax.data import cache, corpus, dataset, tokenizer
 from cvfp_jax.errors import UserError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -28,6 +29,10 @@ def run_of(config, samples):
     return RunConfig(num_samples=samples, data=config, model=ModelConfig(embed_dim=4))
 
 
+def samples_of(config, part):
+    return list(corpus.Samples(config.corpus, (part,)))
+
+
 def texts_of(ids, vocabulary):
     return tokenizer.gpt2_encoding().decode(vocabulary.token_ids[ids].tolist())
 
@@ -36,8 +41,8 @@ def test_cells_are_the_first_samples_and_share_their_validation(config):
     data = dataset.load(config, [3, 9])
     small, large = (data.cell(run_of(config, samples)) for samples in (3, 9))
     np.testing.assert_array_equal(large.train_ids[: len(small.train_ids)], small.train_ids)
-    assert texts_of(small.train_ids, data.vocabulary) == "".join(data.train_texts[:3])
-    assert texts_of(small.val_ids, data.vocabulary) == "".join(data.val_texts)
+    assert texts_of(small.train_ids, data.vocabulary) == "".join(samples_of(config, range(3)))
+    assert texts_of(small.val_ids, data.vocabulary) == "".join(samples_of(config, range(18, 20)))
     np.testing.assert_array_equal(small.val_ids, large.val_ids)
     assert small.table.shape == (50257, 4)
     assert small.capacity == large.capacity == len(large.train_ids)
@@ -50,6 +55,29 @@ def test_the_hash_tells_cells_and_texts_apart_but_not_sweeps(config):
     assert moved.sha256(3) != narrow.sha256(3)
 
 
+@pytest.mark.parametrize("vocabulary", ["full", "corpus"])
+def test_the_hash_is_that_of_the_texts_and_their_parts(config, vocabulary):
+    config = dataclasses.replace(config, vocabulary=vocabulary)
+    train, val = samples_of(config, range(3)), samples_of(config, range(18, 20))
+    for each, parts in (config, ["validation", *val]), (tail_of(config), ["tail", "tail:0.25"]):
+        data = dataset.load(each, [3, 9])
+        known = ["vocabulary", data.vocabulary.token_ids.tobytes()]
+        assert data.sha256(3) == cache.content_hash([*train, *parts, *known])
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "corpus"])
+def test_a_cells_tokens_are_views_of_files(config, vocabulary):
+    for _ in range(2):
+        data = dataset.load(dataclasses.replace(config, vocabulary=vocabulary), [3, 9])
+        for ids in (data.train_ids(9), data.train_ids(3), data.val_ids(3)):
+            assert ids.dtype == np.int32
+            assert not ids.flags.owndata
+            assert not ids.flags.writeable
+            while isinstance(ids, np.ndarray):
+                ids = ids.base
+            assert isinstance(ids, mmap.mmap)
+
+
 def test_a_corpus_vocabulary_holds_what_occurs_up_to_the_end_of_the_validation_range(config):
     config = dataclasses.replace(config, vocabulary="corpus")
     one, other = dataset.load(config, [3]), dataset.load(config, [9, 12])
@@ -59,7 +87,9 @@ def test_a_corpus_vocabulary_holds_what_occurs_up_to_the_end_of_the_validation_r
     assert zebra[0] in known
     assert not known.issuperset(hippo.tolist())
     assert one.cell(run_of(config, 3)).table.shape == (len(known), 4)
-    assert texts_of(one.train_ids(3), one.vocabulary) == "".join(one.train_texts[:3])
+    for data in (one, other):
+        assert texts_of(data.train_ids(3), one.vocabulary) == "".join(samples_of(config, range(3)))
+        assert texts_of(data.val_ids(3), one.vocabulary) == "".join(samples_of(config, range(18, 20)))
 
 
 def test_samples_are_cut(config):
@@ -113,7 +143,7 @@ def tail_of(config, share="0.25", **changes):
 def test_a_tail_parts_each_cells_own_tokens(config, counts, share, vocabulary, cut):
     config = tail_of(config, share, vocabulary=vocabulary, max_sample_tokens=cut)
     data = dataset.load(config, counts)
-    samples = tokenizer.encode(data.train_texts)
+    samples = list(tokenizer.encode(samples_of(config, range(max(counts)))))
     for count in counts:
         train_ids, val_ids = data.train_ids(count), data.val_ids(count)
         whole = np.concatenate([ids[: cut or None] for ids in samples[:count]])
@@ -130,7 +160,7 @@ def test_a_cell_has_its_tail_and_a_baseline_of_the_rest(config):
     data = dataset.load(tail_of(config), [3, 9])
     small, large = (data.cell(run_of(data.config, samples)) for samples in (3, 9))
     assert texts_of(small.train_ids, data.vocabulary) + texts_of(small.val_ids, data.vocabulary) == (
-        "".join(data.train_texts[:3])
+        "".join(samples_of(config, range(3)))
     )
     assert len(small.val_ids) < len(large.val_ids)
     assert small.val_capacity == large.val_capacity == len(large.val_ids)
@@ -142,14 +172,14 @@ def test_a_cell_has_its_tail_and_a_baseline_of_the_rest(config):
 
 def test_a_tail_needs_no_sample_but_the_training_ones(config):
     data = dataset.load(tail_of(config), [21])
-    assert (len(data.train_texts), len(data.val_texts)) == (21, 0)
+    assert (data.num_samples, data.num_held_out) == (21, 0)
     with pytest.raises(UserError, match="has 21 samples, but samples 0:22 are asked for"):
         dataset.load(tail_of(config), [22])
 
 
 def test_a_corpus_vocabulary_holds_the_tail_of_the_largest_cell(config):
     data = dataset.load(tail_of(config, vocabulary="corpus"), [3, 20])
-    zebra = tokenizer.encode([" zebra"])[0][0]
+    (zebra,) = next(tokenizer.encode([" zebra"]))[:1]
     assert zebra not in data.vocabulary.token_ids[data.train_ids(20)]
     assert zebra in data.vocabulary.token_ids[data.val_ids(20)]
     assert data.cell(run_of(data.config, 3)).table.shape == (data.vocabulary.size, 4)

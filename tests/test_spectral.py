@@ -17,9 +17,15 @@ def counted(ids, vocab_size, window):
 
 
 @settings(max_examples=50, deadline=None)
-@given(ids=st.lists(st.integers(0, 4), min_size=1, max_size=30), window=st.integers(1, 6))
-def test_cooccurrences_are_those_counted_one_by_one(ids, window):
-    found = spectral.cooccurrences(np.array(ids), 5, window).toarray()
+@given(
+    ids=st.lists(st.integers(0, 4), min_size=1, max_size=30),
+    window=st.integers(1, 6),
+    chunk=st.sampled_from([1, 3, 7, 100]),
+)
+def test_cooccurrences_are_those_counted_one_by_one(ids, window, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spectral, "_CHUNK", chunk)
+        found = spectral.cooccurrences(np.array(ids), 5, window).toarray()
     np.testing.assert_array_equal(found, counted(ids, 5, window))
 
 

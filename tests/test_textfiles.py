@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,17 @@ def test_line_ends_of_other_systems_are_newlines_and_nothing_else_is(tmp_path):
     expected = "a\nb\nc\x0cd\u2028e\x85f"
     assert read(write(tmp_path / "folder" / "a.txt", text).parent) == [expected]
     assert read(write(tmp_path / "a.txt", text)) == [expected]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_a_file_of_many_samples_is_not_read_as_a_whole(tmp_path, name):
+    line = json.dumps({"text": "x" * 1000})
+    path = write(tmp_path / name, f"{line}\n\n" * 10_000)
+    tracemalloc.start()
+    assert sum(1 for _ in iterate_samples(str(path))) == 10_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e6
 
 
 def test_json_that_python_cannot_read(tmp_path):

@@ -22,7 +22,7 @@ from cvfp_jax.errors import UserError
     ],
 )
 def test_ids_are_gpt2s(text, ids):
-    assert tokenizer.encode([text])[0].tolist() == ids
+    assert next(tokenizer.encode([text])).tolist() == ids
 
 
 def test_the_vocabulary_is_complete():
@@ -39,6 +39,24 @@ def test_decoding_gives_the_text_back(text):
     (ids,) = tokenizer.encode([text])
     assert ids.dtype == np.int32
     assert tokenizer.gpt2_encoding().decode(ids.tolist()) == text
+    assert tokenizer.gpt2_encoding().encode_ordinary(text) == ids.tolist()
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_texts_come_in_their_order_while_few_of_them_are_read_ahead(size):
+    read = 0
+
+    def texts():
+        nonlocal read
+        for read in range(1, 10_001):
+            yield f"{read} ".ljust(size)
+
+    found = tokenizer.encode(texts())
+    for number in range(1, 201):
+        assert tokenizer.gpt2_encoding().decode(next(found).tolist()).startswith(f"{number} ")
+    # 4 MiB wait, in which a text of any length counts as 1,000 more characters.
+    assert read <= 200 + (4 << 20) / (1000 + size) + 1
+    found.close()
 
 
 def test_another_vocabulary_file_is_refused(tmp_path, monkeypatch):

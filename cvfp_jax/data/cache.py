@@ -6,8 +6,9 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import platformdirs
@@ -23,22 +24,55 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CVFP_CACHE_DIR") or platformdirs.user_cache_dir("cvfp_jax"))
 
 
-def content_hash(parts: Iterable[bytes | str]) -> str:
-    """Returns the sha256 of parts, each preceded by its length, so that no two lists collide.
+# An array's memoryview is hashed where it lies.
+Part = bytes | str | memoryview
+
+
+class Digest:
+    """The sha256 of parts, each preceded by its length, so that no two lists collide."""
+
+    def __init__(self) -> None:
+        """Starts with no parts."""
+        self._sha256 = hashlib.sha256()
+
+    def add(self, part: Part) -> Self:
+        """Adds one part."""
+        data = memoryview(part.encode() if isinstance(part, str) else part)
+        self._sha256.update(data.nbytes.to_bytes(8, "little"))
+        self._sha256.update(data)
+        return self
+
+    def over(self, texts: Iterable[str]) -> Iterator[str]:
+        """Yields texts, each of which it adds."""
+        for text in texts:
+            self.add(text)
+            yield text
+
+    def copy(self) -> "Digest":
+        """Returns a digest of the same parts, to which others can be added."""
+        twin = Digest()
+        twin._sha256 = self._sha256.copy()
+        return twin
+
+    def hexdigest(self) -> str:
+        """Returns the hash of what was added up to now."""
+        return self._sha256.hexdigest()
+
+
+def content_hash(parts: Iterable[Part]) -> str:
+    """Returns the hash of a list of parts.
 
     >>> content_hash(["ab", "c"]) == content_hash(["a", "bc"])
     False
     """
-    digest = hashlib.sha256()
+    digest = Digest()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
+        digest.add(part)
     return digest.hexdigest()
 
 
 def cached_arrays(
-    kind: str, names: set[str], key: Iterable[bytes | str], make: Callable[[], dict[str, np.ndarray]]
+    kind: str, names: set[str], key: Iterable[Part], make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Returns ``make()``, or what it returned when it was last called with this key.
 

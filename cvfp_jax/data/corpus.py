@@ -1,7 +1,9 @@
 """Corpora: sequences of samples (documents or conversations), read by place."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
 from cvfp_jax.data import pydocs, textfiles
 from cvfp_jax.errors import UserError
@@ -9,64 +11,84 @@ from cvfp_jax.errors import UserError
 ULTRACHAT = "HuggingFaceH4/ultrachat_200k"
 
 
-def read_samples(
-    corpus: str, ranges: Iterable[range], turns: textfiles.Turns = textfiles.ALL_TURNS
-) -> list[list[str]]:
-    """Reads ranges of a corpus's samples.
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Ranges of a corpus's samples, one after the other; each iteration reads them anew.
 
     Args:
       corpus: ``pydocs``, ``text:PATH``, ``ultrachat`` or ``ultrachat:FOLDER``.
-      ranges: sample indices, counted from 0 in the corpus's own order.
+      ranges: sample indices, counted from 0 in the corpus's own order, each range behind the last.
       turns: how a conversation becomes a text; samples of other kinds are texts already.
-
-    Returns:
-      The texts of each range.
+      gaps: whether what lies before and between the ranges is read too.
 
     Raises:
-      UserError: the corpus cannot be read, or has too few samples.
+      ValueError: the ranges are not in order.
     """
-    wanted = list(ranges)
-    stop = max(part.stop for part in wanted)
-    kind, _, place = corpus.partition(":")
-    if kind == "ultrachat":
-        return _read_ultrachat(corpus, place or ULTRACHAT, wanted, turns)
-    if corpus == "pydocs":
-        samples = pydocs.read_samples(stop)
-    else:
-        samples = list(itertools.islice(textfiles.iterate_samples(place, turns), stop))
-    _check_enough(corpus, len(samples), wanted)
-    return [samples[part.start : part.stop] for part in wanted]
+
+    corpus: str
+    ranges: tuple[range, ...]
+    turns: textfiles.Turns = textfiles.ALL_TURNS
+    gaps: bool = False
+
+    def __post_init__(self) -> None:
+        """Leaves out empty ranges and checks the order of the others."""
+        ranges = tuple(filter(None, self.ranges))
+        if any(after.start < before.stop for before, after in itertools.pairwise(ranges)):
+            raise ValueError(f"ranges {ranges} overlap or are out of order")
+        object.__setattr__(self, "ranges", ranges)
+
+    def __len__(self) -> int:
+        """Returns the number of samples."""
+        return self.ranges[-1].stop if self.gaps else sum(map(len, self.ranges))
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields one text a sample, as it is read.
+
+        Raises:
+          UserError: the corpus cannot be read, or has too few samples.
+        """
+        kind, _, place = self.corpus.partition(":")
+        if kind == "ultrachat":
+            rows = _ultrachat_rows(self.corpus, place or ULTRACHAT)
+            for part in self.ranges:
+                _check_enough(self.corpus, len(rows), part)
+            for part in (range(len(self)),) if self.gaps else self.ranges:
+                for number, row in zip(part, rows.select(part), strict=True):
+                    yield textfiles.sample_text(row, f"{self.corpus}, row {number}", self.turns)
+            return
+        if kind == "pydocs":
+            texts = iter(pydocs.read_samples(max(part.stop for part in self.ranges)))
+        else:
+            texts = textfiles.iterate_samples(place, self.turns)
+        found = 0
+        for part in self.ranges:
+            for text in itertools.islice(texts, part.stop - found):
+                found += 1
+                if found > part.start or self.gaps:
+                    yield text
+            _check_enough(self.corpus, found, part)
 
 
-def _check_enough(corpus: str, available: int, wanted: list[range]) -> None:
-    for part in wanted:
-        if part.stop > available:
-            raise UserError(
-                f"corpus {corpus} has {available} samples, but samples {part.start}:{part.stop} are asked"
-                f" for: use more text (in a single .txt or .md file blank lines part the samples), or lower"
-                f" --samples and --val_samples=START:STOP until both lie within 0:{available}."
-            )
+def _check_enough(corpus: str, available: int, wanted: range) -> None:
+    if wanted.stop > available:
+        raise UserError(
+            f"corpus {corpus} has {available} samples, but samples {wanted.start}:{wanted.stop} are asked"
+            f" for: use more text (in a single .txt or .md file blank lines part the samples), or lower"
+            f" --samples and --val_samples=START:STOP until both lie within 0:{available}."
+        )
 
 
-def _read_ultrachat(corpus: str, source: str, wanted: list[range], turns: textfiles.Turns) -> list[list[str]]:
-    """Reads UltraChat's conversations in the order of the data set, from the hub or a local copy."""
+def _ultrachat_rows(corpus: str, source: str) -> Any:
+    """Opens UltraChat's conversations, in the order of the data set, from the hub or a local copy."""
     offline = "for an offline run use --corpus=pydocs or --corpus=text:PATH"
     try:
         import datasets
     except ImportError:
         raise UserError(f"corpus {corpus} needs an extra: pip install 'cvfp-jax[hub]'; {offline}.") from None
     try:
-        rows = datasets.load_dataset(source, split="train_sft")
+        return datasets.load_dataset(source, split="train_sft")
     except Exception as error:  # the library raises many kinds for no network, no folder and no split
         raise UserError(
             f"corpus {corpus} could not be loaded ({type(error).__name__}: {error}); check the network,"
             f" or {offline}."
         ) from None
-    _check_enough(corpus, len(rows), wanted)
-    return [
-        [
-            textfiles.sample_text(row, f"{corpus}, row {part.start + place}", turns)
-            for place, row in enumerate(rows.select(part))
-        ]
-        for part in wanted
-    ]

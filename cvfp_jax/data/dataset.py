@@ -1,7 +1,8 @@
 """The data of a sweep: read and tokenised once, then cut for each cell."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,41 +30,40 @@ class CellData:
 
 @dataclasses.dataclass(frozen=True)
 class SweepData:
-    """The samples of a sweep's largest cell, and what validates each of its cells."""
+    """The tokens of a sweep's largest cell, and what validates each of its cells, in the model's numbers."""
 
     config: DataConfig
-    train_texts: Sequence[str]
-    val_texts: Sequence[str]  # none where the tail of a cell's own tokens validates
-    train: stream.TokenStream  # of train_texts, tails included
-    val: stream.TokenStream  # of val_texts
+    num_samples: int  # of the largest cell
+    num_held_out: int  # validation samples; none where the tail of a cell's own tokens validates
+    tokens: stream.TokenStream  # the largest cell's samples first and the validation samples last
     vocabulary: stream.Vocabulary
+    hashes: Mapping[int, str]  # by a cell's number of samples
 
     def _split(self, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the training and validation tokens of a cell, in GPT-2's numbers."""
-        ids = self.train.first(num_samples)
-        share = self.config.val_tail
-        return (ids, self.val.ids) if share is None else stream.split_tail(ids, share)
+        """Returns the training and validation tokens of a cell."""
+        ids = self.tokens.first(num_samples)
+        if self.config.val_tail is not None:
+            return stream.split_tail(ids, self.config.val_tail)
+        held_out = self.tokens.boundaries[-1 - self.num_held_out]
+        return ids, self.tokens.ids[held_out:]
 
     def train_ids(self, num_samples: int) -> np.ndarray:
-        """Returns the training tokens of a cell of so many samples, in the model's numbers."""
-        return self.vocabulary.renumber(self._split(num_samples)[0])
+        """Returns the training tokens of a cell of so many samples, as a view of the file."""
+        return self._split(num_samples)[0]
 
     def val_ids(self, num_samples: int) -> np.ndarray:
-        """Returns the validation tokens of a cell of so many samples, in the model's numbers."""
-        return self.vocabulary.renumber(self._split(num_samples)[1])
+        """Returns the validation tokens of a cell of so many samples, as a view of the file."""
+        return self._split(num_samples)[1]
 
-    @property
+    @functools.cached_property
     def capacities(self) -> tuple[int, int, int]:
         """The most training tokens, validation tokens and distinct tokens of any cell."""
-        train_ids, val_ids = self._split(len(self.train_texts))
-        return len(train_ids), len(val_ids), len(np.unique(np.concatenate([train_ids, val_ids])))
+        train_ids, val_ids = self._split(self.num_samples)
+        return len(train_ids), len(val_ids), len(stream.distinct_ids(train_ids, val_ids))
 
     def sha256(self, num_samples: int) -> str:
         """Returns the hash of a cell's texts, of what parts them, and of the vocabulary."""
-        # A tail is no text of its own: what tells one from another is where it is cut.
-        cut = ["validation"] if self.config.val_tail is None else ["tail", self.config.val_samples]
-        texts = [*self.train_texts[:num_samples], *cut, *self.val_texts]
-        return cache.content_hash([*texts, "vocabulary", self.vocabulary.token_ids.tobytes()])
+        return self.hashes[num_samples]
 
     def cell(self, run: RunConfig) -> CellData:
         """Returns the data of one cell.
@@ -106,20 +106,48 @@ def load(config: DataConfig, sample_counts: Sequence[int]) -> SweepData:
       UserError: the corpus cannot be read, is too small, or leaves nothing to predict.
     """
     largest = range(max(sample_counts))
-    held_out, known = range(0), largest
-    if config.val_tail is None:
-        start, stop = config.val_range()
-        # Up to the end of the validation range, so that the vocabulary does not depend on the grid;
-        # with tails it must, because nothing else says where the text ends.
-        held_out, known = range(start, stop), range(stop)
-    ranges = [largest, held_out, *([known] if config.vocabulary == "corpus" else [])]
+    held_out = range(0) if config.val_tail is not None else range(*config.val_range())
+    # A corpus vocabulary knows all text up to the end of the validation range, so that it does not depend
+    # on the grid; with tails it must, because nothing else says where the text ends.
+    gaps = config.vocabulary == "corpus"
     turns = textfiles.Turns(config.turns == "first", _SEPARATORS[config.turn_separator])
-    texts = corpus.read_samples(config.corpus, ranges, turns)
-    train, val, *whole = (stream.tokenize(part, config.max_sample_tokens) for part in texts)
-    vocabulary = stream.corpus_vocabulary(whole[0].ids) if whole else stream.full_vocabulary()
-    data = SweepData(config, texts[0], texts[1], train, val, vocabulary)
+    texts = corpus.Samples(config.corpus, (largest, held_out), turns, gaps)
+    texts_hash, cells = _hash_texts(texts, sample_counts, len(held_out), config)
+    tokens = stream.tokenize(texts, texts_hash, config.max_sample_tokens)
+    vocabulary = stream.full_vocabulary()
+    if gaps:
+        vocabulary = stream.corpus_vocabulary(tokens.ids)
+    for digest in cells.values():
+        digest.add("vocabulary").add(vocabulary.token_ids.data)
+    data = SweepData(
+        config,
+        len(largest),
+        len(held_out),
+        tokens.renumbered(vocabulary),
+        vocabulary,
+        {count: digest.hexdigest() for count, digest in cells.items()},
+    )
     _check_enough(data, min(sample_counts))
     return data
+
+
+def _hash_texts(
+    texts: corpus.Samples, sample_counts: Sequence[int], num_held_out: int, config: DataConfig
+) -> tuple[str, dict[int, cache.Digest]]:
+    """Reads all texts once and returns the hash of them all, and by its size the digest of each cell's."""
+    whole, cells = cache.Digest(), {}
+    # A tail is no text of its own: what tells one from another is where it is cut.
+    cut = ["validation"] if config.val_tail is None else ["tail", config.val_samples]
+    trained = len(texts) - num_held_out
+    for number, text in enumerate(whole.over(texts), 1):
+        if number in sample_counts:
+            cells[number] = whole.copy()
+            for part in cut:
+                cells[number].add(part)
+        if number > trained:
+            for digest in cells.values():
+                digest.add(text)
+    return whole.hexdigest(), cells
 
 
 def _check_enough(data: SweepData, smallest: int) -> None:

@@ -5,10 +5,12 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 
 from cvfp_jax.data import cache
+from cvfp_jax.data.stream import distinct_ids
 from cvfp_jax.errors import UserError
 
 ROW_NORM = 3.96  # the mean of GPT-2's rows
 WINDOW = 5  # tokens on either side
+_CHUNK = 4 << 20  # tokens counted at a time
 
 
 def cooccurrences(ids: np.ndarray, vocab_size: int, window: int = WINDOW) -> sp.csr_array:
@@ -26,10 +28,14 @@ def cooccurrences(ids: np.ndarray, vocab_size: int, window: int = WINDOW) -> sp.
     [[0.0, 1.0], [1.0, 2.0]]
     """
     total = sp.csr_array((vocab_size, vocab_size))
-    for distance in range(1, window + 1):
-        left, right = ids[:-distance], ids[distance:]
-        # The conversion adds up the pairs that occur more than once.
-        total = total + sp.coo_array((np.ones(len(left)), (left, right)), total.shape).tocsr()
+    for start in range(0, len(ids), _CHUNK):
+        part = sp.csr_array(total.shape)
+        for distance in range(1, window + 1):
+            stop = max(start, min(start + _CHUNK, len(ids) - distance))
+            left, right = ids[start:stop], ids[start + distance : stop + distance]
+            # The conversion adds up the pairs that occur more than once.
+            part = part + sp.coo_array((np.ones(len(left)), (left, right)), total.shape).tocsr()
+        total = total + part
     return (total + total.T).tocsr()
 
 
@@ -82,7 +88,7 @@ def spectral_table(ids: np.ndarray, vocab_size: int, embed_dim: int) -> np.ndarr
       Levy, Goldberg and Dagan, Improving Distributional Similarity with Lessons Learned from Word
       Embeddings, 2015.
     """
-    present = np.unique(ids)
+    present = distinct_ids(ids)
     if len(present) <= embed_dim:
         raise UserError(
             f"embedding spectral needs more than {embed_dim} different tokens, but the training text holds"
@@ -91,7 +97,7 @@ def spectral_table(ids: np.ndarray, vocab_size: int, embed_dim: int) -> np.ndarr
         )
 
     def make() -> dict[str, np.ndarray]:
-        pmi = positive_pmi(cooccurrences(np.searchsorted(present, ids), len(present)))
+        pmi = positive_pmi(cooccurrences(ids, vocab_size)[present][:, present])
         start = np.random.default_rng(0).standard_normal(len(present))
         left, values, _ = scipy.sparse.linalg.svds(pmi, k=embed_dim, v0=start)
         order = np.argsort(-values)
@@ -103,8 +109,8 @@ def spectral_table(ids: np.ndarray, vocab_size: int, embed_dim: int) -> np.ndarr
         table[present] = np.divide(ROW_NORM * rows, norms, out=np.zeros_like(rows), where=norms > 0)
         return {"table": table}
 
-    key: list[bytes | str] = [
+    key: list[cache.Part] = [
         f"{vocab_size} {embed_dim} {WINDOW} {ROW_NORM}",
-        np.asarray(ids, np.int32).tobytes(),
+        np.ascontiguousarray(ids, np.int32).data,
     ]
     return cache.cached_arrays("spectral", {"table"}, key, make)["table"]

@@ -1,11 +1,12 @@
 """The flat token stream of a corpus: no separators, sample boundaries beside it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cvfp_jax.data import cache, tokenizer
+from cvfp_jax.data import cache, mapped, tokenizer
+from cvfp_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,14 +15,27 @@ class TokenStream:
 
     ids: np.ndarray  # int32 [N]
     boundaries: np.ndarray  # int64 [samples + 1], from 0 to N
+    made_from: str  # hash of what decides the ids
 
     def first(self, num_samples: int) -> np.ndarray:
         """Returns the ids of the first samples.
 
-        >>> TokenStream(np.arange(5), np.array([0, 2, 5])).first(1).tolist()
+        >>> TokenStream(np.arange(5), np.array([0, 2, 5]), "").first(1).tolist()
         [0, 1]
         """
         return self.ids[: self.boundaries[num_samples]]
+
+    def renumbered(self, vocabulary: "Vocabulary") -> "TokenStream":
+        """Returns the stream in a model's own numbers, kept on disk where they are not GPT-2's."""
+        if vocabulary.size == tokenizer.VOCAB_SIZE:
+            return self
+
+        def pieces() -> Iterator[np.ndarray]:
+            return map(vocabulary.renumber, mapped.chunks(self.ids))
+
+        key: list[cache.Part] = [self.made_from, vocabulary.token_ids.data]
+        ids, _ = mapped.cached_pieces("renumbered", key, pieces)
+        return TokenStream(ids, self.boundaries, cache.content_hash(key))
 
 
 def split_tail(ids: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -41,33 +55,35 @@ def split_tail(ids: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return ids[:cut], ids[cut:]
 
 
-def tokenize(texts: Sequence[str], max_sample_tokens: int = 0) -> TokenStream:
-    """Encodes samples as one stream, kept on disk by the hash of the texts.
+def tokenize(texts: Iterable[str], texts_hash: str, max_sample_tokens: int = 0) -> TokenStream:
+    """Encodes samples as one stream, written to the disk as they are read, and kept by their hash.
 
     Args:
-      texts: one text a sample.
+      texts: one text a sample; read only if the stream is not on the disk.
+      texts_hash: their ``cache.content_hash``.
       max_sample_tokens: a sample is cut to its first so many tokens; 0 keeps it whole.
 
     Returns:
-      The stream of all samples.
+      The stream of all samples, memory-mapped.
 
-    >>> tokenize(["Hello world", "Hello"], max_sample_tokens=1).ids.tolist()
+    Raises:
+      UserError: the texts are not those of the hash.
+
+    >>> texts = ["Hello world", "Hello"]
+    >>> tokenize(texts, cache.content_hash(texts), max_sample_tokens=1).ids.tolist()
     [15496, 15496]
     """
 
-    def make() -> dict[str, np.ndarray]:
-        samples = tokenizer.encode(texts)
-        if max_sample_tokens:
-            samples = [ids[:max_sample_tokens] for ids in samples]
-        return {
-            "ids": np.concatenate([np.zeros(0, np.int32), *samples]),
-            "boundaries": np.cumsum([0, *map(len, samples)], dtype=np.int64),
-        }
+    def pieces() -> Iterator[np.ndarray]:
+        digest = cache.Digest()
+        for ids in tokenizer.encode(digest.over(texts)):
+            yield ids[: max_sample_tokens or None]
+        if digest.hexdigest() != texts_hash:
+            raise UserError("the corpus has changed while it was read: start the same command again.")
 
-    arrays = cache.cached_arrays(
-        "tokens", {"ids", "boundaries"}, ["gpt2", str(max_sample_tokens), *texts], make
-    )
-    return TokenStream(arrays["ids"], arrays["boundaries"])
+    key = ["gpt2", str(max_sample_tokens), texts_hash]
+    ids, boundaries = mapped.cached_pieces("tokens", key, pieces)
+    return TokenStream(ids, boundaries, cache.content_hash(key))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +111,23 @@ def full_vocabulary() -> Vocabulary:
     return Vocabulary(np.arange(tokenizer.VOCAB_SIZE, dtype=np.int32))
 
 
+def distinct_ids(*streams: np.ndarray) -> np.ndarray:
+    """Returns the sorted ids that occur in any of the streams, all of them below GPT-2's size.
+
+    >>> distinct_ids(np.array([9, 5, 9]), np.array([7])).tolist()
+    [5, 7, 9]
+    """
+    occurs = np.zeros(tokenizer.VOCAB_SIZE, bool)
+    for ids in streams:
+        for chunk in mapped.chunks(ids):
+            occurs[chunk] = True
+    return np.flatnonzero(occurs).astype(np.int32)
+
+
 def corpus_vocabulary(ids: np.ndarray) -> Vocabulary:
     """Returns the tokens that occur in a text.
 
     >>> corpus_vocabulary(np.array([9, 5, 9])).token_ids.tolist()
     [5, 9]
     """
-    return Vocabulary(np.unique(ids).astype(np.int32))
+    return Vocabulary(distinct_ids(ids))

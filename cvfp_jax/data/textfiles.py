@@ -1,6 +1,7 @@
 """Samples from the user's own files: text, Markdown, JSON, JSON Lines and Parquet."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -86,11 +87,22 @@ def _text(path: Path) -> Iterator[_Record]:
     yield read_text(path, _NOT_UTF8), str(path)
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a file, which is never in memory as a whole."""
+    try:
+        # Not splitlines(): form feeds are text, and JSON strings may hold U+2028 and its kin unescaped.
+        with path.open(encoding="utf-8-sig") as file:
+            for line in file:
+                yield line.removesuffix("\n")
+    except (UnicodeDecodeError, OSError):
+        read_text(path, _NOT_UTF8)  # says what is wrong, and in which line
+        raise
+
+
 def _paragraphs(path: Path) -> Iterator[_Record]:
     """Yields the blocks of a file between blank lines."""
     block: list[str] = []
-    # Not splitlines(): form feeds and U+2028 are text.
-    for line in [*read_text(path, _NOT_UTF8).split("\n"), ""]:
+    for line in itertools.chain(_lines(path), [""]):
         if line.strip():
             block.append(line)
         elif block:
@@ -122,8 +134,7 @@ def _json(path: Path) -> Iterator[_Record]:
 
 
 def _jsonl(path: Path) -> Iterator[_Record]:
-    # Not splitlines(): JSON strings may hold U+2028 and its kin unescaped.
-    for number, line in enumerate(read_text(path, _NOT_UTF8).split("\n"), 1):
+    for number, line in enumerate(_lines(path), 1):
         if line.strip():
             yield _parse_json(line, path, number), f"{path}, line {number}"
 

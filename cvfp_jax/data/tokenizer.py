@@ -1,10 +1,12 @@
 """GPT-2's byte-pair encoding, offline, from vocabulary files that come as a Python package."""
 
+import collections
 import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ from cvfp_jax.errors import UserError
 
 VOCAB_SIZE = 50257
 END_OF_TEXT = "<|endoftext|>"
+THREADS = 8
+# What may wait for its turn: so many characters, where a text counts as some more than it has.
+_WAITING, _A_TEXT = 4 << 20, 1000
 # The sha256 of OpenAI's own encoder.json.
 _ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 # GPT-2's split of text into words: contractions, letters, digits, signs, white space.
@@ -76,17 +81,28 @@ def gpt2_encoding() -> tiktoken.Encoding:
     )
 
 
-def encode(texts: Sequence[str]) -> list[np.ndarray]:
-    """Encodes texts; the text of a special token is ordinary text.
+def encode(texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """Encodes texts as they come; the text of a special token is ordinary text.
 
     Args:
-      texts: any Unicode text.
+      texts: any Unicode text; a few of them are in memory at a time.
 
-    Returns:
-      One int32 array of token ids a text.
+    Yields:
+      One int32 array of token ids a text, in their order.
 
     >>> [ids.tolist() for ids in encode(["Hello world", ""])]
     [[15496, 995], []]
     """
-    encoding = gpt2_encoding()
-    return [np.asarray(ids, np.int32) for ids in encoding.encode_ordinary_batch(list(texts))]
+    encode_one = functools.partial(gpt2_encoding().encode_to_numpy, disallowed_special=())
+    waiting: collections.deque[tuple[int, Future[np.ndarray]]] = collections.deque()
+    load = 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        for text in texts:
+            waiting.append((_A_TEXT + len(text), pool.submit(encode_one, text)))
+            load += waiting[-1][0]
+            while load > _WAITING:
+                size, ids = waiting.popleft()
+                load -= size
+                yield ids.result().view(np.int32)
+        for _, ids in waiting:
+            yield ids.result().view(np.int32)

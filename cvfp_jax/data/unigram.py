@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cvfp_jax.data import mapped
+
 
 def unigram_loss(train_ids: np.ndarray, target_ids: np.ndarray, vocab_size: int) -> float:
     """Returns the mean cross-entropy of an add-one unigram model.
@@ -24,5 +26,16 @@ def unigram_loss(train_ids: np.ndarray, target_ids: np.ndarray, vocab_size: int)
     """
     if len(target_ids) == 0:
         raise ValueError("no target tokens")
-    counts = np.bincount(train_ids, minlength=vocab_size) + 1.0
-    return float(np.mean(np.log(counts.sum()) - np.log(counts[target_ids])))
+    counts = np.ones(vocab_size)
+    for chunk in mapped.chunks(train_ids):
+        counts += np.bincount(chunk, minlength=vocab_size)
+    return float(_sum(np.log(counts.sum()) - np.log(counts), target_ids) / len(target_ids))
+
+
+def _sum(losses: np.ndarray, target_ids: np.ndarray) -> np.float64:
+    """Adds the targets' losses in the order of numpy's pairwise sum of one array, without that array."""
+    if len(target_ids) <= mapped.CHUNK:
+        return losses[target_ids].sum()
+    half = len(target_ids) // 2
+    half -= half % 8
+    return _sum(losses, target_ids[:half]) + _sum(losses, target_ids[half:])
