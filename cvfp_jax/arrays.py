@@ -54,6 +54,26 @@ class Share:
             on_cpu=on_cpu,
         )
 
+    @classmethod
+    def of_devices(cls, config: RunConfig, vocab_size: int, num_tokens: int, devices: int) -> "Share":
+        """Returns what the busiest of some devices holds of a cell, as ``layout.py`` lays it out.
+
+        >>> Share.of_devices(RunConfig(), 50257, 1_000_000, devices=64).tokens  # 125 micro-batches of 8,000
+        16000
+        """
+        blocks = config.model.num_blocks
+        of_block = -(-num_tokens // blocks)
+        micro_batch = config.phase1.batch_size
+        if not 0 < micro_batch < of_block:
+            micro_batch = of_block + -of_block % devices
+        batches = -(-of_block // micro_batch)
+        shares = range(1, devices // batches + 1)
+        pieces = max((n for n in shares if devices % n == 0 and micro_batch % n == 0), default=1)
+        rows = micro_batch // pieces
+        own_rows = rows if pieces > 1 else -(-batches // devices) * rows
+        batch = -(-min(config.phase2.batch_size, num_tokens) // devices)
+        return cls(blocks * own_rows, min(vocab_size, num_tokens), rows, batch, devices)
+
 
 def context_bytes(config: RunConfig, num_tokens: int, dtype: str = "float32") -> int:
     """Returns the bytes of the contexts of so many tokens, of all blocks.

@@ -152,11 +152,13 @@ def plan_capacity(
     """
 
     def made(num_tokens: int) -> dict[str, dict[str, int]]:
-        return arrays.cell_arrays(config, VOCAB_SIZE, device_share(config, machine.devices, num_tokens))
+        return arrays.cell_arrays(
+            config, VOCAB_SIZE, Share.of_devices(config, VOCAB_SIZE, num_tokens, machine.devices)
+        )
 
     largest = largest_count(lambda count: arrays.peak(made(count)) <= machine.memory_bytes)
     num_tokens = num_tokens or max(2, largest)
-    share = device_share(config, machine.devices, num_tokens)
+    share = Share.of_devices(config, VOCAB_SIZE, num_tokens, machine.devices)
     return Capacity(
         series or config.config_name,
         config,
@@ -185,26 +187,3 @@ def largest_count(fits: Callable[[int], bool]) -> int:
         middle = (most + too_many) // 2
         most, too_many = (middle, too_many) if fits(middle) else (most, middle)
     return most
-
-
-def device_share(config: RunConfig, devices: int, num_tokens: int) -> Share:
-    """Returns what the busiest of some devices holds of a cell.
-
-    Args:
-      config: the cell.
-      devices: how many share it.
-      num_tokens: N.
-
-    >>> device_share(RunConfig(), devices=64, num_tokens=1_000_000).tokens  # 125 micro-batches of 8,000
-    16000
-    """
-    blocks = config.model.num_blocks
-    of_block = -(-num_tokens // blocks)
-    micro_batch = min(config.phase1.batch_size, of_block) or of_block
-    batches = -(-of_block // micro_batch)
-    if batches >= devices:
-        rows = -(-batches // devices) * micro_batch
-    else:
-        rows = micro_batch = -(-micro_batch // (devices // batches))
-    batch = -(-min(config.phase2.batch_size, num_tokens) // devices)
-    return Share(blocks * rows, min(VOCAB_SIZE, num_tokens), micro_batch, batch, devices)

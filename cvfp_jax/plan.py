@@ -79,7 +79,9 @@ def plan_cell(
     return CellPlan(config, series or config.config_name, params, vocab_size, train_tokens, memory)
 
 
-def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int, host: bool = True) -> int:
+def expected_memory(
+    config: RunConfig, vocab_size: int, train_tokens: int, host: bool = True, devices: int = 1
+) -> int:
     """Estimates a cell's peak memory, from above.
 
     What ``arrays.py`` says of the stage that takes most; on the host also the process, the table once more
@@ -91,13 +93,15 @@ def expected_memory(config: RunConfig, vocab_size: int, train_tokens: int, host:
       vocab_size: V.
       train_tokens: N.
       host: whether arrays live in the process's own memory, as on a CPU.
+      devices: how many share the cell; a host holds all of it.
 
     Returns:
-      Bytes.
+      Bytes, of a device if it has a memory of its own.
     """
-    made = arrays.cell_arrays(config, vocab_size, Share.whole(config, vocab_size, train_tokens, host))
     if not host:
-        return arrays.peak(made)
+        share = Share.of_devices(config, vocab_size, train_tokens, devices)
+        return arrays.peak(arrays.cell_arrays(config, vocab_size, share))
+    made = arrays.cell_arrays(config, vocab_size, Share.whole(config, vocab_size, train_tokens, True))
     counts = num_params(config.model, vocab_size, config.phase2.freeze_embedding, count_embed_norm=False)
     made[arrays.ALWAYS]["the host's table"] = FLOAT_BYTES * vocab_size * config.model.embed_dim
     # What phase 1 saves is copied, what phase 2 saves of contexts is not; both are packed.
@@ -112,7 +116,7 @@ SMALLER = "use a smaller --config.phase1.batch_size, --config.phase2.batch_size,
 _LEAST_BATCH, _LEAST_WIDTH = 256, 16
 
 
-def check_fits(plan: CellPlan, capacity: int, available: int, host: bool) -> None:
+def check_fits(plan: CellPlan, capacity: int, available: int, host: bool, devices: int = 1) -> None:
     """Refuses a cell that is not expected to fit in memory, and names a setting with which it is.
 
     Args:
@@ -120,6 +124,7 @@ def check_fits(plan: CellPlan, capacity: int, available: int, host: bool) -> Non
       capacity: the most tokens of any cell of the sweep.
       available: bytes.
       host: see ``expected_memory``.
+      devices: how many share the cell.
 
     Raises:
       UserError: it does not fit.
@@ -128,12 +133,13 @@ def check_fits(plan: CellPlan, capacity: int, available: int, host: bool) -> Non
     assert vocab_size is not None
     assert plan.train_tokens is not None
     tokens = max(plan.train_tokens, capacity)
-    needed = expected_memory(config, vocab_size, tokens, host)
+    needed = expected_memory(config, vocab_size, tokens, host, devices)
     if needed <= available:
         return
 
     def fits(field: str, value: int) -> bool:
-        return expected_memory(replace(config, {field: value}), vocab_size, tokens, host) <= available
+        changed = replace(config, {field: value})
+        return expected_memory(changed, vocab_size, tokens, host, devices) <= available
 
     rows1, rows2 = config.phase1.batch_size or tokens, min(config.phase2.batch_size, tokens)
     ways = (

@@ -3,11 +3,12 @@
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from cvfp_jax import interrupt, lock, records, workdir
@@ -20,6 +21,7 @@ from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
 from cvfp_jax.memory import available_memory
+from cvfp_jax.mesh import make_mesh
 from cvfp_jax.plan import SMALLER, check_fits, plan_cell, work
 from cvfp_jax.profiler import FOLDER as PROFILES
 from cvfp_jax.profiler import Profiler, ProfilingKeeper
@@ -50,6 +52,7 @@ def run_sweep(
     checkpoint_minutes: float = 5.0,
     force: bool = False,
     profile: bool = False,
+    mesh_shape: Mapping[str, int] | None = None,
 ) -> bool:
     """Runs the cells that have no record yet and writes the report of all records.
 
@@ -59,6 +62,7 @@ def run_sweep(
       checkpoint_minutes: the time between two saves of a cell's state; 0 saves after every step.
       force: run cells that are expected not to fit in memory.
       profile: trace the first steps of each phase, which changes no number.
+      mesh_shape: how devices share the work; all on ``data`` if none is given.
 
     Returns:
       Whether every cell of the grid ended well.
@@ -66,16 +70,17 @@ def run_sweep(
     Raises:
       UserError: the data, the settings or the folder cannot be used.
     """
+    mesh = make_mesh(mesh_shape)
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile else None
     with lock.held(folder):
-        ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler)
+        ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler, mesh)
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
     return ended_well
 
 
 def _run_sweep(
-    grid: Grid, folder: Path, checkpoint_minutes: float, force: bool, profiler: Profiler | None
+    grid: Grid, folder: Path, checkpoint_minutes: float, force: bool, profiler: Profiler | None, mesh: Mesh
 ) -> bool:
     path = folder / records.FILE_NAME
     if records.repair(path):
@@ -84,7 +89,7 @@ def _run_sweep(
     workdir.claim(folder, grid, device_name(), has_records=bool(done))
     wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
     if cells_left(grid, done):
-        _run_cells(grid, done, folder, checkpoint_minutes, force, profiler)
+        _run_cells(grid, done, folder, checkpoint_minutes, force, profiler, mesh)
     else:
         skipped = sum(key not in done for key in wanted)
         ended = f", and the search ended before the other {skipped}" if skipped else ""
@@ -130,6 +135,7 @@ def _run_cells(
     checkpoint_minutes: float,
     force: bool,
     profiler: Profiler | None,
+    mesh: Mesh,
 ) -> None:
     """Reads the data, shows the plan, and runs the cells that are left, adding their records."""
     cells, left = grid.cells(), cells_left(grid, done)
@@ -145,8 +151,9 @@ def _run_cells(
     most = max(tokens.values())
     plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], most, grid.series(cell)) for cell in cells]
     val_tokens = sorted({len(data.val_ids(count)) for count in counts})
+    devices = f"{mesh.size} x {device_name()}" if mesh.size > 1 else device_name()
     print(
-        f"{_title(cells[0])}: {len(cells)} cells on {device_name()}, {_range(val_tokens)} validation"
+        f"{_title(cells[0])}: {len(cells)} cells on {devices}, {_range(val_tokens)} validation"
         f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
     )
     available = None if force else available_memory()
@@ -154,7 +161,7 @@ def _run_cells(
         waiting = {records.cell_key(grid.place(cell)) for cell in left}
         for cell, plan in zip(cells, plans, strict=True):
             if records.cell_key(grid.place(cell)) in waiting:
-                check_fits(plan, most, *available)
+                check_fits(plan, most, *available, mesh.size)
     if len(left) < len(cells):
         print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
     made: list[tuple[RunConfig, Record]] = []
@@ -175,7 +182,11 @@ def _run_cells(
             try:
                 with saved, _memory_told(cell, series), profiler or contextlib.nullcontext():
                     keeper = ProfilingKeeper(saved, profiler) if profiler else saved
-                    record = {"cell": place, "series": series, **run_cell(cell, cell_data, progress, keeper)}
+                    record = {
+                        "cell": place,
+                        "series": series,
+                        **run_cell(cell, cell_data, progress, keeper, mesh),
+                    }
             finally:
                 progress.close()
             record = records.append(folder / records.FILE_NAME, record)

@@ -35,6 +35,8 @@ FLAGS = {
     "precision": "f32, or bf16: faster matrix products of operands rounded to 8 bits (default: f32)",
     "seed": "seed of every random number",
     "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
+    "mesh": "how devices share the work, such as data:4,model:2: the vocabulary over model, all else over"
+    " all devices (default: all of them on data)",
     "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
     **capacity_cli.FLAGS,
 }
@@ -60,6 +62,7 @@ class SweepRequest:
     force: bool
     profile: bool
     log_compiles: bool
+    mesh: dict[str, int] | None = None
     capacity: CapacityRequest | None = None
 
     def run(self) -> bool:
@@ -75,7 +78,9 @@ class SweepRequest:
         compilation.keep_on_disk()
         told = compile_log.told(compile_log.show) if self.log_compiles else contextlib.nullcontext()
         with told:
-            return run_sweep(self.grid, self.workdir, self.checkpoint_minutes, self.force, self.profile)
+            return run_sweep(
+                self.grid, self.workdir, self.checkpoint_minutes, self.force, self.profile, self.mesh
+            )
 
 
 def setting_flags() -> dict[str, str]:
@@ -120,6 +125,15 @@ def _minutes(text: str) -> float:
     return minutes
 
 
+def _mesh(text: str | None) -> dict[str, int] | None:
+    """The mesh that --mesh asks for."""
+    if text is None:
+        return None
+    from cvfp_jax.mesh import parse_mesh  # brings JAX
+
+    return parse_mesh(text)
+
+
 def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[str, str]) -> SweepRequest:
     """Returns the sweep that flags ask for.
 
@@ -156,6 +170,7 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         "force" in given,
         "profile" in given,
         "log_compiles" in given,
+        _mesh(given.get("mesh")),
         capacity_cli.capacity_request(given),
     )
 

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvfp_jax import arrays
-from cvfp_jax.capacity import MOST_COUNTED, device_share, largest_count, plan_capacity
+from cvfp_jax.arrays import Share
+from cvfp_jax.capacity import MOST_COUNTED, largest_count, plan_capacity
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.tokenizer import VOCAB_SIZE
 from cvfp_jax.fields import replace
@@ -28,7 +29,7 @@ MACHINE = Machine(64, 80 * 10**9, 4e14, 3.35e12, 5e10, 2.5e10)
     ],
 )
 def test_each_device_has_whole_micro_batches_or_a_part_of_one(num_tokens, devices, tokens, micro_batch):
-    share = device_share(CONFIG, devices, num_tokens)
+    share = Share.of_devices(CONFIG, 50257, num_tokens, devices)
     assert (share.tokens, share.micro_batch) == (tokens, micro_batch)
     assert share.distinct == min(num_tokens, VOCAB_SIZE)
     assert share.batch == -(-min(8192, num_tokens) // devices)
@@ -65,7 +66,7 @@ def test_the_largest_n_fits_and_one_more_does_not(config, devices, memory_gb):
 def test_more_tokens_never_take_less(config, devices, few, more):
     """Which the search for the largest N rests on."""
     peaks = [
-        arrays.peak(arrays.cell_arrays(config, VOCAB_SIZE, device_share(config, devices, count)))
+        arrays.peak(arrays.cell_arrays(config, VOCAB_SIZE, Share.of_devices(config, 50257, count, devices)))
         for count in (few, few + more)
     ]
     assert peaks[0] <= peaks[1]

@@ -1,6 +1,6 @@
 import pytest
 
-from cvfp_jax.capacity import device_share
+from cvfp_jax.arrays import Share
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.tokenizer import VOCAB_SIZE
 from cvfp_jax.fields import replace
@@ -19,7 +19,7 @@ def machine(devices=64, **rates):
 
 
 def steps(config=CONFIG, devices=64, num_tokens=240_000_000, calibration=None, **rates):
-    share = device_share(config, devices, num_tokens)
+    share = Share.of_devices(config, 50257, num_tokens, devices)
     made = Work(config, machine(devices, **rates), VOCAB_SIZE, num_tokens, share, calibration).steps()
     return {step.name: step for step in made}
 
