@@ -49,14 +49,15 @@ def test_what_only_the_data_can_tell_is_null_until_they_are_read():
 @pytest.mark.parametrize("host", [False, True])
 def test_memory_grows_with_three_sets_of_contexts_and_the_token_ids(host):
     """Phase 1's, new ones in whole chunks, and those cut to the stream."""
-    sizes = (8000 * 1200, 8000 * 1300)  # whole micro-batches
+    step = 125 * 2**20  # whole micro-batches and whole chunks
+    sizes = (step, 2 * step)
     for contexts in ("parallel", "sequential"):
         config = replace(RunConfig(), {"phase2.train_contexts": contexts})
         few, many = (expected_memory(config, 50257, tokens, host) for tokens in sizes)
-        assert many - few == 8000 * 100 * 4 * (3 * 768 + 1)
+        assert many - few == step * 4 * (3 * 768 + 1)
     rounded = replace(config, {"phase1.context_dtype": "bfloat16"})
     few, many = (expected_memory(rounded, 50257, tokens, host) for tokens in sizes)
-    assert many - few == 2**20 * 4 * (2.5 * 768 + 1)
+    assert many - few == step * 4 * (2.5 * 768 + 1)
 
 
 def test_an_accelerator_works_on_more_at_a_time_than_a_cpu():
