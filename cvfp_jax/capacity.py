@@ -14,10 +14,8 @@ from cvfp_jax import arrays
 from cvfp_jax.arrays import ALWAYS, INDEX_BYTES, Share
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.tokenizer import VOCAB_SIZE
+from cvfp_jax.plan import MOST_COUNTED
 from cvfp_jax.roofline import Calibration, Machine, Step, Work
-
-# Counts and places of tokens are int32.
-MOST_COUNTED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ from cvfp_jax.errors import UserError
 from cvfp_jax.fields import replace
 from cvfp_jax.widths import num_params
 
+# Counts and places of tokens are int32.
+MOST_COUNTED = 2**31 - 1
 # Python, JAX and its compiler, SciPy and the cell's programs, as measured on a CPU.
 _PROCESS_BYTES = 800 * 2**20
 
@@ -114,6 +116,22 @@ def expected_memory(
 
 SMALLER = "use a smaller --config.phase1.batch_size, --config.phase2.batch_size, --context_dims or --samples"
 _LEAST_BATCH, _LEAST_WIDTH = 256, 16
+
+
+def check_counted(num_tokens: int) -> None:
+    """Refuses a sweep of more tokens than are counted.
+
+    Args:
+      num_tokens: of its largest cell.
+
+    Raises:
+      UserError: they are too many.
+    """
+    if num_tokens > MOST_COUNTED:
+        raise UserError(
+            f"the training samples have {num_tokens:,} tokens, and no more than {MOST_COUNTED:,} are counted:"
+            " use fewer --samples."
+        )
 
 
 def check_fits(plan: CellPlan, capacity: int, available: int, host: bool, devices: int = 1) -> None:

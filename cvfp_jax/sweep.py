@@ -22,7 +22,7 @@ from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
 from cvfp_jax.memory import available_memory
 from cvfp_jax.mesh import make_mesh
-from cvfp_jax.plan import SMALLER, check_fits, plan_cell, work
+from cvfp_jax.plan import SMALLER, check_counted, check_fits, plan_cell, work
 from cvfp_jax.profiler import FOLDER as PROFILES
 from cvfp_jax.profiler import Profiler, ProfilingKeeper
 from cvfp_jax.progress import CellProgress, duration
@@ -149,6 +149,7 @@ def _run_cells(
     tokens = {count: len(data.train_ids(count)) for count in counts}
     vocab_size = data.vocabulary.size
     most = max(tokens.values())
+    check_counted(most)
     plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], most, grid.series(cell)) for cell in cells]
     val_tokens = sorted({len(data.val_ids(count)) for count in counts})
     devices = f"{mesh.size} x {device_name()}" if mesh.size > 1 else device_name()

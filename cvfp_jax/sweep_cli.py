@@ -161,6 +161,9 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         axes["seed"] = _seeds(grid.base.seed, given["seeds"], changes.pop("seed", None))
     if "json" in given and "dry_run" not in given:
         raise UserError("--json prints a plan: add --dry_run.")
+    for flag in ("profile", "log_compiles", "mesh"):
+        if flag in given and "dry_run" in given:
+            raise UserError(f"--{flag} is for cells that run: leave out --dry_run.")
     return SweepRequest(
         grid.resolve(axes, changes),
         folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),

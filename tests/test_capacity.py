@@ -4,11 +4,11 @@ from hypothesis import strategies as st
 
 from cvfp_jax import arrays
 from cvfp_jax.arrays import Share
-from cvfp_jax.capacity import MOST_COUNTED, largest_count, plan_capacity
+from cvfp_jax.capacity import largest_count, plan_capacity
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.tokenizer import VOCAB_SIZE
 from cvfp_jax.fields import replace
-from cvfp_jax.plan import expected_memory
+from cvfp_jax.plan import MOST_COUNTED, expected_memory
 from cvfp_jax.report.capacity import amount, capacity_text, duration
 from cvfp_jax.roofline import Machine
 

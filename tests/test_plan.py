@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
@@ -13,7 +14,7 @@ from cvfp_jax.arrays import Share, cell_arrays
 from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
 from cvfp_jax.fields import replace
-from cvfp_jax.plan import check_fits, expected_memory, plan_cell, work
+from cvfp_jax.plan import MOST_COUNTED, check_counted, check_fits, expected_memory, plan_cell, work
 
 ROOT = Path(__file__).parents[1]
 
@@ -198,3 +199,10 @@ def test_work_is_proportional_to_the_tokens():
     assert work(config, 50257, 2000, 30, 5) == pytest.approx(2 * once)
     assert work(config, 50257, 1000, 60, 10) == pytest.approx(2 * once)
     assert work(replace(config, {"model.context_dim": 1537}), 50257, 1000, 30, 5) > once
+
+
+def test_tokens_beyond_int32_are_refused():
+    check_counted(MOST_COUNTED)
+    assert np.int32(MOST_COUNTED) == MOST_COUNTED
+    with pytest.raises(UserError, match="2,147,483,648 tokens, and no more than 2,147,483,647"):
+        check_counted(MOST_COUNTED + 1)
