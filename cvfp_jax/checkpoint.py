@@ -28,7 +28,7 @@ from cvfp_jax.seal import damage, seal
 
 FOLDER = "checkpoints"
 # Raise it when the meaning of a part's facts or arrays changes.
-SCHEMA = 2
+SCHEMA = 3
 _KEPT = 2
 # A stage that ends is saved if so much of the interval has passed since the last save.
 _STAGE_END_SHARE = 0.1

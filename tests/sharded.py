@@ -2,6 +2,8 @@
 
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 from flax import nnx
 from test_phase1 import small_problem
 from test_phase2 import learn, problem
+from test_resume import StoppedError, Stopping
 from test_run import CONFIG, TIMES, data_of
 
 from cvfp_jax.config import ModelConfig
@@ -103,7 +106,7 @@ def ranks():
 
 
 def phase2():
-    for changes in ({}, {"freeze_embedding": False}, {"train_contexts": "recomputed"}):
+    for changes in ({}, {"freeze_embedding": False}, {"train_contexts": "recomputed"}, {"dropout": 0.2}):
         model, config, train, val = problem(batch_size=20, epochs=2, **changes)
         one = learn(model, config, train, val, one_device())
         for shape in MESHES:
@@ -130,6 +133,38 @@ def cell():
                     np.testing.assert_allclose(many[name], one[name], rtol=1e-4, err_msg=name)
                 else:
                     assert many[name] == one[name], name
+
+
+def launched(config, folder, stop_at, mesh):
+    """A cell's record, None if it was left at an offer, and the parts that it went on from."""
+    with Stopping(folder, stop_at, by_signal=False) as keeper:
+        parts = set(keeper._saved)
+        try:
+            return run_cell(config, data_of(), CellProgress("", visible=False), keeper, mesh), parts
+        except StoppedError:
+            return None, parts
+
+
+def other_devices_go_on():
+    config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
+    one = run_cell(config, data_of(), CellProgress("", visible=False))
+    seen = set()
+    for stop_at in (2, 8, 9, 10, 13):
+        for first, second in ((None, make_mesh()), (make_mesh(), None)):
+            with tempfile.TemporaryDirectory() as folder:
+                assert launched(config, Path(folder) / "cell", stop_at, first)[0] is None
+                record, parts = launched(config, Path(folder) / "cell", -1, second)
+            seen |= parts
+            for name in (
+                "phase1_loss",
+                "train_effective_rank",
+                "val_effective_rank",
+                "train_loss",
+                "val_loss",
+            ):
+                np.testing.assert_allclose(record[name], one[name], rtol=1e-4, err_msg=name)
+            assert record["phase1_iterations"] == one["phase1_iterations"]
+    assert {"phase 1, block 1", "training contexts, block 1", "contexts", "phase 2"} <= seen, seen
 
 
 def _compiled(tokens, mesh):

@@ -15,6 +15,7 @@ CASES = [
     "ranks",
     "phase2",
     "cell",
+    "other_devices_go_on",
     "cost",
 ]
 
