@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from cvfp_jax.mesh import (
     BATCH,
-    MODEL,
     VOCABULARY,
     WHOLE,
     largest_of_vocabulary,
@@ -21,6 +20,7 @@ from cvfp_jax.mesh import (
     part_of_vocabulary,
     total_of_batch,
     total_of_vocabulary,
+    vocabulary_parts,
 )
 from cvfp_jax.products import contract, operand, product
 
@@ -199,7 +199,7 @@ def _own(
     if shares is not None:
         first = part_of_vocabulary() * len(table_VxE)
         targets_B = targets_B - first
-        if shares.vocab_size < len(table_VxE) * shares.mesh.shape[MODEL]:
+        if shares.vocab_size < len(table_VxE) * vocabulary_parts(shares.mesh):
             count = shares.vocab_size - first
     limit, stretch = _CPU_LOGITS if jax.default_backend() == "cpu" else _LOGITS
     num_tokens = min(stretch, len(table_VxE))

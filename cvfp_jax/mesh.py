@@ -172,6 +172,11 @@ def part_of_vocabulary() -> jax.Array:
     return lax.axis_index(MODEL).astype(jnp.int32)
 
 
+def vocabulary_parts(mesh: Mesh) -> int:
+    """Returns in how many ranges the vocabulary is shared out."""
+    return mesh.shape[MODEL]
+
+
 def over_model(mesh: Mesh) -> NamedSharding:
     """The sharding of the vocabulary's table."""
     return NamedSharding(mesh, VOCABULARY)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from cvfp_jax.config import Phase2Config
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.keeper import Facts, Keeper
-from cvfp_jax.mesh import MODEL, VOCABULARY, on_one_device, placed
+from cvfp_jax.mesh import VOCABULARY, on_one_device, placed, vocabulary_parts
 from cvfp_jax.model import LanguageModel, TokenBlock
 from cvfp_jax.phase2_step import Frozen, Settings, Stream, Trained, TrainState, compiled
 from cvfp_jax.products import operand
@@ -143,7 +143,7 @@ def prepare(
     norm_graph, norm_params = nnx.split(model.embedding.norm)
     settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh, model.precision)
     table_VxE = model.embedding.table[...]
-    missing = -len(table_VxE) % mesh.shape[MODEL]
+    missing = -len(table_VxE) % vocabulary_parts(mesh)
     head_VxE = operand(jnp.pad(table_VxE, ((0, missing), (0, 0))) if missing else table_VxE, model.precision)
     frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, jnp.zeros(()), key)
     trained = Trained(token_params)
