@@ -33,6 +33,8 @@ _GONE = (
     "another process of this run has ended, or cannot be reached (if it had an error, it says so itself):"
     " what was saved is kept; end what is left of the run, and give the same commands again."
 )
+# What to say if the runtime aborts this process.
+_last_words = _GONE
 
 
 def several() -> bool:
@@ -125,13 +127,14 @@ def part() -> None:
 
 
 @contextlib.contextmanager
-def joined(place: Place | None) -> Iterator[None]:
+def joined(place: Place | None, seconds: int = _JOIN_SECONDS) -> Iterator[None]:
     """Joins the processes of a run, before JAX has been used.
 
     Only process 0 prints, and warns. One that ends before the others ends them with a line.
 
     Args:
       place: which of them this is; None if it is alone.
+      seconds: for them to find one another.
 
     Raises:
       MachineError: the others were not found, or have been lost.
@@ -142,7 +145,7 @@ def joined(place: Place | None) -> Iterator[None]:
     _quieten(place.process_id == 0)
     _end_with_a_line()
     interrupt.leave_at_the_end()
-    _join(place)
+    _join(place, seconds)
     try:
         yield
         part()
@@ -152,11 +155,17 @@ def joined(place: Place | None) -> Iterator[None]:
         raise
 
 
-def _join(place: Place, seconds: int = _JOIN_SECONDS) -> None:
+def _join(place: Place, seconds: int) -> None:
+    global _last_words
+    where = place.coordinator or "the address that the cluster gives"
+    not_found = (
+        f"process {place.process_id} of {place.num_processes} did not find the others at {where} in {seconds}"
+        " s: check that all of them run, that the address is process 0's, and that its port is free and open."
+    )
+    _last_words = not_found
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM for itself.
     jax.config.update("jax_enable_preemption_service", False)
-    where = place.coordinator or "the address that the cluster gives"
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -168,11 +177,8 @@ def _join(place: Place, seconds: int = _JOIN_SECONDS) -> None:
         )
         jax.devices()
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        raise MachineError(
-            f"process {place.process_id} of {place.num_processes} did not find the others at {where} in"
-            f" {seconds} s ({str(error)[:200]}): check that all of them run, that the address is process"
-            " 0's, and that its port is free and open."
-        ) from None
+        raise MachineError(f"{not_found} ({str(error)[:200]})") from None
+    _last_words = _GONE
 
 
 def _quieten(first: bool) -> None:
@@ -209,5 +215,5 @@ def _end_with_a_line() -> None:
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _on_abort(number: int) -> None:
     """Runs in the thread that aborts."""
-    os.write(2, f"error: {_GONE}\n".encode())
+    os.write(2, f"error: {_last_words}\n".encode())
     os._exit(MachineError.exit_code)
