@@ -20,10 +20,10 @@ FLAGS = tiny.flags("--samples=12", "--context_dims=8", "--config.phase2.batch_si
 GONE = "error: another process of this run has ended"
 
 
-def launch(flags, **environment):
+def launch(flags, script="launch.py", **environment):
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "launch.py", *flags],
+        [sys.executable, "-W", "ignore", script, *flags],
         cwd=ROOT,
         env={**os.environ, **quick, "XLA_FLAGS": "", **environment},
         stdout=subprocess.PIPE,
@@ -38,9 +38,12 @@ def free_port():
         return free.getsockname()[1]
 
 
+FOUR_DEVICES = "--xla_force_host_platform_device_count=4"
+
+
 def launch_two(flags, others=()):
     """Two processes of four devices each; the second with other flags, too."""
-    coordinator, devices = f"127.0.0.1:{free_port()}", "--xla_force_host_platform_device_count=4"
+    coordinator = f"127.0.0.1:{free_port()}"
     return [
         launch(
             [
@@ -50,7 +53,7 @@ def launch_two(flags, others=()):
                 "--num_processes=2",
                 f"--process_id={number}",
             ],
-            XLA_FLAGS=devices,
+            XLA_FLAGS=FOUR_DEVICES,
         )
         for number in (0, 1)
     ]
@@ -112,6 +115,18 @@ def test_two_processes_write_one_record_of_what_one_computes(corpus, of_one, tmp
     assert (other_out, other_said) == ("", ""), "only the first speaks"
     assert (tmp_path / "report.html").exists()
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_what_two_processes_compute_together_each_computes_alone():
+    coordinator = f"127.0.0.1:{free_port()}"
+    two = [
+        launch([coordinator, str(number)], "tests/two_hosts.py", XLA_FLAGS=FOUR_DEVICES) for number in (0, 1)
+    ]
+    said = [process.communicate() for process in two]
+    assert [process.returncode for process in two] == [0, 0], said
+    assert said[0][0] == "equal\n", "the first alone prints"
+    assert said[1][0] == ""
 
 
 @pytest.mark.slow
