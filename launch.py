@@ -39,6 +39,6 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     interrupt.listen()
     code = main(sys.argv)
-    if interrupt.asked():
+    if interrupt.leaves():
         interrupt.leave(code)
     sys.exit(code)

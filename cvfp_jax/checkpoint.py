@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvfp_jax import interrupt
+from cvfp_jax import hosts, interrupt
 from cvfp_jax.errors import MachineError, UserError, causes, is_disk_fault
-from cvfp_jax.keeper import Facts, Keeper, Make
+from cvfp_jax.keeper import Facts, Keeper, Make, Pace
 from cvfp_jax.seal import damage, seal
 
 FOLDER = "checkpoints"
@@ -78,6 +78,9 @@ class Checkpoints(Keeper):
     it is on the disk. The newest that is as it was sealed counts; what is newer and is not is removed,
     with a warning.
 
+    Of several processes the first says which counts, all read it, and the first alone writes: what is saved
+    does not depend on their number. All must offer the same parts in the same order.
+
     Args:
       folder: the cell's own folder, made at the first save.
       identity: what makes the cell's numbers, by name: JSON. A checkpoint in which one differs is refused.
@@ -104,8 +107,12 @@ class Checkpoints(Keeper):
         self._last = time.monotonic()
         self.found: Path | None = None
         self._next = 0
+        # Work that offers often is not held up by asking the other processes each time.
+        self._pace, self._offering, self._unlooked = Pace(), "", 0
         try:
-            self._find()
+            step = hosts.by_first(self._find)
+            if step is not None:
+                self._restore(self._folder / str(step))
         except OSError as error:
             raise self._unusable(error) from None
 
@@ -131,9 +138,10 @@ class Checkpoints(Keeper):
 
     # What was saved.
 
-    def _find(self) -> None:
+    def _find(self) -> int | None:
+        """The newest checkpoint that is whole."""
         if not self._folder.is_dir():
-            return
+            return None
         for path in sorted(self._folder.iterdir()):
             if _TEMPORARY in path.name:
                 logging.warning("removing checkpoint %s: it was never finished", path)
@@ -141,14 +149,15 @@ class Checkpoints(Keeper):
         steps = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
         self._next = steps[-1] + 1 if steps else 0
         while steps:
-            path = self._folder / str(steps.pop())
+            step = steps.pop()
+            path = self._folder / str(step)
             wrong = damage(path)
             if wrong is None:
-                self._restore(path)
-                return
+                return step
             older = f"the one before it, {steps[-1]}, counts" if steps else "its cell starts again"
             logging.warning("removing checkpoint %s: %s; %s", path, wrong, older)
             shutil.rmtree(path)
+        return None
 
     def _restore(self, path: Path) -> None:
         """Reads a whole checkpoint, if it is this cell's."""
@@ -164,7 +173,7 @@ class Checkpoints(Keeper):
                     meta["where"].get(name),
                     value,
                 )
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = {
             _name(part, index): jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype), sharding=device)
             for part, saved in meta["parts"].items()
@@ -242,17 +251,33 @@ class Checkpoints(Keeper):
           KeyboardInterrupt: a signal has come; the state is saved.
           MachineError: this save or the one before could not be written; an older one is still there.
         """
+        if hosts.several() and not (self._is_time_to_look(part) or stage_end):
+            return
         if self._pending is not None and self._pending.done():
             self._wait()
-        asked = interrupt.asked()
+        asked = hosts.any_of(interrupt.asked())
         passed = time.monotonic() - self._last
         due = passed >= self._interval * (_STAGE_END_SHARE if stage_end else 1.0)
-        if asked or (due and (self._pending is None or self._interval == 0.0)):
+        if hosts.told(asked or (due and (self._pending is None or self._interval == 0.0))):
             self._wait()
             saved = self._save(part, make)
             if asked:
                 self._wait()
+                hosts.part()
                 raise KeyboardInterrupt(f"saved in {part}" if saved else "")
+
+    def _is_time_to_look(self, part: str) -> bool:
+        """Says whether about a second has passed since the last look, or a save is due, in all processes."""
+        if part == self._offering:
+            self._unlooked -= 1
+            if self._unlooked > 0:
+                return False
+            self._pace.__exit__()
+        else:
+            self._pace, self._offering = Pace(), part
+        self._unlooked = self._pace.steps(self.seconds_left())
+        self._pace.__enter__()
+        return True
 
     def _save(self, part: str, make: Make) -> bool:
         made = make()
@@ -275,6 +300,8 @@ class Checkpoints(Keeper):
                 if leaf.size:
                     # The next step donates what is offered, so that is copied; what is kept stays.
                     state[_name(name, index)] = np.array(leaf) if name == part else np.asarray(leaf)
+        if not hosts.is_first():
+            return True
         ocp = _orbax()
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._call(lambda: self._open().save(self._next, args=args))
@@ -299,7 +326,17 @@ class Checkpoints(Keeper):
             self._folder.mkdir(parents=True, exist_ok=True)
             # Folders are made at once: threads would wait minutes for one that cannot be made.
             made_at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-            options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, async_options=made_at_once)
+            # Each process is alone with its manager: only one writes, and all read.
+            own = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+            )
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=_KEPT,
+                create=False,
+                async_options=made_at_once,
+                multiprocessing_options=alone,
+            )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         return self._manager
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _asked = 0  # the first signal's number
 _deferred = False
+_at_once = False
 _wake: socket.socket | None = None
 
 
@@ -84,8 +85,22 @@ def exit_code() -> int:
     return _code(_asked or signal.SIGINT)
 
 
+def leave_at_the_end() -> None:
+    """Has the launch end by ``leave``, whatever it comes to."""
+    global _at_once
+    _at_once = True
+
+
+def leaves() -> bool:
+    """Says whether the launch must end by ``leave``."""
+    return _at_once or asked()
+
+
 def leave(code: int) -> NoReturn:
-    """Ends the process at once: JAX's threads, still at work on what was interrupted, would crash it."""
+    """Ends the process at once: JAX's threads, still at work on what was interrupted, would crash it.
+
+    Among several processes, Python's end would wait for one that has ended.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

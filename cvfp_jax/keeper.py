@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cvfp_jax import interrupt
+from cvfp_jax import hosts, interrupt
+from cvfp_jax.mesh import rows_on_host
 
 Facts = dict[str, Any]
 # Makes a part's facts and arrays; None if they are not worth saving.
@@ -33,7 +34,7 @@ class FirstRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The rows on the host."""
-        return np.array(np.asarray(self.array)[: self.shape[0]], dtype=dtype, copy=copy)
+        return np.array(rows_on_host(self.array, self.shape[0]), dtype=dtype, copy=copy)
 
 
 class Keeper:
@@ -92,6 +93,8 @@ class Pace:
         free = min(_SECONDS_BETWEEN_LOOKS, max(0.0, seconds_left))
         if self._seconds > 0.0:
             self._steps = max(1, int(min(2 * self._last, free * self._last / self._seconds)))
+        # Clocks differ, and all processes must make the same steps.
+        self._steps = hosts.told(self._steps)
         self._last = self._steps
         return self._steps
 

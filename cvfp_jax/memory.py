@@ -14,7 +14,7 @@ def available_memory() -> tuple[int, bool] | None:
     An accelerator's own memory; else what the system could give this process, what it has already
     included, and no more than its control group may.
     """
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0), False
     found = [count for count in (_system(), _group()) if count is not None]

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cvfp_jax import hosts
 from cvfp_jax.errors import UserError
 
 DATA, MODEL = "data", "model"
@@ -27,6 +28,9 @@ ROWS: Any = PartitionSpec(_LINE)
 # In phase 2: a range of a batch's rows on each device along ``data``, of the vocabulary along ``model``.
 BATCH: Any = PartitionSpec(DATA)
 VOCABULARY: Any = PartitionSpec(MODEL)
+
+# What processes tell each other at a time, to have an array on the host.
+_STRETCH_BYTES = 2**24
 
 Tree = TypeVar("Tree")
 
@@ -217,6 +221,8 @@ def placed(tree: Tree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> Tree:
             return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.jit(lambda array: array, out_shardings=sharding)(leaf)
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -281,3 +287,34 @@ def rows_at(array: jax.Array, places_B: jax.Array, mesh: Mesh) -> jax.Array:
     if mesh.size == 1:
         return array[places_B]
     return on_each(visit, mesh, (PartitionSpec(axes), WHOLE))(array, places_B)
+
+
+def rows_on_host(array: jax.Array, rows: int) -> np.ndarray:
+    """Returns the first rows of an array on the host.
+
+    Of what several processes have ranges of, process 0 alone gets them, some at a time; all processes must
+    ask. Others get an array that says nothing, and whose memory is never touched.
+
+    Args:
+      array: [N, ...], on any devices.
+      rows: their number.
+
+    Returns:
+      [rows, ...].
+    """
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)[:rows]
+    assert isinstance(array.sharding, NamedSharding)
+    found = np.empty((rows, *array.shape[1:]), array.dtype)
+    row_bytes = array.dtype.itemsize * max(1, math.prod(array.shape[1:]))
+    stretch = min(rows, max(1, _STRETCH_BYTES // row_bytes))
+    for first in range(0, rows, stretch):
+        places_B = np.minimum(first + np.arange(stretch), rows - 1).astype(np.int32)
+        part = _rows_at(array, places_B, array.sharding.mesh)
+        if hosts.is_first():
+            found[first : first + stretch] = np.asarray(part)[: rows - first]
+        jax.block_until_ready(part)
+    return found
+
+
+_rows_at = jax.jit(rows_at, static_argnames="mesh")

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvfp_jax import phase1_step
+from cvfp_jax import hosts, phase1_step
 from cvfp_jax.config import Phase1Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Solution, Status
@@ -265,7 +265,8 @@ def _check_rank(
     block = nnx.merge(settings.block, on_one_device(jax.tree.map(jnp.copy, solution.state.params)))
     ids, room = ids[: settings.config.val_sample_size], min(capacity, settings.config.val_sample_size)
     contexts_MxD = sequential_contexts(block, vectors_VxE, ids[:-1], capacity=room)
-    rank = effective_rank(contexts_MxD, len(ids) - 1)
+    # Other hosts' last digits may differ, and all must stop at the same step.
+    rank = hosts.told(effective_rank(contexts_MxD, len(ids) - 1))
     status = int(solution.status)
     if not math.isfinite(rank):
         status = Status.NON_FINITE

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from cvfp_jax import hosts
 from cvfp_jax.config import Phase2Config
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.keeper import Facts, Keeper
@@ -230,7 +231,8 @@ def learn_tokens(
             break
         batches = zip(losses, _batches(train, config), strict=True)
         train_loss = math.fsum(loss * rows for (loss, _), (_, rows) in batches) / train.num_rows
-        val_loss, val_acc = _evaluate(state.params, frozen, val, settings)
+        # Other hosts' last digits may differ, and all must stop at the same epoch.
+        val_loss, val_acc = hosts.told(_evaluate(state.params, frozen, val, settings))
         epochs.append(Epoch(train_loss, val_loss, val_acc))
         if not math.isfinite(val_loss):
             status = Status.NON_FINITE

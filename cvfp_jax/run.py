@@ -65,7 +65,7 @@ class _Watches:
 
 def device_name() -> str:
     """Returns platform and kind of the device that cells run on."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return f"{device.platform}: {device.device_kind}"
 
 
@@ -276,14 +276,15 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
 
 
 @jax.jit
-def _broken(contexts_NxD: jax.Array) -> jax.Array:
-    return ~jnp.isfinite(contexts_NxD).all(axis=1)
+def _broken(contexts_NxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    broken_N = ~jnp.isfinite(contexts_NxD).all(axis=1)
+    return broken_N.any(), broken_N.argmax()
 
 
 def _first_broken(contexts_NxD: jax.Array) -> int | None:
     """The first token whose context is not finite."""
-    broken_N = np.asarray(_broken(contexts_NxD))
-    return int(broken_N.argmax()) if broken_N.any() else None
+    any_broken, place = _broken(contexts_NxD)
+    return int(place) if any_broken else None
 
 
 def _identity(config: RunConfig, data: CellData) -> Record:

@@ -1,6 +1,7 @@
 """A sweep: its cells one after the other, each finished cell a record, and the report of them all."""
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from cvfp_jax import interrupt, lock, records, workdir
+from cvfp_jax import hosts, interrupt, lock, records, workdir
 from cvfp_jax.checkpoint import FOLDER as CHECKPOINTS
 from cvfp_jax.checkpoint import Checkpoints
 from cvfp_jax.config import RunConfig
@@ -71,8 +72,10 @@ def run_sweep(
       UserError: the data, the settings or the folder cannot be used.
     """
     mesh = make_mesh(mesh_shape)
-    profiler = Profiler(folder / PROFILES, _say_above_bar) if profile else None
-    with lock.held(folder):
+    writes = hosts.is_first()
+    profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
+    hosts.check_same(_launched(grid, checkpoint_minutes, mesh))
+    with lock.held(folder) if writes else contextlib.nullcontext():
         ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler, mesh)
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
@@ -83,10 +86,8 @@ def _run_sweep(
     grid: Grid, folder: Path, checkpoint_minutes: float, force: bool, profiler: Profiler | None, mesh: Mesh
 ) -> bool:
     path = folder / records.FILE_NAME
-    if records.repair(path):
-        print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
-    done = {records.cell_key(record["cell"]): record for record in records.read(path)}
-    workdir.claim(folder, grid, device_name(), has_records=bool(done))
+    found = hosts.by_first(lambda: _claimed(grid, folder, path))
+    done = {records.cell_key(record["cell"]): record for record in found}
     wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
     if cells_left(grid, done):
         _run_cells(grid, done, folder, checkpoint_minutes, force, profiler, mesh)
@@ -94,11 +95,32 @@ def _run_sweep(
         skipped = sum(key not in done for key in wanted)
         ended = f", and the search ended before the other {skipped}" if skipped else ""
         print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
-    show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
+    if hosts.is_first():
+        show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
     failed = [done[key] for key in wanted if key in done and records.failed(done[key])]
     for record in failed:
         print(f"{records.label(record)}: {record['status']}")
     return not failed
+
+
+def _launched(grid: Grid, checkpoint_minutes: float, mesh: Mesh) -> dict[str, Any]:
+    """What several processes must have alike."""
+    return {
+        **{f"config.{name}": value for name, value in grid.shared_fields().items()},
+        "axes": {name: list(values) for name, values in grid.axes.items()},
+        "checkpoint_minutes": checkpoint_minutes,
+        "mesh": dict(mesh.shape),
+        "jax": jax.__version__,
+    }
+
+
+def _claimed(grid: Grid, folder: Path, path: Path) -> list[Record]:
+    """Makes a folder the sweep's own and returns the records in it."""
+    if records.repair(path):
+        print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
+    found = records.read(path)
+    workdir.claim(folder, grid, device_name(), has_records=bool(found))
+    return found
 
 
 def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
@@ -145,6 +167,7 @@ def _run_cells(
     )
     print(f"reading corpus {cells[0].data.corpus} ...", flush=True)
     data = dataset.load(cells[0].data, counts)
+    hosts.check_same({"corpus": data.sha256(counts[-1])})
     _check_same_corpus(data, list(done.values()))
     tokens = {count: len(data.train_ids(count)) for count in counts}
     vocab_size = data.vocabulary.size
@@ -170,8 +193,9 @@ def _run_cells(
         cell = left[0]
         number = f"[{len(made) + 1}/{len(made) + len(left)}]"
         place, series = grid.place(cell), grid.series(cell)
-        progress = CellProgress(f"{number} {series} {cell.num_samples} samples")
+        progress = CellProgress(f"{number} {series} {cell.num_samples} samples", visible=hosts.is_first())
         cell_data = data.cell(cell)
+        hosts.check_same({"embedding": cell_data.table_sha256})
         _check_same_table(cell, cell_data, list(done.values()))
         # A signal waits until the state is saved.
         with interrupt.deferred():
@@ -190,14 +214,23 @@ def _run_cells(
                     }
             finally:
                 progress.close()
-            record = records.append(folder / records.FILE_NAME, record)
-            if not records.failed(record):
-                saved.discard()
+            record = hosts.by_first(functools.partial(_finish, folder, record, saved))
         done[records.cell_key(place)] = record
         made.append((cell, record))
         left = cells_left(grid, done)
         print(_cell_line(number, record, _seconds_left(made, left, tokens, vocab_size)), flush=True)
+        if hosts.several() and hosts.any_of(interrupt.asked()):
+            hosts.part()
+            raise KeyboardInterrupt
         interrupt.check()
+
+
+def _finish(folder: Path, record: Record, saved: Checkpoints) -> Record:
+    """Writes a record, which takes the place of checkpoints."""
+    record = records.append(folder / records.FILE_NAME, record)
+    if not records.failed(record):
+        saved.discard()
+    return record
 
 
 def _checkpoints(

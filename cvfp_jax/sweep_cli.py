@@ -4,16 +4,18 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from cvfp_jax import capacity_cli
+from cvfp_jax import capacity_cli, hosts_cli
 from cvfp_jax.capacity_cli import CapacityRequest
 from cvfp_jax.choice import choose
 from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
 from cvfp_jax.field_docs import field_docs
 from cvfp_jax.grid import AXIS_FLAGS, Grid
+from cvfp_jax.hosts_cli import Place, read_place
 from cvfp_jax.workdir import folder_of
 
 PREFIX = "config."  # of the flags that set a field
@@ -38,6 +40,7 @@ FLAGS = {
     "mesh": "how devices share the work, such as data:4,model:2: the vocabulary over model, all else over"
     " all devices (default: all of them on data)",
     "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
+    **hosts_cli.FLAGS,
     **capacity_cli.FLAGS,
 }
 SWITCHES = {
@@ -64,6 +67,7 @@ class SweepRequest:
     log_compiles: bool
     mesh: dict[str, int] | None = None
     capacity: CapacityRequest | None = None
+    place: Place | None = None
 
     def run(self) -> bool:
         """Runs the sweep, or prints its plan, and returns whether every cell ended well."""
@@ -71,13 +75,13 @@ class SweepRequest:
             print(_plan(self.grid, self.json, self.capacity))
             return True
         # These bring JAX, which the command line does without.
-        from cvfp_jax import compilation, compile_log
+        from cvfp_jax import compilation, compile_log, hosts
         from cvfp_jax.sweep import run_sweep
 
         compilation.ask_for_repeatable()
         compilation.keep_on_disk()
         told = compile_log.told(compile_log.show) if self.log_compiles else contextlib.nullcontext()
-        with told:
+        with told, hosts.joined(self.place):
             return run_sweep(
                 self.grid, self.workdir, self.checkpoint_minutes, self.force, self.profile, self.mesh
             )
@@ -175,6 +179,7 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         "log_compiles" in given,
         _mesh(given.get("mesh")),
         capacity_cli.capacity_request(given),
+        read_place(given, os.environ),
     )
 
 

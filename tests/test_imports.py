@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"atomic", "choice", "config", "keeper", "lock", "mesh", "products"},
+    {"hosts_cli"},
+    {"hosts"},
+    {"atomic", "choice", "config", "lock", "mesh", "products"},
     {
         "compile_log",
         "cross_entropy",
@@ -20,16 +22,27 @@ LAYERS = [
         "field_docs",
         "fields",
         "fixed_point",
+        "keeper",
         "lanes",
         "layout",
         "optimizer",
-        "profiler",
         "record_schema",
         "row_sums",
         "scaling",
         "widths",
     },
-    {"arrays", "data", "grid", "memory", "operations", "progress", "records", "stop_rules", "stopwatch"},
+    {
+        "arrays",
+        "data",
+        "grid",
+        "memory",
+        "operations",
+        "profiler",
+        "progress",
+        "records",
+        "stop_rules",
+        "stopwatch",
+    },
     {"compilation", "model", "seal", "workdir"},
     {
         "block_gradient",
@@ -114,6 +127,13 @@ def test_who_may_import_what(library, allowed):
         if any(name.split(".")[0] == library for name in imported(path))
     }
     assert users == allowed
+
+
+def test_one_file_knows_the_distributed_runtime():
+    """The others ask it what process 0 says."""
+    words = ("jax.distributed", "multihost_utils", "process_allgather", "broadcast_one_to_all")
+    users = {path.name for path in modules() if any(word in path.read_text() for word in words)}
+    assert users == {"hosts.py"}
 
 
 def test_nothing_that_is_read_is_executed():

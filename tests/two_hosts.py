@@ -1,0 +1,45 @@
+"""A cell on the devices of two processes is that of one device: run by test_hosts.py, a process each."""
+
+import sys
+
+import jax
+import numpy as np
+from test_run import CONFIG, TIMES, data_of
+
+from cvfp_jax import hosts
+from cvfp_jax.fields import replace
+from cvfp_jax.hosts_cli import Place
+from cvfp_jax.mesh import make_mesh
+from cvfp_jax.progress import CellProgress
+from cvfp_jax.run import run_cell
+
+# What the sweeps of test_hosts.py do not come to.
+CHANGES = {
+    "effective_rank_rows": 20,
+    "model.num_blocks": 2,
+    "model.context_mode": "A",
+    "model.use_weight_tying": False,
+    "phase1.stop": "val_effective_rank",
+    "phase1.val_frequency": 2,
+    "phase1.initial_contexts": "sequential",
+    "phase1.context_dtype": "bfloat16",
+    "phase2.train_contexts": "sequential",
+}
+
+
+def run(config, mesh):
+    return run_cell(config, data_of(), CellProgress("", visible=False), mesh=mesh)
+
+
+if __name__ == "__main__":
+    with hosts.joined(Place(sys.argv[1], 2, int(sys.argv[2]))):
+        assert jax.device_count() == 8
+        assert jax.local_device_count() == 4
+        config = replace(CONFIG, CHANGES)
+        one, many = run(config, None), run(config, make_mesh({"data": 4, "model": 2}))
+        for name in one.keys() - TIMES:
+            if isinstance(one[name], float | list):
+                np.testing.assert_allclose(many[name], one[name], rtol=1e-4, atol=1e-9, err_msg=name)
+            else:
+                assert many[name] == one[name], name
+        print("equal")
