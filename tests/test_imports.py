@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from layers below its own, or from its own package.
 LAYERS = [
     {"errors", "interrupt"},
-    {"atomic", "choice", "config", "keeper", "lock", "mesh", "products"},
+    {"atomic", "choice", "config", "keeper", "lock", "mesh", "products", "row_file"},
     {
         "compile_log",
         "cross_entropy",
@@ -40,9 +40,10 @@ LAYERS = [
         "roofline",
         "token_tables",
     },
-    {"capacity", "recurrence"},
-    {"context_inputs", "phase1_step"},
-    {"phase1", "phase2_step"},
+    {"capacity", "recurrence", "tiles"},
+    {"context_inputs", "parallel_pass", "phase1_step"},
+    {"phase1_disk", "phase2_step"},
+    {"phase1"},
     {"blocks", "diagnostics", "phase2"},
     {"report", "run"},
     {"capacity_cli", "fit_command", "sweep"},
