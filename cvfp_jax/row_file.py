@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -41,12 +42,8 @@ class RowFile:
         self.size = math.prod(shape)
         self._spare: RowFile | None = None
         self._handle = os.open(path, os.O_RDWR)
-
-    def __del__(self) -> None:
-        """Frees the disk, as an array frees memory; what else links to the file keeps it."""
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
-            self.path.unlink(missing_ok=True)
+        # The disk is freed as an array's memory is; what else links to the file keeps it.
+        weakref.finalize(self, _free, self._handle, path)
 
     def __len__(self) -> int:
         """N."""
@@ -151,6 +148,11 @@ class RowFile:
         except OSError as error:
             raise self.files.fault(error, self.size * self.dtype.itemsize) from None
         return RowFile(self.files, own, self.shape, self.dtype)
+
+
+def _free(handle: int, path: Path) -> None:
+    os.close(handle)
+    path.unlink(missing_ok=True)
 
 
 def _bytes(rows_BxD: np.ndarray) -> memoryview:

@@ -1,5 +1,10 @@
 """Contexts on the disk: the very numbers of contexts in memory, wherever work is left and taken up again."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +19,7 @@ from cvfp_jax.progress import CellProgress
 from cvfp_jax.row_file import RowFiles
 from cvfp_jax.run import run_cell
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -85,3 +91,58 @@ def test_a_cell_is_left_and_taken_up_again_on_the_disk_or_in_memory(tmp_path, re
     assert resumed(work, 4) == whole
     assert len(launches) > 3
     assert resumed(lambda keeper: cell(CONFIG, keeper, tmp_path / "rows"), 3, by_signal=False) == whole
+
+
+# A process of its own, which may take no more memory for data than it has and some MiB.
+LIMITED = """
+import json, re, resource, sys
+import jax
+import numpy as np
+from pathlib import Path
+from cvfp_jax import row_file
+from cvfp_jax.config import RunConfig
+from cvfp_jax.data.dataset import CellData
+from cvfp_jax.fields import replace
+from cvfp_jax.progress import CellProgress
+from cvfp_jax.run import run_cell
+
+def held():
+    return 1024 * int(re.search("VmData:(.*) kB", Path("/proc/self/status").read_text())[1])
+
+mebibytes, disk = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+row_file.STRETCH_BYTES = 2**20
+changes = {
+    "model.context_dim": 96, "model.embed_dim": 32, "phase1.max_iterations": 3, "phase1.batch_size": 2000,
+    "phase2.epochs": 1, "phase2.batch_size": 2000, "num_samples": 1,
+}
+config = replace(RunConfig(), changes)
+rng = np.random.default_rng(0)
+table = rng.normal(size=(500, 32)).astype(np.float32)
+
+def run(tokens, disk=None):
+    ids = rng.integers(0, 500, tokens + 500).astype(np.int32)
+    data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
+    return run_cell(config, data, CellProgress("", visible=False), disk=disk)
+
+run(4000)
+if mebibytes:
+    limit = held() + mebibytes * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+record = run(600_000, disk)
+print(json.dumps({name: value for name, value in record.items() if not name.endswith("_seconds")}))
+"""
+
+
+def limited(*arguments):
+    command = [sys.executable, "-c", LIMITED, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_contexts_longer_than_memory_end_with_the_record_of_memory(tmp_path):
+    """Contexts take 220 MiB, and phase 2's are made beside them."""
+    whole, streamed, refused = limited(0), limited(250, tmp_path / "rows"), limited(250)
+    assert streamed.returncode == whole.returncode == 0, streamed.stderr[-2000:]
+    assert json.loads(streamed.stdout) == json.loads(whole.stdout)
+    assert refused.returncode != 0
+    assert "RESOURCE_EXHAUSTED" in refused.stderr or "MemoryError" in refused.stderr
