@@ -8,7 +8,7 @@ from flax import nnx
 from benchmarks import parts
 from benchmarks.parts import Part
 from benchmarks.timing import Run
-from cvfp_jax import phase1, phase1_step, phase2, phase2_step, recurrence
+from cvfp_jax import parallel_pass, phase1, phase1_step, phase2, phase2_step, recurrence
 from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
@@ -50,7 +50,7 @@ def _prepare(part: Part, precision: str) -> Run:
     if part.kind == parts.RECURRENCE:
         return lambda: recurrence.sequential_contexts(block, vectors_VxE, ids).block_until_ready()
     contexts_NxD = jnp.asarray(part.work.contexts(part.rows))
-    return lambda: recurrence.parallel_contexts(block, vectors_VxE, ids, contexts_NxD).block_until_ready()
+    return lambda: parallel_pass.parallel_contexts(block, vectors_VxE, ids, contexts_NxD).block_until_ready()
 
 
 def _phase1(model: LanguageModel, part: Part) -> Run:

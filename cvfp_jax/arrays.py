@@ -30,6 +30,12 @@ _QR_ROWS, _QR_COPIES = 8192, 4
 # made for so many rows and tokens at a time (``cross_entropy.py``).
 _HEAD_COPIES, _CPU_HEAD_BYTES = 4, 32 * 2**20
 HEAD_LOGITS = (8192, 8192)
+# Of contexts on the disk a stretch at a time is in memory, as read, as worked on and as written, and the
+# next and the last of them, as measured.
+STRETCH_BYTES = 16 * 2**20
+_STRETCHES = 12
+# A token's places among the distinct ones, while they are made.
+_PLACES_BYTES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +48,12 @@ class Share:
     batch: int  # rows of phase 2's
     devices: int = 1
     on_cpu: bool = False
+    on_disk: bool = False  # whether contexts are
 
     @classmethod
-    def whole(cls, config: RunConfig, vocab_size: int, num_tokens: int, on_cpu: bool) -> "Share":
+    def whole(
+        cls, config: RunConfig, vocab_size: int, num_tokens: int, on_cpu: bool, on_disk: bool = False
+    ) -> "Share":
         """Returns all of a cell, on one device."""
         return cls(
             num_tokens,
@@ -52,6 +61,7 @@ class Share:
             min(config.phase1.batch_size, num_tokens) or num_tokens,
             min(config.phase2.batch_size, num_tokens),
             on_cpu=on_cpu,
+            on_disk=on_disk,
         )
 
     @classmethod
@@ -127,7 +137,7 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
     rank["block of rows"] = FLOAT_BYTES * _QR_COPIES * (max(_QR_ROWS, width) + width) * width
     if share.devices > 1:
         rank["triangular factors"] = FLOAT_BYTES * share.devices * width**2
-    return {
+    made = {
         ALWAYS: always,
         PHASE1: {
             "contexts": held,
@@ -144,6 +154,27 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
             "token block, gradient, Adam": FLOAT_BYTES * _COPIES_PHASE2 * trained,
             "logits at a time": _head_bytes(config, vocab_size, share),
         },
+    }
+    return _on_disk(made, config, share) if share.on_disk else made
+
+
+def _on_disk(made: dict[str, dict[str, int]], config: RunConfig, share: Share) -> dict[str, dict[str, int]]:
+    """The arrays of a cell whose contexts are on the disk, given those of one with them in memory."""
+    stretch = _STRETCHES * max(STRETCH_BYTES, context_bytes(config, share.micro_batch))
+    chunk = min(share.tokens, (CPU_LANES if share.on_cpu else LANES) * LANE_TOKENS)
+    # Those of a chunk that is made, and of the last one, which is written.
+    lanes = (_LANE_COPIES + 2) * FLOAT_BYTES * chunk * config.model.context_dim
+    phase1, phase2 = dict(made[PHASE1]), dict(made[PHASE2])
+    del phase1["contexts"], phase2["contexts"]
+    phase1["stretches of contexts"] = stretch
+    phase1["places of tokens"] = _PLACES_BYTES * share.tokens
+    phase2["batches of contexts"] = _STRETCHES * context_bytes(config, share.batch)
+    return {
+        ALWAYS: made[ALWAYS],
+        PHASE1: phase1,
+        CONTEXTS: {"stretches of contexts, or lanes": max(stretch, lanes)},
+        RANK: {"block of rows": made[RANK]["block of rows"]},
+        PHASE2: phase2,
     }
 
 

@@ -16,7 +16,8 @@ from cvfp_jax.keeper import Keeper
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import stale_norm_after
 from cvfp_jax.phase1 import Phase1Result, Progress, learn_contexts
-from cvfp_jax.recurrence import sequential_contexts
+from cvfp_jax.recurrence import sequential_contexts, write_sequential
+from cvfp_jax.row_file import RowFile, RowFiles
 
 
 def shares(num_tokens: int, num_blocks: int) -> list[slice]:
@@ -56,6 +57,7 @@ def learn_blocks(
     progress: Callable[[int, int], Progress] | None = None,
     keeper: Keeper | None = None,
     mesh: Mesh | None = None,
+    disk: RowFiles | None = None,
 ) -> list[Phase1Result]:
     """Learns each block on its share of a stream, one after the other.
 
@@ -73,6 +75,7 @@ def learn_blocks(
       progress: makes the progress of a block, given its number from 0 and its number of tokens.
       keeper: what the blocks are saved by on the way, and taken up again from.
       mesh: the devices; the first one if none are given.
+      disk: where their contexts are kept in files; in memory if it is not said.
 
     Returns:
       A result a block; none after a block that was not finite.
@@ -101,6 +104,7 @@ def learn_blocks(
             keeper=keeper,
             part=phase1_part(number),
             mesh=mesh,
+            disk=disk,
         )
         results.append(result)
         if result.status == Status.NON_FINITE:
@@ -138,3 +142,30 @@ def exact_contexts(
         for number, block in enumerate(blocks)
     ]
     return contexts[0] if len(contexts) == 1 else jnp.concatenate(contexts, axis=1)
+
+
+def write_exact_contexts(
+    disk: RowFiles,
+    blocks: Sequence[ContextBlock],
+    vectors_VxE: jax.Array,
+    ids: np.ndarray,
+    *,
+    capacity: int = 0,
+    keeper: Keeper | None = None,
+    part: str = "contexts",
+) -> RowFile:
+    """Returns the same in a file, which has no part in what is saved."""
+    width = blocks[0].context_dim
+    made = disk.make((max(capacity, len(ids)), len(blocks) * width), vectors_VxE.dtype, len(ids))
+    for number, block in enumerate(blocks):
+        write_sequential(
+            made,
+            block,
+            vectors_VxE,
+            ids,
+            capacity=capacity,
+            column=number * width,
+            keeper=keeper,
+            part=contexts_part(part, number),
+        )
+    return made

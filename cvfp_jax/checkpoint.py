@@ -24,6 +24,7 @@ import numpy as np
 from cvfp_jax import hosts, interrupt
 from cvfp_jax.errors import MachineError, UserError, causes, is_disk_fault
 from cvfp_jax.keeper import Facts, Keeper, Make, Pace
+from cvfp_jax.row_file import RowFile
 from cvfp_jax.seal import damage, seal
 
 FOLDER = "checkpoints"
@@ -33,6 +34,8 @@ _KEPT = 2
 # A stage that ends is saved if so much of the interval has passed since the last save.
 _STAGE_END_SHARE = 0.1
 _TEMPORARY = ".orbax-checkpoint-tmp"
+# What ends the name of an array that was in a file already, and is linked and not copied.
+_ROWS = ".rows"
 # TensorStore's words for what the system answered.
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
@@ -69,6 +72,21 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
+
+
+def _as_wanted(saved: Any, wanted: Any) -> Any:
+    """A saved array or file as what is asked for: a ``RowFile``, or an array."""
+    if isinstance(wanted, RowFile):
+        if isinstance(saved, Path):
+            return wanted.take_over(saved)
+        wanted.write(0, saved)
+        return wanted
+    if isinstance(saved, Path):
+        # Rows that were never written are zero, and the last of them take no room.
+        found = np.fromfile(saved, wanted.dtype).reshape(-1, wanted.shape[1])
+        saved = np.pad(found, ((0, wanted.shape[0] - len(found)), (0, 0)))
+    # Copies that JAX may place and donate as it does fresh ones.
+    return jnp.array(np.asarray(saved))
 
 
 class Checkpoints(Keeper):
@@ -178,10 +196,11 @@ class Checkpoints(Keeper):
             _name(part, index): jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype), sharding=device)
             for part, saved in meta["parts"].items()
             for index, (_, dtype, shape) in enumerate(saved["leaves"])
-            if 0 not in shape
+            if 0 not in shape and _name(part, index) not in meta.get("files", {})
         }
         restore = ocp.args.StandardRestore(target)
         arrays = self._open().restore(step, args=ocp.args.Composite(state=restore)).state
+        arrays |= {name: path / file for name, file in meta.get("files", {}).items()}
         for part, saved in meta["parts"].items():
             self._saved[part] = _Saved(
                 saved["facts"],
@@ -218,8 +237,10 @@ class Checkpoints(Keeper):
                 self._refuse_leaf(part, old, new)
         if len(saved.leaves) != len(wanted):
             self._refuse_leaf(part, f"{len(saved.leaves)} arrays", f"{len(wanted)} arrays")
-        # Copies that JAX may place and donate as it does fresh ones.
-        arrays = [jnp.array(np.asarray(array)) for array in saved.arrays]
+        arrays = [
+            _as_wanted(array, leaf)
+            for array, leaf in zip(saved.arrays, jax.tree.leaves(template), strict=True)
+        ]
         return jax.tree.unflatten(jax.tree.structure(template), arrays)
 
     def _refuse_leaf(self, part: str, old: object, new: object) -> None:
@@ -294,17 +315,26 @@ class Checkpoints(Keeper):
                 name: {"facts": facts, "leaves": _leaves(arrays)} for name, (facts, arrays) in parts.items()
             },
         }
-        state = {}
+        state, files = {}, {}
         for name, (_, arrays) in parts.items():
             for index, leaf in enumerate(jax.tree.leaves(arrays)):
-                if leaf.size:
+                if isinstance(leaf, RowFile):
+                    files[_name(name, index)] = leaf
+                elif leaf.size:
                     # The next step donates what is offered, so that is copied; what is kept stays.
                     state[_name(name, index)] = np.array(leaf) if name == part else np.asarray(leaf)
         if not hosts.is_first():
             return True
+        names = {name: f"{number}{_ROWS}" for number, name in enumerate(files)}
+        meta["files"] = names
         ocp = _orbax()
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._call(lambda: self._open().save(self._next, args=args))
+        # What is linked now is not written over; the folder that it belongs to has its name later.
+        aside = self._aside(self._next)
+        for name, file in files.items():
+            aside.mkdir(exist_ok=True)
+            file.link(aside / names[name])
         self._pending = self._pool.submit(self._finish, self._next)
         self._next += 1
         self._last = time.monotonic()
@@ -312,7 +342,16 @@ class Checkpoints(Keeper):
 
     def _finish(self, step: int) -> None:
         self._manager.wait_until_finished()
+        aside = self._aside(step)
+        if aside.is_dir():
+            for path in aside.iterdir():
+                path.rename(self._folder / str(step) / path.name)
+            aside.rmdir()
         seal(self._folder / str(step))
+
+    def _aside(self, step: int) -> Path:
+        """Where links wait for the folder of a checkpoint; what is left is removed at the next start."""
+        return self._folder / f"rows{_TEMPORARY}-{step}"
 
     def _wait(self) -> None:
         """Waits for the save in progress, and raises what became of it."""

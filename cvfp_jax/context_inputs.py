@@ -5,6 +5,7 @@ Shapes: N tokens of a stream, B rows, D context width (of all blocks together), 
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from cvfp_jax.config import ModelConfig
@@ -46,6 +47,7 @@ def cached_inputs(
     places_B: jax.Array,
     window_BxKE: jax.Array,
     mesh: Mesh,
+    first_row: jax.Array | np.int32 | int = 0,
 ) -> list[jax.Array]:
     """Returns what each token layer reads at places of a stream.
 
@@ -58,6 +60,7 @@ def cached_inputs(
       places_B: int.
       window_BxKE: float, the token windows at these places.
       mesh: the devices that have a range of the contexts each.
+      first_row: the place in the stream of the first of these contexts.
 
     Returns:
       An array a token layer.
@@ -65,7 +68,7 @@ def cached_inputs(
 
     def at(places_B: jax.Array) -> jax.Array:
         """The contexts after some tokens, zero before the first."""
-        found_BxD = rows_at(contexts_NxD, jnp.maximum(places_B, 0), mesh)
+        found_BxD = rows_at(contexts_NxD, jnp.maximum(places_B, 0) - first_row, mesh)
         return jnp.where((places_B >= 0)[:, None], found_BxD, 0)
 
     if config.reads_every_layer:

@@ -10,6 +10,7 @@ from jax.scipy.special import entr
 from jax.sharding import Mesh
 
 from cvfp_jax.mesh import ROWS, everywhere, in_line, on_each, one_device, rows_at
+from cvfp_jax.row_file import RowFile, read_ahead
 
 # Rows of a block: beyond this many, the singular values come from a blocked QR.
 _BLOCK_ROWS = 8192
@@ -87,7 +88,23 @@ def sharded_singular_values(matrix_NxD: jax.Array, mesh: Mesh) -> jax.Array:
     return on_each(own, in_line(mesh), (ROWS,))(matrix_NxD)
 
 
-def host_singular_values(matrix_NxD: np.ndarray) -> np.ndarray:
+@jax.jit
+def _absorb(factor_DxD: jax.Array, block_BxD: jax.Array) -> jax.Array:
+    return jnp.linalg.qr(jnp.concatenate([factor_DxD, block_BxD.astype(factor_DxD.dtype)]), mode="r")
+
+
+def _streamed_singular_values(matrix: RowFile) -> jax.Array:
+    """The same of a matrix on the disk, a block of rows at a time on the device."""
+    dim = matrix.shape[1]
+    block_rows = max(_BLOCK_ROWS, dim)
+    factor_DxD = jnp.zeros((dim, dim), jnp.float32)
+    blocks = [(first, block_rows) for first in range(0, len(matrix), block_rows)]
+    for _, block_BxD in read_ahead(blocks, matrix.read):
+        factor_DxD = _absorb(factor_DxD, block_BxD)
+    return singular_values(factor_DxD)
+
+
+def host_singular_values(matrix_NxD: np.ndarray | RowFile) -> np.ndarray:
     """Returns all singular values, by a product in double precision.
 
     The square roots of the eigenvalues of ``A^T A``. In double precision the product keeps what single
@@ -95,7 +112,7 @@ def host_singular_values(matrix_NxD: np.ndarray) -> np.ndarray:
     precision loses those below 1e-7. It takes two thirds of the SVD's time.
 
     Args:
-      matrix_NxD: float.
+      matrix_NxD: float, of the host or its disk.
 
     Returns:
       Float64 [D], largest first; NaN if any entry is not finite.
@@ -135,7 +152,7 @@ def effective_rank_of_spectrum(values: jax.Array) -> jax.Array:
 
 
 def effective_rank(
-    contexts_NxD: jax.Array,
+    contexts_NxD: jax.Array | RowFile,
     num_rows: int,
     max_rows: int = 0,
     rng: np.random.Generator | None = None,
@@ -170,11 +187,19 @@ def effective_rank(
             rows = rng.choice(num_rows, max_rows, replace=False)
         # As many rows for all streams, so that they share a program: those of no context are zero.
         rows = np.pad(rows, (0, max_rows - len(rows)), constant_values=len(contexts_NxD))
-        contexts_NxD, mesh = _drawn(contexts_NxD, jnp.asarray(rows, jnp.int32), mesh or one_device()), None
+        if isinstance(contexts_NxD, RowFile):
+            drawn = jnp.asarray(contexts_NxD[rows[:num_rows]])
+            contexts_NxD = jnp.pad(drawn, ((0, max_rows - len(drawn)), (0, 0)))
+        else:
+            at = jnp.asarray(rows, jnp.int32)
+            contexts_NxD, mesh = _drawn(contexts_NxD, at, mesh or one_device()), None
     if mesh is not None and mesh.size > 1:
         values = sharded_singular_values(contexts_NxD.astype(jnp.float32), mesh)
     elif jax.default_backend() == "cpu":
-        values = jnp.asarray(host_singular_values(np.asarray(contexts_NxD)), jnp.float32)
+        on_host = contexts_NxD if isinstance(contexts_NxD, RowFile) else np.asarray(contexts_NxD)
+        values = jnp.asarray(host_singular_values(on_host), jnp.float32)
+    elif isinstance(contexts_NxD, RowFile):
+        values = _streamed_singular_values(contexts_NxD)
     else:
         values = singular_values(contexts_NxD.astype(jnp.float32))
     return float(effective_rank_of_spectrum(values))

@@ -62,6 +62,19 @@ def start(step: Step, state: Any, max_steps: int) -> Solution:
     return Solution(state, jnp.int32(Status.RUNNING), jnp.int32(0), trace)
 
 
+def after(solution: Solution, result: StepResult) -> Solution:
+    """Returns the solution after one more step, which gave this result."""
+    max_steps = len(jax.tree.leaves(solution.trace)[0])
+    steps = solution.steps + 1
+    trace = {
+        name: values.at[solution.steps].set(result.metrics[name]) for name, values in solution.trace.items()
+    }
+    last = (steps >= max_steps) & (result.status == Status.RUNNING)
+    status = jnp.where(last, Status.MAX_STEPS, result.status)
+    status = jnp.where(result.finite, status, Status.NON_FINITE)
+    return Solution(result.state, status.astype(jnp.int32), steps, trace)
+
+
 def iterate(step: Step, solution: Solution, until: jax.Array | int | None = None) -> Solution:
     """Iterates ``state <- step(state)`` until it converges, breaks, or has made enough steps.
 
@@ -94,15 +107,6 @@ def iterate(step: Step, solution: Solution, until: jax.Array | int | None = None
         return (solution.status == Status.RUNNING) & (solution.steps < limit)
 
     def advance(solution: Solution) -> Solution:
-        result = step(solution.state, solution.steps)
-        steps = solution.steps + 1
-        trace = {
-            name: values.at[solution.steps].set(result.metrics[name])
-            for name, values in solution.trace.items()
-        }
-        last = (steps >= max_steps) & (result.status == Status.RUNNING)
-        status = jnp.where(last, Status.MAX_STEPS, result.status)
-        status = jnp.where(result.finite, status, Status.NON_FINITE)
-        return Solution(result.state, status.astype(jnp.int32), steps, trace)
+        return after(solution, step(solution.state, solution.steps))
 
     return lax.while_loop(running, advance, solution)

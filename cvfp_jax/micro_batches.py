@@ -19,8 +19,8 @@ class Tokens(NamedTuple):
     """A stream, padded to whole micro-batches or further; see ``token_tables``."""
 
     vectors_UxE: jax.Array
-    # int32, of the K - 1 tokens before a device's range, none before the first, and of those in it
-    places_M: jax.Array
+    # int32 array, of the K - 1 tokens before a device's range, none before the first, and of those in it
+    places_M: Any
     num_tokens: jax.Array  # int32, of the whole stream without the padding
 
 

@@ -3,6 +3,7 @@
 Shapes: N tokens, D context width, E embedding width, V tokens.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvfp_jax import hosts, phase1_step
+from cvfp_jax import hosts, phase1_disk, phase1_step
 from cvfp_jax.config import Phase1Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Solution, Status
@@ -24,7 +25,8 @@ from cvfp_jax.mesh import ROWS, WHOLE, number, on_each, on_one_device, one_devic
 from cvfp_jax.micro_batches import Tokens
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance
-from cvfp_jax.recurrence import sequential_contexts
+from cvfp_jax.recurrence import sequential_contexts, write_sequential
+from cvfp_jax.row_file import RowFile, RowFiles
 from cvfp_jax.stop_rules import Limits, RankWatch, Watch
 from cvfp_jax.token_tables import distinct_tokens, windowed
 
@@ -39,7 +41,8 @@ class Phase1Result(NamedTuple):
     """The trained block, the contexts and how they were reached."""
 
     block: ContextBlock
-    contexts_NxD: jax.Array  # made with the parameters before the last step; zeros beyond the stream
+    # Made with the parameters before the last step; zeros beyond the stream.
+    contexts_NxD: jax.Array | RowFile
     status: Status
     iterations: int  # counts the start as 1, so it is one more than the steps
     trace: dict[str, np.ndarray]  # loss, cvfp_loss, diversity_loss, converged_tokens, grad_norm; a step each
@@ -64,23 +67,47 @@ def _initial_contexts(
             block, vectors_VxE, ids, capacity=layout.all_rows, mesh=layout.mesh
         )
         return with_rows(contexts_NxD.astype(dtype), layout.all_rows, layout.mesh)
-    num_tokens = placed(jnp.int32(len(ids)), layout.mesh)
-    return _random_contexts(placed(key, layout.mesh), num_tokens, layout, block.context_dim, dtype)
+    num_tokens, first = placed((jnp.int32(len(ids)), jnp.int32(0)), layout.mesh)
+    return _random_contexts(placed(key, layout.mesh), num_tokens, first, layout, block.context_dim, dtype)
+
+
+def _write_initial(
+    contexts: RowFile,
+    block: ContextBlock,
+    vectors_VxE: jax.Array,
+    ids: np.ndarray,
+    layout: Layout,
+    config: Phase1Config,
+    key: jax.Array,
+) -> None:
+    """Writes the same contexts to a file."""
+    if config.initial_contexts == "sequential":
+        write_sequential(contexts, block, vectors_VxE, ids, capacity=layout.all_rows)
+        return
+    num_tokens, dtype = jnp.int32(len(ids)), jnp.dtype(contexts.dtype)
+    for first, rows in contexts.stretches(layout.rows):
+        part = dataclasses.replace(layout, batches=rows // layout.rows)
+        if first < len(ids):
+            drawn = _random_contexts(key, num_tokens, jnp.int32(first), part, block.context_dim, dtype)
+            contexts.write(first, drawn)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "dim", "dtype"))
 def _random_contexts(
-    key: jax.Array, num_tokens: jax.Array, layout: Layout, dim: int, dtype: Any
+    key: jax.Array, num_tokens: jax.Array, first: jax.Array, layout: Layout, dim: int, dtype: Any
 ) -> jax.Array:
-    """Draws some rows at a time, each by a key of its own: all at once would take four times the room."""
+    """Draws the rows of a layout from a place on.
+
+    Some rows at a time, each by a key of its own: all at once would take four times the room.
+    """
     room = layout.own_rows
     rows = min(_ROWS_DRAWN, room)
 
-    def draw_own(key: jax.Array, num_tokens: jax.Array) -> jax.Array:
+    def draw_own(key: jax.Array, num_tokens: jax.Array, start: jax.Array) -> jax.Array:
         def draw(part: jax.Array, contexts_NxD: jax.Array) -> jax.Array:
             # The last rows overlap with those before.
             first = jnp.minimum(part * rows, room - rows)
-            places = number() * room + first + jnp.arange(rows, dtype=jnp.int32)
+            places = start + number() * room + first + jnp.arange(rows, dtype=jnp.int32)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
             drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
             drawn = jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype)
@@ -88,7 +115,7 @@ def _random_contexts(
 
         return jax.lax.fori_loop(0, -(-room // rows), draw, jnp.zeros((room, dim), dtype))
 
-    return on_each(draw_own, layout.mesh, (WHOLE, WHOLE), ROWS)(key, num_tokens)
+    return on_each(draw_own, layout.mesh, (WHOLE, WHOLE, WHOLE), ROWS)(key, num_tokens, first)
 
 
 def prepare(
@@ -104,6 +131,7 @@ def prepare(
     initial_contexts: np.ndarray | jax.Array | None = None,
     noise: Noise | None = None,
     mesh: Mesh | None = None,
+    disk: RowFiles | None = None,
 ) -> tuple[Solution, Inputs, Settings]:
     """Returns the iteration before its first step; the arguments are those of ``learn_contexts``."""
     num_tokens = len(ids)
@@ -111,7 +139,14 @@ def prepare(
     graphdef, params = nnx.split(block)
     start_key, noise_key = jax.random.split(key)
     dtype = vectors_VxE.dtype if config.context_dtype == "float32" else config.context_dtype
-    if initial_contexts is None:
+    contexts_NxD: Any
+    if disk is not None:
+        contexts_NxD = disk.make((layout.all_rows, block.context_dim), dtype, num_tokens)
+        if initial_contexts is None:
+            _write_initial(contexts_NxD, block, vectors_VxE, ids, layout, config, start_key)
+        else:
+            contexts_NxD.write(0, initial_contexts)
+    elif initial_contexts is None:
         contexts_NxD = _initial_contexts(block, vectors_VxE, ids, layout, config, start_key, dtype)
     else:
         contexts_NxD = with_rows(jnp.asarray(initial_contexts, dtype), layout.all_rows, layout.mesh)
@@ -121,19 +156,16 @@ def prepare(
     places_M = windowed(places_M, block.num_input_tokens, len(vectors_UxE))
     places_M = with_overlap(places_M, before, layout.own_rows, layout.mesh.size)
     place = functools.partial(placed, mesh=layout.mesh)
-    places_32 = place(jnp.asarray(places_M, jnp.int32), spec=ROWS)
+    places_M = places_M.astype(np.int32)
+    places_32: Any = places_M if disk is not None else place(jnp.asarray(places_M), spec=ROWS)
     tokens = Tokens(place(vectors_UxE), places_32, place(jnp.int32(num_tokens)))
     inputs = Inputs(tokens, place(Limits.of(num_tokens, config)), place(noise_key))
     settings = Settings(config, graphdef, layout, noise, stale_norm)
     # The state is donated, and the caller keeps the untrained block.
     params, watch = jax.tree.map(jnp.copy, params), Watch.start()
     state = State(*place((params, settings.optimizer().init(params))), contexts_NxD, place(watch))
-    return phase1_step.start(state, inputs, settings), inputs, settings
-
-
-def _saved_rows(num_tokens: int, capacity: int, config: Phase1Config) -> int:
-    """The rows of contexts that are saved, which do not depend on the devices."""
-    return lay_out(one_device(), max(capacity, num_tokens), config.batch_size).all_rows
+    start = phase1_step.start if disk is None else phase1_disk.start
+    return start(state, inputs, settings), inputs, settings
 
 
 def learn_contexts(
@@ -152,6 +184,7 @@ def learn_contexts(
     keeper: Keeper | None = None,
     part: str = "phase 1",
     mesh: Mesh | None = None,
+    disk: RowFiles | None = None,
 ) -> Phase1Result:
     """Learns a context block by fixed-point iteration over a whole token stream.
 
@@ -177,6 +210,7 @@ def learn_contexts(
       part: its name there.
       mesh: the devices, which have a range of the tokens each; the first one if none are given. What
         comes out does not depend on them, up to rounding.
+      disk: where the contexts are kept in a file, of one device; in memory if it is not said.
 
     Returns:
       A ``Phase1Result``; its status is CONVERGED, STALLED, MAX_STEPS or NON_FINITE.
@@ -202,8 +236,9 @@ def learn_contexts(
         distinct_capacity=distinct_capacity,
         stale_norm=stale_norm,
         # Their place is taken by what was saved.
-        initial_contexts=None if saved is None else np.zeros((len(ids), block.context_dim), np.float32),
+        initial_contexts=None if saved is None else np.zeros((0, block.context_dim), np.float32),
         mesh=mesh,
+        disk=disk,
     )
     saved_rows = lay_out(one_device(), max(capacity, len(ids)), config.batch_size).all_rows
     if saved is not None:
@@ -223,7 +258,10 @@ def learn_contexts(
         if watch is not None:
             until = min(until, watch.next_check(int(solution.steps) + 1) - 1)
         with pace:
-            solution = jax.block_until_ready(advance(solution, inputs, jnp.int32(until), settings))
+            if disk is None:
+                solution = jax.block_until_ready(advance(solution, inputs, jnp.int32(until), settings))
+            else:
+                solution = phase1_disk.advance(solution, inputs, until, settings)
         if progress:
             progress(int(solution.steps), _trace(solution))
         broken = int(solution.status) == Status.NON_FINITE
@@ -239,14 +277,17 @@ def learn_contexts(
 
 def _to_save(solution: Solution, rows: int) -> Solution:
     """What is saved does not depend on the devices: contexts without the padding that these need."""
-    contexts = FirstRows(solution.state.contexts_NxD, rows)
+    contexts = solution.state.contexts_NxD
+    if not isinstance(contexts, RowFile):
+        contexts = FirstRows(contexts, rows)
     return solution._replace(state=solution.state._replace(contexts_NxD=contexts))
 
 
 def _from_saved(solution: Solution, settings: Settings) -> Solution:
     """What was saved, on the devices."""
     layout, contexts_NxD = settings.layout, solution.state.contexts_NxD
-    contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
+    if not isinstance(contexts_NxD, RowFile):
+        contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
     rest = solution._replace(state=solution.state._replace(contexts_NxD=jnp.zeros(())))
     rest = placed(rest, layout.mesh)
     return rest._replace(state=rest.state._replace(contexts_NxD=contexts_NxD))
@@ -285,7 +326,8 @@ def conclude(
 ) -> Phase1Result:
     """Returns what an iteration came to, with its residual at fixed parameters."""
     state, trace = solution.state, _trace(solution)
-    residual_mean, residual_max = phase1_step.residual(state.params, state.contexts_NxD, inputs, settings)
+    residual = phase1_disk.residual if isinstance(state.contexts_NxD, RowFile) else phase1_step.residual
+    residual_mean, residual_max = residual(state.params, state.contexts_NxD, inputs, settings)
     return Phase1Result(
         nnx.merge(settings.block, on_one_device(state.params)),
         state.contexts_NxD,

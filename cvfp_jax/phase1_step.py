@@ -21,16 +21,15 @@ from cvfp_jax.diversity_gradient import Gradient, of_sums, value_and_gradient
 from cvfp_jax.fixed_point import Solution, StepResult
 from cvfp_jax.layout import Layout
 from cvfp_jax.mesh import ROWS, WHOLE, all_pieces, largest, on_each, piece, total, total_of_pieces
-from cvfp_jax.micro_batches import Batch, Tokens, num_batches, own_range, read_contexts, renew_contexts
+from cvfp_jax.micro_batches import Batch, Range, Tokens, num_batches, own_range, read_contexts, renew_contexts
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import adam
 from cvfp_jax.stop_rules import Limits, Watch
-from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables, window_places
+from cvfp_jax.tiles import Tile, num_tiles, tile_reader
+from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables
 
 # Maps (steps made before, micro-batch) to what is added to a micro-batch's shifted contexts, [B, D].
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
-# Rows of a tile on a CPU: a few arrays of so many contexts fit in its caches.
-_CPU_ROWS = 512
 # A micro-batch's key draws its noise; folded with this it draws what its diversity loss needs.
 _FOR_DIVERSITY = 1
 
@@ -68,17 +67,9 @@ class State(NamedTuple):
 
     params: Any
     optimizer: Any
-    contexts_NxD: jax.Array  # of the previous iteration; zeros where the ids are padded
+    # Of the previous iteration; zeros where the ids are padded. An array, or in ``phase1_disk`` a file.
+    contexts_NxD: Any
     watch: Watch
-
-
-def _tiles(num_rows: int) -> tuple[int, int]:
-    """The number of tiles of a micro-batch and the rows of each, the last perhaps not full.
-
-    On a CPU what is at work on should fit in its caches; an accelerator works on a whole micro-batch.
-    """
-    tiles = -(-num_rows // _CPU_ROWS) if jax.default_backend() == "cpu" else 1
-    return tiles, -(-num_rows // tiles)
 
 
 class _Scratch(NamedTuple):
@@ -88,7 +79,7 @@ class _Scratch(NamedTuple):
     change: jax.Array  # each token's mean squared change
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """What is added up over micro-batches, and room that all of them work in."""
 
     metrics: dict[str, jax.Array]
@@ -97,58 +88,22 @@ class _Sums(NamedTuple):
     scratch: _Scratch
 
 
-class _Tile(NamedTuple):
-    """Some rows of a micro-batch."""
-
-    old_TxD: jax.Array
-    shifted_TxD: jax.Array
-    places_KxT: jax.Array
-
-
-def _tile_reader(batch: Batch, noise_BxD: jax.Array | None) -> Callable[[jax.Array], _Tile]:
-    """Returns what reads a tile of a micro-batch by its number."""
-    tiles, rows = _tiles(len(batch.valid_B))
-    missing = tiles * rows - len(batch.valid_B)
-    old_CxD = jnp.pad(batch.old_CxD, ((0, missing), (0, 0)))
-    places_W = jnp.pad(batch.places_W, (0, missing))
-    around = len(batch.places_W) - len(batch.valid_B)
-    if noise_BxD is not None:
-        noise_BxD = jnp.pad(noise_BxD, ((0, missing), (0, 0)))
-
-    def read(number: jax.Array) -> _Tile:
-        first = number * rows
-        both = lax.dynamic_slice_in_dim(old_CxD, first, rows + 1)
-        shifted_TxD = both[:-1]
-        if noise_BxD is not None:
-            shifted_TxD = shifted_TxD + lax.dynamic_slice_in_dim(noise_BxD, first, rows)
-        of_T = first + jnp.arange(rows, dtype=jnp.int32)
-        places_KxT = window_places(places_W, of_T, around + 1)
-        return _Tile(both[1:], lax.optimization_barrier(shifted_TxD), places_KxT)
-
-    return read
-
-
-def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: _Tile) -> tuple[jax.Array, _Scratch]:
+def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: Tile) -> tuple[jax.Array, _Scratch]:
     terms = [terms_of(table, tile.places_KxT) for table in tables]
     contexts_TxD, kept = forward(block, tile.shifted_TxD, terms)
     return contexts_TxD, _Scratch(kept, jnp.square(contexts_TxD - tile.old_TxD).mean(axis=1))
 
 
 def _no_scratch(
-    block: ContextBlock,
-    tables: list[LayerTables],
-    inputs: Inputs,
-    contexts_NxD: jax.Array,
-    settings: Settings,
+    block: ContextBlock, tables: list[LayerTables], inputs: Inputs, settings: Settings
 ) -> _Scratch:
     """Zeros in the shapes of a micro-batch's scratch, [tiles, ...]."""
-    tiles, rows = _tiles(settings.layout.rows)
+    tiles, rows = num_tiles(settings.layout.rows)
     dtype = inputs.tokens.vectors_UxE.dtype
-    old = jax.ShapeDtypeStruct((rows, contexts_NxD.shape[1]), dtype)
-    around = len(inputs.tokens.places_M) - len(contexts_NxD)
-    places = jax.ShapeDtypeStruct((around + 1, rows), jnp.int32)
+    old = jax.ShapeDtypeStruct((rows, block.context_dim), dtype)
+    places = jax.ShapeDtypeStruct((block.num_input_tokens, rows), jnp.int32)
     shapes = jax.eval_shape(
-        lambda old, places: _forward_tile(block, tables, _Tile(old, old, places))[1], old, places
+        lambda old, places: _forward_tile(block, tables, Tile(old, old, places))[1], old, places
     )
     return jax.tree.map(lambda leaf: jnp.zeros((tiles, *leaf.shape), leaf.dtype), shapes)
 
@@ -197,22 +152,22 @@ def _diversity(
 
 def _renew(
     batch: Batch,
-    sums: _Sums,
+    sums: Sums,
     index: jax.Array,
     inputs: Inputs,
     block: ContextBlock,
     tables: list[LayerTables],
     settings: Settings,
-) -> tuple[jax.Array, _Sums]:
+) -> tuple[jax.Array, Sums]:
     """A micro-batch's new contexts, and its losses and gradients added to the sums.
 
     The loss is ``(1 - w) mean_tj (C_tj - P_tj)^2 + w diversity(C)``, divided by the number of
     micro-batches: a short last one weighs as much as a full one, which is the original's convention.
     """
     config, layout = settings.config, settings.layout
-    tiles, rows = _tiles(layout.rows)
+    tiles, rows = num_tiles(layout.rows)
     key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
-    read = _tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings))
+    read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings))
 
     def forward_tile(number: jax.Array, scratch: _Scratch) -> _Scratch:
         _, of_tile = _forward_tile(block, tables, read(number))
@@ -270,30 +225,47 @@ def _renew(
         "converged_tokens": converged_B.sum(dtype=jnp.int32),
     }
     metrics = jax.tree.map(jnp.add, sums.metrics, metrics)
-    return contexts_BxD, _Sums(metrics, gradients, of_tables, scratch)
+    return contexts_BxD, Sums(metrics, gradients, of_tables, scratch)
 
 
-def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
-    """One iteration: every context anew from its predecessor's old one, then one optimizer step."""
-    config, vectors_UxE = settings.config, inputs.tokens.vectors_UxE
-    block = nnx.merge(settings.block, state.params)
-    tables, of_params = jax.vjp(
-        lambda params: token_tables(nnx.merge(settings.block, params), vectors_UxE), state.params
-    )
+def begin(params: Any, inputs: Inputs, settings: Settings) -> tuple[list[LayerTables], Sums]:
+    """The token tables of an iteration, and its sums before the first micro-batch."""
+    block, vectors_UxE = nnx.merge(settings.block, params), inputs.tokens.vectors_UxE
+    tables = token_tables(block, vectors_UxE)
     zero = jnp.zeros((), vectors_UxE.dtype)
     metrics = {"loss": zero, "cvfp_loss": zero, "diversity_loss": zero, "converged_tokens": jnp.int32(0)}
-    scratch = _no_scratch(block, tables, inputs, state.contexts_NxD, settings)
-    sums = _Sums(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
+    scratch = _no_scratch(block, tables, inputs, settings)
+    return tables, Sums(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
+
+
+def renew_range(
+    contexts_NxD: jax.Array,
+    own: Range,
+    params: Any,
+    tables: list[LayerTables],
+    sums: Sums,
+    index: jax.Array,
+    inputs: Inputs,
+    settings: Settings,
+) -> tuple[jax.Array, Sums]:
+    """The new contexts of a range, and its losses and gradients added to the sums."""
+    block = nnx.merge(settings.block, params)
     renew = functools.partial(
         _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
     )
-    layout = settings.layout
-    own = own_range(state.contexts_NxD, inputs.tokens, layout, settings.wraps)
-    contexts_NxD, sums = renew_contexts(state.contexts_NxD, inputs.tokens, own, layout.rows, renew, sums)
+    return renew_contexts(contexts_NxD, inputs.tokens, own, settings.layout.rows, renew, sums)
+
+
+def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
+    """The optimizer step of an iteration that has its new contexts, and what becomes of it."""
+    config, vectors_UxE = settings.config, inputs.tokens.vectors_UxE
+    _, of_params = jax.vjp(
+        lambda params: token_tables(nnx.merge(settings.block, params), vectors_UxE), state.params
+    )
     (of_terms,) = of_params(sums.tables)
     # All that devices tell each other beside a row each: no more, however many tokens there are.
     gradient, sums_of_all = total((into_params(settings.block, of_terms, sums.gradients), sums.metrics))
-    n = inputs.tokens.num_tokens.astype(zero.dtype)
+    n = inputs.tokens.num_tokens.astype(vectors_UxE.dtype)
     metrics = {name: sums_of_all[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
     metrics["converged_tokens"] = converged = sums_of_all["converged_tokens"]
     metrics["grad_norm"] = optax.tree.norm(gradient)
@@ -301,11 +273,21 @@ def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) ->
     iteration = index + 2  # the start was iteration 1
     status, watch = stop_rules.judge(converged, iteration, state.watch, inputs.limits, config)
     return StepResult(
-        State(optax.apply_updates(state.params, updates), optimizer_state, contexts_NxD, watch),
+        State(optax.apply_updates(state.params, updates), optimizer_state, state.contexts_NxD, watch),
         metrics,
         status,
         finite=jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]),
     )
+
+
+def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
+    """One iteration: every context anew from its predecessor's old one, then one optimizer step."""
+    tables, sums = begin(state.params, inputs, settings)
+    own = own_range(state.contexts_NxD, inputs.tokens, settings.layout, settings.wraps)
+    contexts_NxD, sums = renew_range(
+        state.contexts_NxD, own, state.params, tables, sums, index, inputs, settings
+    )
+    return end(state._replace(contexts_NxD=contexts_NxD), sums, index, inputs, settings)
 
 
 # Which of it each device has a range of.
@@ -350,19 +332,31 @@ def residual(
 def _residual(
     params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
 ) -> tuple[jax.Array, jax.Array]:
-    block, layout = nnx.merge(settings.block, params), settings.layout
+    own = own_range(contexts_NxD, inputs.tokens, settings.layout, settings.wraps)
+    zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
+    sums = residual_sums(contexts_NxD, own, (zero, zero), params, inputs, settings)
+    return total(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), largest(sums[1])
+
+
+def residual_sums(
+    contexts_NxD: jax.Array,
+    own: Range,
+    sums: tuple[jax.Array, jax.Array],
+    params: Any,
+    inputs: Inputs,
+    settings: Settings,
+) -> tuple[jax.Array, jax.Array]:
+    """The squared changes of a range added to their sum, and their maximum so far."""
+    block, rows = nnx.merge(settings.block, params), settings.layout.rows
     tables = token_tables(block, inputs.tokens.vectors_UxE)
-    tiles, _ = _tiles(layout.rows)
+    tiles, _ = num_tiles(rows)
 
     def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        read = _tile_reader(batch, None)
+        read = tile_reader(batch, None)
         change = lax.map(
             lambda number: _forward_tile(block, tables, read(number))[1].change, jnp.arange(tiles)
         )
-        change_B = jnp.where(batch.valid_B, change.reshape(-1)[: layout.rows], 0)
+        change_B = jnp.where(batch.valid_B, change.reshape(-1)[:rows], 0)
         return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
 
-    zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
-    own = own_range(contexts_NxD, inputs.tokens, layout, settings.wraps)
-    sums = read_contexts(contexts_NxD, inputs.tokens, own, layout.rows, visit, (zero, zero))
-    return total(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), largest(sums[1])
+    return read_contexts(contexts_NxD, inputs.tokens, own, rows, visit, sums)

@@ -306,8 +306,9 @@ def train_epoch(
     """
     step, _ = compiled(settings)
     measures: list[Any] = list(done)
-    for first, rows in _batches(stream, settings.config)[len(done) :]:
-        state, loss, norm = step(state, frozen, stream, first, np.int32(number))
+    batches = _batches(stream, settings.config)[len(done) :]
+    for (first, rows), ready in zip(batches, stream.for_batches(batches, settings), strict=False):
+        state, loss, norm = step(state, frozen, ready, first, np.int32(number))
         measures.append((loss, norm))
         if len(measures) % _BATCHES_BETWEEN_REPORTS == 0:
             if not math.isfinite(float(loss)):

@@ -5,7 +5,7 @@ Shapes: N tokens of a stream, B rows of a batch, D context width, E embedding wi
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from cvfp_jax.cross_entropy import Losses, Shares, frozen_head_losses, trained_h
 from cvfp_jax.mesh import in_line, over_all, over_model, over_rows, placed, replicated, with_rows
 from cvfp_jax.model import token_windows
 from cvfp_jax.optimizer import adam
+from cvfp_jax.row_file import RowFile, read_ahead
 
 
 class Stream(NamedTuple):
@@ -32,11 +33,13 @@ class Stream(NamedTuple):
     """
 
     ids_N: jax.Array  # int32; what stands beyond the stream's tokens is padding
-    contexts_NxD: jax.Array  # may end one row early: nothing is predicted from the last token
+    # May end one row early: nothing is predicted from the last token. The steps are given arrays.
+    contexts_NxD: jax.Array | RowFile
     num_tokens: np.int32
+    first_row: np.int32 = np.int32(0)  # of the contexts, in the stream
 
     @classmethod
-    def of(cls, ids: np.ndarray, contexts_NxD: jax.Array | None, capacity: int = 0) -> "Stream":
+    def of(cls, ids: np.ndarray, contexts_NxD: jax.Array | RowFile | None, capacity: int = 0) -> "Stream":
         """Pads a stream to at least so many tokens; streams of one capacity share their programs.
 
         A stream whose contexts are recomputed has none.
@@ -44,15 +47,36 @@ class Stream(NamedTuple):
         ids_N = np.pad(ids, (0, max(capacity - len(ids), 0)))
         if contexts_NxD is None:
             contexts_NxD = jnp.zeros((0, 0))
-        elif (missing := capacity - 1 - len(contexts_NxD)) > 0:
+        elif not isinstance(contexts_NxD, RowFile) and (missing := capacity - 1 - len(contexts_NxD)) > 0:
             contexts_NxD = jnp.pad(contexts_NxD, ((0, missing), (0, 0)))
         return cls(jnp.asarray(ids_N, jnp.int32), contexts_NxD, np.int32(len(ids)))
 
     def on(self, mesh: Mesh) -> "Stream":
         """The stream on the devices of a mesh, each of which has a range of the contexts."""
-        rows = len(self.contexts_NxD)
-        contexts_NxD = with_rows(self.contexts_NxD, rows + -rows % mesh.size, in_line(mesh))
-        return Stream(placed(self.ids_N, mesh), contexts_NxD, self.num_tokens)
+        contexts_NxD = self.contexts_NxD
+        if not isinstance(contexts_NxD, RowFile):
+            rows = len(contexts_NxD)
+            contexts_NxD = with_rows(contexts_NxD, rows + -rows % mesh.size, in_line(mesh))
+        return self._replace(ids_N=placed(self.ids_N, mesh), contexts_NxD=contexts_NxD)
+
+    def for_batches(
+        self, batches: Sequence[tuple[np.int32, int]], settings: "Settings"
+    ) -> "Iterator[Stream]":
+        """The stream for each batch: of contexts on the disk with those that it reads.
+
+        While a batch is worked on those of the next are read.
+        """
+        contexts = self.contexts_NxD
+        if not isinstance(contexts, RowFile):
+            yield from (self for _ in batches)
+            return
+        # A batch reads contexts of a few tokens before its first.
+        before = settings.model.prev_context_steps + 1
+        rows, dtype = settings.rows(self) + before, jnp.float32
+        stretches = [(int(first) - before, rows) for first, _ in batches]
+        for (first, _), contexts_BxD in read_ahead(stretches, contexts.read):
+            on_device = jnp.asarray(contexts_BxD, dtype)
+            yield self._replace(contexts_NxD=on_device, first_row=np.int32(first))
 
     @property
     def num_rows(self) -> int:
@@ -104,6 +128,10 @@ class Settings:
         """Whether contexts are made again in every batch."""
         return self.config.train_contexts == "recomputed"
 
+    def rows(self, stream: Stream) -> int:
+        """The rows of a batch, the last one's too."""
+        return min(self.config.batch_size, len(stream.ids_N) - 1)
+
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of what is trained."""
         return adam(self.config.learning_rate, self.config.gradient_clip, self.config.weight_decay)
@@ -119,7 +147,7 @@ class _Rows(NamedTuple):
 def _rows(stream: Stream, first: jax.Array, settings: Settings) -> _Rows:
     """The batch that starts at a row, filled up to a multiple of the devices with rows that do not count."""
     num_rows = stream.num_tokens - 1
-    batch_size = min(settings.config.batch_size, len(stream.ids_N) - 1)
+    batch_size = settings.rows(stream)
     devices = settings.mesh.size
     offsets_B = jnp.arange(-(-batch_size // devices) * devices, dtype=jnp.int32)
     offsets_B = lax.with_sharding_constraint(offsets_B, over_rows(settings.mesh))
@@ -168,10 +196,11 @@ def _cached(
 ) -> tuple[list[jax.Array], jax.Array]:
     """What the token block reads, from contexts made before."""
     block = nnx.merge(settings.context_block, frozen.context_block)
-    K = settings.model.num_input_tokens
+    K, contexts_NxD = settings.model.num_input_tokens, stream.contexts_NxD
+    assert not isinstance(contexts_NxD, RowFile)
     window_BxKE = token_windows(frozen.vectors_VxE, stream.ids_N, rows.places_B, K)
     inputs = cached_inputs(
-        settings.model, block, stream.contexts_NxD, rows.places_B, window_BxKE, settings.mesh
+        settings.model, block, contexts_NxD, rows.places_B, window_BxKE, settings.mesh, stream.first_row
     )
     return inputs, window_BxKE
 
@@ -245,7 +274,7 @@ def compiled(settings: Settings) -> tuple[Callable[..., Any], Callable[..., Any]
     """Returns the training and the evaluation step, compiled for a mesh."""
     mesh, whole = settings.mesh, replicated(settings.mesh)
     frozen = Frozen(whole, whole, whole, over_model(mesh), whole)  # type: ignore[arg-type]
-    stream = Stream(whole, over_all(mesh), whole)  # type: ignore[arg-type]
+    stream = Stream(whole, over_all(mesh), whole, whole)  # type: ignore[arg-type]
     train = jax.jit(
         functools.partial(_train_step, settings=settings),
         in_shardings=(whole, frozen, stream, whole, whole),

@@ -82,7 +82,12 @@ def plan_cell(
 
 
 def expected_memory(
-    config: RunConfig, vocab_size: int, train_tokens: int, host: bool = True, devices: int = 1
+    config: RunConfig,
+    vocab_size: int,
+    train_tokens: int,
+    host: bool = True,
+    devices: int = 1,
+    on_disk: bool = False,
 ) -> int:
     """Estimates a cell's peak memory, from above.
 
@@ -96,21 +101,24 @@ def expected_memory(
       train_tokens: N.
       host: whether arrays live in the process's own memory, as on a CPU.
       devices: how many share the cell; a host holds all of it.
+      on_disk: whether training's contexts are on the disk, of one device.
 
     Returns:
       Bytes, of a device if it has a memory of its own.
     """
     if not host:
         share = Share.of_devices(config, vocab_size, train_tokens, devices)
+        share = dataclasses.replace(share, on_disk=on_disk)
         return arrays.peak(arrays.cell_arrays(config, vocab_size, share))
-    made = arrays.cell_arrays(config, vocab_size, Share.whole(config, vocab_size, train_tokens, True))
+    share = Share.whole(config, vocab_size, train_tokens, True, on_disk)
+    made = arrays.cell_arrays(config, vocab_size, share)
     counts = num_params(config.model, vocab_size, config.phase2.freeze_embedding, count_embed_norm=False)
     made[arrays.ALWAYS]["the host's table"] = FLOAT_BYTES * vocab_size * config.model.embed_dim
-    # What phase 1 saves is copied, what phase 2 saves of contexts is not; both are packed.
-    saved = made[arrays.PHASE1]["contexts"] + 3 * FLOAT_BYTES * counts["params_context_block"]
+    # What phase 1 saves is copied, what phase 2 saves of contexts is not; both are packed. Files are linked.
+    saved = made[arrays.PHASE1].get("contexts", 0) + 3 * FLOAT_BYTES * counts["params_context_block"]
     made[arrays.PHASE1]["checkpoint"] = 3 * saved // 2
     trained = FLOAT_BYTES * 5 * counts["params_trainable_phase2"]
-    made[arrays.PHASE2]["checkpoint"] = made[arrays.PHASE2]["contexts"] + trained
+    made[arrays.PHASE2]["checkpoint"] = made[arrays.PHASE2].get("contexts", 0) + trained
     return arrays.peak(made) + _PROCESS_BYTES
 
 
@@ -134,7 +142,38 @@ def check_counted(num_tokens: int) -> None:
         )
 
 
-def check_fits(plan: CellPlan, capacity: int, available: int, host: bool, devices: int = 1) -> None:
+def contexts_go_to_disk(
+    contexts_in: str, plan: CellPlan, capacity: int, available: int, host: bool, devices: int = 1
+) -> bool:
+    """Says where a cell's training contexts are to be, and refuses a cell that does not fit either way.
+
+    Args:
+      contexts_in: ``memory``, ``disk`` or ``auto``: on the disk if the cell fits in memory only so.
+      plan: a cell's, its data known.
+      capacity: the most tokens of any cell of the sweep.
+      available: bytes.
+      host: see ``expected_memory``.
+      devices: how many share the cell; contexts on the disk are one device's.
+
+    Returns:
+      Whether on the disk.
+
+    Raises:
+      UserError: it does not fit.
+    """
+    if contexts_in == "auto":
+        assert plan.vocab_size is not None
+        assert plan.train_tokens is not None
+        size = plan.config, plan.vocab_size, max(plan.train_tokens, capacity), host, devices
+        in_memory, on_disk = (expected_memory(*size, on_disk=place) for place in (False, True))
+        contexts_in = "disk" if devices == 1 and on_disk <= available < in_memory else "memory"
+    check_fits(plan, capacity, available, host, devices, contexts_in == "disk")
+    return contexts_in == "disk"
+
+
+def check_fits(
+    plan: CellPlan, capacity: int, available: int, host: bool, devices: int = 1, on_disk: bool = False
+) -> None:
     """Refuses a cell that is not expected to fit in memory, and names a setting with which it is.
 
     Args:
@@ -143,6 +182,7 @@ def check_fits(plan: CellPlan, capacity: int, available: int, host: bool, device
       available: bytes.
       host: see ``expected_memory``.
       devices: how many share the cell.
+      on_disk: whether training's contexts are on the disk.
 
     Raises:
       UserError: it does not fit.
@@ -151,13 +191,13 @@ def check_fits(plan: CellPlan, capacity: int, available: int, host: bool, device
     assert vocab_size is not None
     assert plan.train_tokens is not None
     tokens = max(plan.train_tokens, capacity)
-    needed = expected_memory(config, vocab_size, tokens, host, devices)
+    needed = expected_memory(config, vocab_size, tokens, host, devices, on_disk)
     if needed <= available:
         return
 
     def fits(field: str, value: int) -> bool:
         changed = replace(config, {field: value})
-        return expected_memory(changed, vocab_size, tokens, host, devices) <= available
+        return expected_memory(changed, vocab_size, tokens, host, devices, on_disk) <= available
 
     rows1, rows2 = config.phase1.batch_size or tokens, min(config.phase2.batch_size, tokens)
     ways = (

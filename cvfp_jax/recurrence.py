@@ -30,7 +30,8 @@ from cvfp_jax.mesh import (
     placed,
     with_rows,
 )
-from cvfp_jax.model import ContextBlock, token_windows
+from cvfp_jax.model import ContextBlock
+from cvfp_jax.row_file import RowFile, write_behind
 from cvfp_jax.token_tables import (
     LayerTables,
     distinct_tokens,
@@ -40,9 +41,8 @@ from cvfp_jax.token_tables import (
     windowed,
 )
 
-# A lane's tokens, and on a CPU those of a parallel pass, at a time.
+# A lane's tokens at a time.
 CHUNK = 1024
-_PARALLEL_ROWS = 8192
 # Rows that a device walks along, from where the one before it ends, before it looks for changes.
 _CORRECTED = 64
 # Shorter lanes would be walked along twice: contexts forget where they started in 50 to 300 tokens.
@@ -292,89 +292,70 @@ def _walked(
 ) -> _Walked:
     """Returns what walking along a stream reads, on the devices."""
     graphdef, params = nnx.split(block)
-    vectors_UxE, places_N = _distinct(block, vectors_VxE, ids, own_rows, line)
+    vectors_UxE, places_N = line_tokens(block, vectors_VxE, ids, own_rows, line)
     params, start_D, num_tokens = placed((params, start_D, jnp.int32(len(ids))), line)
     return _Walked(params, _tables(params, vectors_UxE, graphdef), places_N, start_D, num_tokens)
 
 
-def _distinct(
-    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, own_rows: int, line: Mesh
-) -> tuple[jax.Array, jax.Array]:
-    """A stream's distinct tokens, whole on each device, and each range's places among them."""
+def host_tokens(
+    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, rows: int
+) -> tuple[jax.Array, np.ndarray]:
+    """A stream's distinct tokens, and the places among them of its windows, padded to so many rows."""
     vectors_UxE, places = distinct_tokens(vectors_VxE, ids, as_power_of_two=True)
     # Tokens after the last cannot change what comes before them.
-    places = np.pad(places, (0, own_rows * line.size - len(ids)))
-    places = windowed(places, block.num_input_tokens, len(vectors_UxE))
+    places = np.pad(places, (0, rows - len(ids)))
+    return vectors_UxE, windowed(places, block.num_input_tokens, len(vectors_UxE)).astype(np.int32)
+
+
+def line_tokens(
+    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, own_rows: int, line: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """The same on the devices: distinct tokens whole on each, and each range's places."""
+    vectors_UxE, places = host_tokens(block, vectors_VxE, ids, own_rows * line.size)
     places = with_overlap(places, block.num_input_tokens - 1, own_rows, line.size)
-    return placed(vectors_UxE, line), placed(jnp.asarray(places, jnp.int32), line, ROWS)
+    return placed(vectors_UxE, line), placed(jnp.asarray(places), line, ROWS)
 
 
-def _parallel_rows(num_rows: int) -> int:
-    """Rows of a parallel pass at a time."""
-    return min(CHUNK if jax.default_backend() == "cpu" else _PARALLEL_ROWS, num_rows)
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "mesh"))
-def _apply(
-    params: Any,
-    vectors_UxE: jax.Array,
-    places_N: jax.Array,
-    contexts_NxD: jax.Array,
-    graphdef: nnx.GraphDef,
-    mesh: Mesh,
-) -> jax.Array:
-    def apply_own(
-        params: Any, vectors_UxE: jax.Array, places_N: jax.Array, contexts_NxD: jax.Array
-    ) -> jax.Array:
-        block = nnx.merge(graphdef, params)
-        rows, dtype = len(contexts_NxD), vectors_UxE.dtype
-        chunk, around = _parallel_rows(rows), block.num_input_tokens - 1
-        before_D = from_previous(contexts_NxD[-1], mesh.size)
-
-        def visit(first: jax.Array) -> jax.Array:
-            places_B = first + jnp.arange(chunk, dtype=jnp.int32)
-            window_BxKE = token_windows(vectors_UxE, places_N, places_B + around, around + 1)
-            earlier_BxD = predecessors(contexts_NxD, places_B)
-            earlier_BxD = jnp.where((places_B == 0)[:, None], before_D[None, :], earlier_BxD)
-            return block(earlier_BxD.astype(dtype), window_BxKE)
-
-        contexts_MxBxD = lax.map(visit, jnp.arange(0, rows, chunk, dtype=jnp.int32))
-        return contexts_MxBxD.reshape(-1, block.context_dim)[:rows]
-
-    specs = (WHOLE, WHOLE, ROWS, ROWS)
-    return on_each(apply_own, mesh, specs, ROWS)(params, vectors_UxE, places_N, contexts_NxD)
-
-
-def parallel_contexts(
+def write_sequential(
+    contexts: RowFile,
     block: ContextBlock,
     vectors_VxE: jax.Array,
     ids: np.ndarray,
-    contexts_NxD: jax.Array,
-    mesh: Mesh | None = None,
-) -> jax.Array:
-    """Returns one more iteration of all contexts, all tokens in parallel.
-
-    ``c_t = block(P_{t-1}, w_t)`` without noise, with P the given contexts and ``P_{-1} = 0``. Given those
-    that phase 1 ends with, this is the original's parallel cache.
+    *,
+    capacity: int = 0,
+    column: int = 0,
+    keeper: Keeper | None = None,
+    part: str = "contexts",
+) -> None:
+    """Writes the contexts that ``sequential_contexts`` returns to a file, a chunk at a time on the device.
 
     Args:
+      contexts: the file, of at least D columns, from the given one on.
       block: the trained block.
       vectors_VxE: float32, the token vectors.
       ids: int [N], the stream.
-      contexts_NxD: float32, the contexts; more than N rows are padding. Of several devices each has a range.
-      mesh: the devices; the first one if none are given.
-
-    Returns:
-      Float32, as many rows as contexts.
-
-    References:
-      rato-tokyo/new-llm, report of 2025-11-30.
+      capacity: as for ``sequential_contexts``.
+      column: the first column.
+      keeper: is told between chunks. They are not saved: taken up again, they are made from the start.
+      part: their name there.
     """
+    keeper, line = keeper or Keeper(), in_line(one_device())
     graphdef, params = nnx.split(block)
-    line = in_line(mesh or one_device())
-    own_rows = len(contexts_NxD) // line.size
-    vectors_UxE, places_N = _distinct(block, vectors_VxE, ids, own_rows, line)
-    return _apply(placed(params, line), vectors_UxE, places_N, contexts_NxD, graphdef, line)
+    num_lanes, chunk = _lanes(max(capacity, len(ids)))
+    vectors_UxE, places = host_tokens(block, vectors_VxE, ids, -(-len(ids) // chunk) * chunk)
+    tables = _tables(params, vectors_UxE, graphdef)
+    zero, one = jnp.int32(0), jnp.int32(1)
+    before_D = jnp.zeros((block.context_dim,), vectors_VxE.dtype)
+    with write_behind(functools.partial(contexts.write, column=column)) as write:
+        for first in range(0, len(ids), chunk):
+            places_W = places[first : first + chunk + block.num_input_tokens - 1]
+            left = jnp.int32(len(ids) - first)
+            walked = placed(_Walked(params, tables, jnp.asarray(places_W), before_D, left), line)
+            blank = jnp.zeros((chunk, block.context_dim), before_D.dtype)
+            made = _scan(walked, blank, zero, one, graphdef, num_lanes, chunk, line)
+            before_D = made[-1]
+            write(first, made)
+            keeper.offer(f"{part}, on disk", lambda: ({}, ()))
 
 
 def predecessors(contexts_NxD: jax.Array, places_B: jax.Array) -> jax.Array:

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvfp_jax.blocks import contexts_part, exact_contexts, learn_blocks, phase1_part
+from cvfp_jax.blocks import contexts_part, exact_contexts, learn_blocks, phase1_part, write_exact_contexts
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.diagnostics import block_diagnostics
@@ -21,12 +22,13 @@ from cvfp_jax.fixed_point import Status
 from cvfp_jax.keeper import FirstRows, Keeper
 from cvfp_jax.mesh import in_line, one_device, with_rows
 from cvfp_jax.model import ContextBlock, LanguageModel
+from cvfp_jax.parallel_pass import parallel_contexts, write_parallel
 from cvfp_jax.phase1 import Phase1Result
 from cvfp_jax.phase2 import Phase2Result, learn_tokens
 from cvfp_jax.phase2_step import Stream
 from cvfp_jax.progress import CellProgress
 from cvfp_jax.records import OK, Record, perplexity
-from cvfp_jax.recurrence import parallel_contexts
+from cvfp_jax.row_file import RowFile, RowFiles, read_ahead
 from cvfp_jax.stopwatch import Stopwatch
 from cvfp_jax.widths import num_params
 
@@ -75,6 +77,7 @@ def run_cell(
     progress: CellProgress,
     keeper: Keeper | None = None,
     mesh: Mesh | None = None,
+    disk: Path | None = None,
 ) -> Record:
     """Runs one cell from its data to its record.
 
@@ -84,20 +87,25 @@ def run_cell(
       progress: is told how the phases go.
       keeper: what the cell is saved by on the way, and taken up again from.
       mesh: the devices; JAX's first one if none are given. No number depends on them, up to rounding.
+      disk: a folder, made and removed, that training's contexts are kept in, of one device; in memory if
+        none is given. No number depends on it.
 
     Returns:
       The record. Where a phase broke down its status says so, and what could not be measured is NaN.
     """
     # Without this, accelerators multiply single-precision matrices with fewer digits.
     with jax.default_matmul_precision("highest"):
-        return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device())
+        if disk is None:
+            return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device(), None)
+        with RowFiles(disk) as files:
+            return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device(), files)
 
 
 class _Contexts(NamedTuple):
     """What phase 2 needs of what came before."""
 
     blocks: list[ContextBlock]
-    train_NxD: jax.Array | None  # None if phase 2 makes them itself
+    train_NxD: jax.Array | RowFile | None  # None if phase 2 makes them itself
     val_MxD: jax.Array | None
 
 
@@ -112,10 +120,16 @@ class _Cell(NamedTuple):
     progress: CellProgress
     keeper: Keeper
     mesh: Mesh
+    disk: RowFiles | None
 
 
 def _run_cell(
-    config: RunConfig, data: CellData, progress: CellProgress, keeper: Keeper, mesh: Mesh
+    config: RunConfig,
+    data: CellData,
+    progress: CellProgress,
+    keeper: Keeper,
+    mesh: Mesh,
+    disk: RowFiles | None,
 ) -> Record:
     watches = _Watches(keeper.facts(_SECONDS) or {})
     keeper.keep(_SECONDS, watches.spent)
@@ -125,7 +139,7 @@ def _run_cell(
     keeper.keep(_ROOM, {name: getattr(data, name) for name in room})
     keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
     model = LanguageModel(config.model, jnp.asarray(data.table), config.precision, rngs=nnx.Rngs(keys[_INIT]))
-    cell = _Cell(config, data, model, keys, watches, progress, keeper, mesh)
+    cell = _Cell(config, data, model, keys, watches, progress, keeper, mesh, disk)
     phase2 = config.phase2
     record: Record = {
         **_identity(config, data),
@@ -159,12 +173,14 @@ def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     dtype, width = cell.data.table.dtype, len(blocks) * cell.config.model.context_dim
     if measured := keeper.facts(_MEASURED):
         rows = measured.pop("rows")
-        shapes = [jax.ShapeDtypeStruct((count, width), dtype) for count in rows]
+        shapes: list[Any] = [jax.ShapeDtypeStruct((count, width), dtype) for count in rows]
+        if cell.disk is not None and shapes:
+            shapes[0] = cell.disk.make((rows[0], width), dtype)
         params, found = keeper.take(_MEASURED, (_params(blocks), shapes))
         for block, learned in zip(blocks, params, strict=True):
             nnx.update(block, learned)
         contexts = _Contexts(blocks, *(found or (None, None)))
-        if contexts.train_NxD is not None:
+        if contexts.train_NxD is not None and not isinstance(contexts.train_NxD, RowFile):
             rows = len(contexts.train_NxD) + -len(contexts.train_NxD) % cell.mesh.size
             on_devices = with_rows(contexts.train_NxD, rows, in_line(cell.mesh))
             contexts = contexts._replace(train_NxD=on_devices)
@@ -178,7 +194,9 @@ def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     if contexts.train_NxD is not None and contexts.val_MxD is not None:
         # Without the padding that the devices need.
         rows = max(cell.data.capacity, len(cell.data.train_ids))
-        streams = [FirstRows(contexts.train_NxD, min(rows, len(contexts.train_NxD))), contexts.val_MxD]
+        train, count = contexts.train_NxD, min(rows, len(contexts.train_NxD))
+        kept = train.cut(count) if isinstance(train, RowFile) else FirstRows(train, count)
+        streams = [kept, contexts.val_MxD]
     facts = {**measured, "rows": [stream.shape[0] for stream in streams]}
     keeper.keep(_MEASURED, facts, (params, streams))
     keeper.offer(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
@@ -206,6 +224,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
             progress=functools.partial(cell.progress.phase1, config),
             keeper=keeper,
             mesh=cell.mesh,
+            disk=cell.disk,
         )
     record = _phase1_fields(learned)
     if record["phase1_status"] == Status.NON_FINITE.label:
@@ -213,7 +232,9 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         return record, None
     blocks = [result.block for result in learned]
 
-    def rank_share(contexts_NxD: jax.Array, num_rows: int, use: int, mesh: Mesh | None = None) -> float:
+    def rank_share(
+        contexts_NxD: jax.Array | RowFile, num_rows: int, use: int, mesh: Mesh | None = None
+    ) -> float:
         rng = np.random.default_rng([config.seed, use])
         rank = effective_rank(contexts_NxD, num_rows, config.effective_rank_rows, rng, mesh)
         return rank / contexts_NxD.shape[1]
@@ -229,14 +250,11 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         if config.phase2.train_contexts == "sequential":
             # As many rows as in phase 1, whose start may have been made by the same program.
             room = max(data.capacity, len(train_contexts_NxD))
-            train_contexts_NxD = exact_contexts(
-                blocks,
-                vectors_VxE,
-                data.train_ids,
-                capacity=room,
-                keeper=keeper,
-                part=_TRAIN,
-                mesh=cell.mesh,
+            make: Callable[..., Any] = functools.partial(exact_contexts, mesh=cell.mesh)
+            if cell.disk is not None:
+                make = functools.partial(write_exact_contexts, cell.disk)
+            train_contexts_NxD = make(
+                blocks, vectors_VxE, data.train_ids, capacity=room, keeper=keeper, part=_TRAIN
             )
         jax.block_until_ready(train_contexts_NxD)
         for name, contexts_NxD in (("validation", val_contexts_MxD), ("training", train_contexts_NxD)):
@@ -265,9 +283,11 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         keeper.drop(phase1_part(number), contexts_part(_VAL, number), contexts_part(_TRAIN, number))
     with watches.contexts:
         if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
-            train_contexts_NxD = parallel_contexts(
-                blocks[0], vectors_VxE, data.train_ids, train_contexts_NxD, cell.mesh
-            )
+            given = blocks[0], vectors_VxE, data.train_ids
+            if isinstance(train_contexts_NxD, RowFile):
+                train_contexts_NxD = write_parallel(*given, train_contexts_NxD)
+            else:
+                train_contexts_NxD = parallel_contexts(*given, train_contexts_NxD, cell.mesh)
         # As they are saved; phase 1 may have kept them rounded.
         train_contexts_NxD = jax.block_until_ready(train_contexts_NxD.astype(vectors_VxE.dtype))
     if config.phase2.train_contexts == "recomputed":
@@ -281,10 +301,16 @@ def _broken(contexts_NxD: jax.Array) -> tuple[jax.Array, jax.Array]:
     return broken_N.any(), broken_N.argmax()
 
 
-def _first_broken(contexts_NxD: jax.Array) -> int | None:
+def _first_broken(contexts_NxD: jax.Array | RowFile) -> int | None:
     """The first token whose context is not finite."""
-    any_broken, place = _broken(contexts_NxD)
-    return int(place) if any_broken else None
+    parts: Any = [((0, 0), contexts_NxD)]
+    if isinstance(contexts_NxD, RowFile):
+        parts = read_ahead(contexts_NxD.stretches(), contexts_NxD.read)
+    for (first, _), contexts_BxD in parts:
+        any_broken, place = _broken(contexts_BxD)
+        if any_broken:
+            return first + int(place)
+    return None
 
 
 def _identity(config: RunConfig, data: CellData) -> Record:

@@ -23,7 +23,7 @@ from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
 from cvfp_jax.memory import available_memory
 from cvfp_jax.mesh import make_mesh
-from cvfp_jax.plan import SMALLER, check_counted, check_fits, plan_cell, work
+from cvfp_jax.plan import SMALLER, check_counted, contexts_go_to_disk, plan_cell, work
 from cvfp_jax.profiler import FOLDER as PROFILES
 from cvfp_jax.profiler import Profiler, ProfilingKeeper
 from cvfp_jax.progress import CellProgress, duration
@@ -32,6 +32,8 @@ from cvfp_jax.report import tables
 from cvfp_jax.report.document import write_report
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.run import device_name, run_cell
+
+CONTEXTS = "contexts"  # the folder of those that are kept on the disk
 
 
 def _title(config: RunConfig) -> str:
@@ -54,6 +56,7 @@ def run_sweep(
     force: bool = False,
     profile: bool = False,
     mesh_shape: Mapping[str, int] | None = None,
+    contexts_in: str = "auto",
 ) -> bool:
     """Runs the cells that have no record yet and writes the report of all records.
 
@@ -64,6 +67,7 @@ def run_sweep(
       force: run cells that are expected not to fit in memory.
       profile: trace the first steps of each phase, which changes no number.
       mesh_shape: how devices share the work; all on ``data`` if none is given.
+      contexts_in: ``memory``, ``disk`` or ``auto``, which changes no number; see ``contexts_go_to_disk``.
 
     Returns:
       Whether every cell of the grid ended well.
@@ -72,25 +76,36 @@ def run_sweep(
       UserError: the data, the settings or the folder cannot be used.
     """
     mesh = make_mesh(mesh_shape)
+    if contexts_in == "disk" and mesh.size > 1:
+        raise UserError(
+            f"--contexts_in=disk is for one device, and there are {mesh.size}: use --contexts_in=memory,"
+            " and each holds a part."
+        )
     writes = hosts.is_first()
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
     hosts.check_same(_launched(grid, checkpoint_minutes, mesh))
     with lock.held(folder) if writes else contextlib.nullcontext():
-        ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler, mesh)
+        ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler, mesh, contexts_in)
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
     return ended_well
 
 
 def _run_sweep(
-    grid: Grid, folder: Path, checkpoint_minutes: float, force: bool, profiler: Profiler | None, mesh: Mesh
+    grid: Grid,
+    folder: Path,
+    checkpoint_minutes: float,
+    force: bool,
+    profiler: Profiler | None,
+    mesh: Mesh,
+    contexts_in: str,
 ) -> bool:
     path = folder / records.FILE_NAME
     found = hosts.by_first(lambda: _claimed(grid, folder, path))
     done = {records.cell_key(record["cell"]): record for record in found}
     wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
     if cells_left(grid, done):
-        _run_cells(grid, done, folder, checkpoint_minutes, force, profiler, mesh)
+        _run_cells(grid, done, folder, checkpoint_minutes, force, profiler, mesh, contexts_in)
     else:
         skipped = sum(key not in done for key in wanted)
         ended = f", and the search ended before the other {skipped}" if skipped else ""
@@ -158,6 +173,7 @@ def _run_cells(
     force: bool,
     profiler: Profiler | None,
     mesh: Mesh,
+    contexts_in: str,
 ) -> None:
     """Reads the data, shows the plan, and runs the cells that are left, adding their records."""
     cells, left = grid.cells(), cells_left(grid, done)
@@ -181,11 +197,17 @@ def _run_cells(
         f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
     )
     available = None if force else available_memory()
+    waiting = {records.cell_key(grid.place(cell)) for cell in left}
+    on_disk = waiting if contexts_in == "disk" else set()
     if available is not None:
-        waiting = {records.cell_key(grid.place(cell)) for cell in left}
-        for cell, plan in zip(cells, plans, strict=True):
-            if records.cell_key(grid.place(cell)) in waiting:
-                check_fits(plan, most, *available, mesh.size)
+        keys = [records.cell_key(grid.place(cell)) for cell in cells]
+        on_disk = {
+            key
+            for key, plan in zip(keys, plans, strict=True)
+            if key in waiting and contexts_go_to_disk(contexts_in, plan, most, *available, mesh.size)
+        }
+    if on_disk:
+        print(f"contexts of {len(on_disk)} cells are kept on the disk, in {folder / CONTEXTS}")
     if len(left) < len(cells):
         print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
     made: list[tuple[RunConfig, Record]] = []
@@ -193,6 +215,7 @@ def _run_cells(
         cell = left[0]
         number = f"[{len(made) + 1}/{len(made) + len(left)}]"
         place, series = grid.place(cell), grid.series(cell)
+        disk = folder / CONTEXTS if records.cell_key(place) in on_disk else None
         progress = CellProgress(f"{number} {series} {cell.num_samples} samples", visible=hosts.is_first())
         cell_data = data.cell(cell)
         hosts.check_same({"embedding": cell_data.table_sha256})
@@ -210,7 +233,7 @@ def _run_cells(
                     record = {
                         "cell": place,
                         "series": series,
-                        **run_cell(cell, cell_data, progress, keeper, mesh),
+                        **run_cell(cell, cell_data, progress, keeper, mesh, disk),
                     }
             finally:
                 progress.close()

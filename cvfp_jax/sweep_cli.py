@@ -39,6 +39,8 @@ FLAGS = {
     "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
     "mesh": "how devices share the work, such as data:4,model:2: the vocabulary over model, all else over"
     " all devices (default: all of them on data)",
+    "contexts_in": "where training's contexts are kept: memory, disk (in the workdir, one device) or auto: on"
+    " disk where they fit in memory only so (default: auto)",
     "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
     **hosts_cli.FLAGS,
     **capacity_cli.FLAGS,
@@ -50,6 +52,7 @@ SWITCHES = {
     "profile": "trace three steps of each phase with JAX's profiler, into profile/ of the workdir",
     "log_compiles": "name each function that is compiled, and the seconds it took",
 }
+CONTEXTS_IN = ("auto", "memory", "disk")
 _MOST_SEEDS = 100
 
 
@@ -66,6 +69,7 @@ class SweepRequest:
     profile: bool
     log_compiles: bool
     mesh: dict[str, int] | None = None
+    contexts_in: str = "auto"
     capacity: CapacityRequest | None = None
     place: Place | None = None
 
@@ -83,7 +87,13 @@ class SweepRequest:
         told = compile_log.told(compile_log.show) if self.log_compiles else contextlib.nullcontext()
         with told, hosts.joined(self.place):
             return run_sweep(
-                self.grid, self.workdir, self.checkpoint_minutes, self.force, self.profile, self.mesh
+                self.grid,
+                self.workdir,
+                self.checkpoint_minutes,
+                self.force,
+                self.profile,
+                self.mesh,
+                self.contexts_in,
             )
 
 
@@ -178,6 +188,7 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         "profile" in given,
         "log_compiles" in given,
         _mesh(given.get("mesh")),
+        choose("contexts_in", given.get("contexts_in", "auto"), CONTEXTS_IN),
         capacity_cli.capacity_request(given),
         read_place(given, os.environ),
     )

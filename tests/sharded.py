@@ -20,10 +20,11 @@ from cvfp_jax.fields import replace
 from cvfp_jax.layout import lay_out
 from cvfp_jax.mesh import in_line, make_mesh, one_device, with_rows
 from cvfp_jax.model import ContextBlock
+from cvfp_jax.parallel_pass import parallel_contexts
 from cvfp_jax.phase1 import learn_contexts, prepare
 from cvfp_jax.phase1_step import advance
 from cvfp_jax.progress import CellProgress
-from cvfp_jax.recurrence import parallel_contexts, sequential_contexts
+from cvfp_jax.recurrence import sequential_contexts
 from cvfp_jax.run import run_cell
 
 MESHES = [{"data": 8}, {"data": 4, "model": 2}, {"model": 8, "data": 1}]

@@ -11,7 +11,7 @@ from flax import nnx
 from benchmarks import ours, parts, timing
 from benchmarks.parts import Part
 from benchmarks.workload import Workload
-from cvfp_jax import phase1, phase1_step, phase2, phase2_step, recurrence
+from cvfp_jax import parallel_pass, phase1, phase1_step, phase2, phase2_step, recurrence
 from cvfp_jax.config import Phase1Config, Phase2Config
 from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.mesh import one_device
@@ -73,7 +73,7 @@ def test_contexts_are_the_same(both):
     exact = recurrence.sequential_contexts(block, vectors_VxE, WORK.ids())
     same(exact, theirs.sequential_contexts(WORK.tokens))
     theirs.contexts_NxD = torch.from_numpy(WORK.contexts(WORK.tokens))
-    once = recurrence.parallel_contexts(
+    once = parallel_pass.parallel_contexts(
         block, vectors_VxE, WORK.ids(), jnp.asarray(WORK.contexts(WORK.tokens))
     )
     same(once, theirs.parallel_contexts())

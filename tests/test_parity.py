@@ -12,11 +12,12 @@ from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.mesh import one_device
 from cvfp_jax.model import token_windows
+from cvfp_jax.parallel_pass import parallel_contexts
 from cvfp_jax.phase1 import conclude, prepare
 from cvfp_jax.phase1_step import advance
 from cvfp_jax.phase2 import learn_tokens
 from cvfp_jax.phase2_step import Stream
-from cvfp_jax.recurrence import parallel_contexts, predecessors, sequential_contexts
+from cvfp_jax.recurrence import predecessors, sequential_contexts
 
 CASES = [
     "c01_tiny_onebatch",

@@ -18,11 +18,12 @@ from cvfp_jax.effective_rank import effective_rank
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.mesh import one_device
 from cvfp_jax.optimizer import stale_norm_after
+from cvfp_jax.parallel_pass import parallel_contexts
 from cvfp_jax.phase1 import _check_rank, conclude, prepare
 from cvfp_jax.phase1_step import advance
 from cvfp_jax.phase2 import learn_tokens
 from cvfp_jax.phase2_step import Stream
-from cvfp_jax.recurrence import parallel_contexts, sequential_contexts
+from cvfp_jax.recurrence import sequential_contexts
 from cvfp_jax.stop_rules import RankWatch
 
 # In single precision one unit of one token lies so near to ReLU's corner that it is on here and off in the

@@ -9,12 +9,20 @@ import pytest
 import tiny
 
 import launch
-from cvfp_jax import arrays, cross_entropy, memory, recurrence, sweep
+from cvfp_jax import arrays, cross_entropy, memory, recurrence, row_file, sweep
 from cvfp_jax.arrays import Share, cell_arrays
 from cvfp_jax.config import RunConfig
 from cvfp_jax.errors import UserError
 from cvfp_jax.fields import replace
-from cvfp_jax.plan import MOST_COUNTED, check_counted, check_fits, expected_memory, plan_cell, work
+from cvfp_jax.plan import (
+    MOST_COUNTED,
+    check_counted,
+    check_fits,
+    contexts_go_to_disk,
+    expected_memory,
+    plan_cell,
+    work,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +73,7 @@ def test_an_accelerator_works_on_more_at_a_time_than_a_cpu():
     """The numbers of arrays.py are those of the modules that make the arrays, which bring JAX."""
     assert (arrays.LANES, arrays.CPU_LANES) == (recurrence._LANES, recurrence._CPU_LANES)
     assert arrays.LANE_TOKENS == recurrence.CHUNK
+    assert arrays.STRETCH_BYTES == row_file.STRETCH_BYTES
     assert arrays.HEAD_LOGITS == cross_entropy._LOGITS
     config = replace(RunConfig(), {"phase2.train_contexts": "sequential"})
     made = {
@@ -167,6 +176,57 @@ def test_a_sweep_refuses_before_it_starts_unless_forced(tmp_path, monkeypatch, c
     assert not (work / "records.jsonl").exists()
     assert launch.main([*command, "--force"]) == 0
     assert (work / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_contexts_go_to_the_disk_where_they_fit_only_so(host):
+    plan = plan_cell(RunConfig(), 50257, 20_000_000)
+    in_memory, on_disk = (
+        expected_memory(plan.config, 50257, 20_000_000, host, on_disk=place) for place in (False, True)
+    )
+    assert on_disk < in_memory / 10
+
+    def goes(contexts_in, available, devices=1):
+        return contexts_go_to_disk(contexts_in, plan, 0, available, host, devices)
+
+    assert not goes("auto", in_memory)
+    assert goes("auto", in_memory - 1)
+    assert goes("auto", on_disk)
+    assert goes("disk", in_memory)
+    assert not goes("memory", in_memory)
+    for contexts_in, available, devices in (
+        ("auto", on_disk - 1, 1),
+        ("disk", on_disk - 1, 1),
+        ("memory", in_memory - 1, 1),
+        ("auto", on_disk // 2, 8),
+    ):
+        with pytest.raises(UserError, match="needs about"):
+            goes(contexts_in, available, devices)
+
+
+def test_on_the_disk_memory_hardly_grows_with_the_tokens():
+    few, many = (expected_memory(RunConfig(), 50257, tokens, on_disk=True) for tokens in (10**7, 2 * 10**7))
+    assert many - few == 10**7 * (arrays.INDEX_BYTES + arrays._PLACES_BYTES)
+
+
+def test_a_sweep_keeps_contexts_on_the_disk_and_makes_the_same_records(tmp_path, monkeypatch, capsys):
+    corpus, found = tiny.write_corpus(tmp_path / "corpus"), {}
+    small = ("--samples=6", "--context_dims=8")
+    for contexts_in in ("memory", "disk"):
+        work = tmp_path / contexts_in
+        flags = tiny.flags(corpus, f"--workdir={work}", *small, f"--contexts_in={contexts_in}")
+        assert launch.main(["launch.py", *flags]) == 0
+        on_disk = (
+            f"contexts of 1 cells are kept on the disk, in {work / 'contexts'}" in capsys.readouterr().out
+        )
+        assert on_disk == (contexts_in == "disk")
+        assert not (work / "contexts").exists()
+        record = json.loads((work / "records.jsonl").read_text())
+        found[contexts_in] = {name: value for name, value in record.items() if "_seconds" not in name}
+    assert found["memory"] == found["disk"]
+    flags = tiny.flags(corpus, f"--workdir={tmp_path / 'other'}", *small, "--contexts_in=tape")
+    assert launch.main(["launch.py", *flags]) == 2
+    assert "'tape'" in capsys.readouterr().err
 
 
 def test_memory_is_the_devices_or_what_the_system_can_give(monkeypatch):

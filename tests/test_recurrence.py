@@ -9,7 +9,8 @@ from original import load_block, named
 from cvfp_jax import recurrence
 from cvfp_jax.config import ModelConfig
 from cvfp_jax.model import ContextBlock, TokenBlock, token_windows
-from cvfp_jax.recurrence import parallel_contexts, predecessors, sequential_contexts
+from cvfp_jax.parallel_pass import parallel_contexts
+from cvfp_jax.recurrence import predecessors, sequential_contexts
 
 
 @pytest.fixture

@@ -1,0 +1,148 @@
+"""Contexts on the disk: the very numbers of contexts in memory, wherever work is left and taken up again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_phase1 import small_problem
+from test_resume import Stopping, equal, resumed  # noqa: F401
+from test_run import CONFIG, TIMES, data_of
+
+from cvfp_jax import row_file
+from cvfp_jax.fields import replace
+from cvfp_jax.phase1 import learn_contexts
+from cvfp_jax.progress import CellProgress
+from cvfp_jax.row_file import RowFiles
+from cvfp_jax.run import run_cell
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(autouse=True)
+def short_stretches(monkeypatch):
+    """Of two micro-batches, or two chunks, at most."""
+    monkeypatch.setattr(row_file, "STRETCH_BYTES", 2 * 16 * 8 * 4)
+
+
+def in_memory(result):
+    return result._replace(contexts_NxD=np.asarray(result.contexts_NxD[: len(result.contexts_NxD)]))
+
+
+CASES = {
+    "wrapped, noise": [131, {"context_noise": 0.1}],
+    "zero first, exact start": [100, {"first_context": "zero", "initial_contexts": "sequential"}],
+    "one loss": [40, {"batch_size": 0, "diversity": "OACD"}],
+    "rounded": [131, {"context_dtype": "bfloat16", "stop": "improvement", "convergence_threshold": 0.5}],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_phase1_has_the_bits_of_memory(tmp_path, name):
+    tokens, changes = CASES[name]
+    block, vectors, ids, config = small_problem(tokens, **changes)
+    whole = learn_contexts(block, vectors, ids, config, jax.random.key(1), capacity=tokens + 60)
+    with RowFiles(tmp_path / "rows") as disk:
+        streamed = learn_contexts(
+            block, vectors, ids, config, jax.random.key(1), capacity=tokens + 60, disk=disk
+        )
+        equal(in_memory(streamed), in_memory(whole))
+    assert whole.iterations > 3
+    assert not (tmp_path / "rows").exists()
+
+
+CELLS = {
+    "parallel": {},
+    "several layers, drawn rows": {
+        "model.num_layers": 2, "model.num_input_tokens": 2, "phase1.context_dtype": "bfloat16",
+        "effective_rank_rows": 60,
+    },
+    "blocks": {
+        "model.num_blocks": 2, "model.context_mode": "A", "phase2.train_contexts": "sequential",
+        "model.prev_context_steps": 2,
+    },
+    "recomputed": {"phase2.train_contexts": "recomputed"},
+}  # fmt: skip
+
+
+def cell(config, keeper=None, disk=None):
+    record = run_cell(config, data_of(capacity=260), CellProgress("", visible=False), keeper, disk=disk)
+    return {name: value for name, value in record.items() if name not in TIMES}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_has_the_record_of_memory(tmp_path, name):
+    config = replace(CONFIG, CELLS[name])
+    assert cell(config, disk=tmp_path / "rows") == cell(config)
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_cell_is_left_and_taken_up_again_on_the_disk_or_in_memory(tmp_path, resumed):  # noqa: F811
+    whole, launches = cell(CONFIG), []
+
+    def work(keeper):
+        launches.append(keeper)
+        return cell(CONFIG, keeper, tmp_path / "rows" if len(launches) % 2 else None)
+
+    assert resumed(work, 4) == whole
+    assert len(launches) > 3
+    assert resumed(lambda keeper: cell(CONFIG, keeper, tmp_path / "rows"), 3, by_signal=False) == whole
+
+
+# A process of its own, which may take no more memory for data than it has and some MiB.
+LIMITED = """
+import json, re, resource, sys
+import jax
+import numpy as np
+from pathlib import Path
+from cvfp_jax import row_file
+from cvfp_jax.config import RunConfig
+from cvfp_jax.data.dataset import CellData
+from cvfp_jax.fields import replace
+from cvfp_jax.progress import CellProgress
+from cvfp_jax.run import run_cell
+
+def held():
+    return 1024 * int(re.search("VmData:(.*) kB", Path("/proc/self/status").read_text())[1])
+
+mebibytes, disk = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+row_file.STRETCH_BYTES = 2**20
+changes = {
+    "model.context_dim": 96, "model.embed_dim": 32, "phase1.max_iterations": 3, "phase1.batch_size": 2000,
+    "phase2.epochs": 1, "phase2.batch_size": 2000, "num_samples": 1,
+}
+config = replace(RunConfig(), changes)
+rng = np.random.default_rng(0)
+table = rng.normal(size=(500, 32)).astype(np.float32)
+
+def run(tokens, disk=None):
+    ids = rng.integers(0, 500, tokens + 500).astype(np.int32)
+    data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
+    return run_cell(config, data, CellProgress("", visible=False), disk=disk)
+
+run(4000)
+if mebibytes:
+    limit = held() + mebibytes * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+record = run(600_000, disk)
+print(json.dumps({name: value for name, value in record.items() if not name.endswith("_seconds")}))
+"""
+
+
+def limited(*arguments):
+    command = [sys.executable, "-c", LIMITED, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_contexts_longer_than_memory_end_with_the_record_of_memory(tmp_path):
+    """Contexts take 220 MiB, and phase 2's are made beside them."""
+    whole, streamed, refused = limited(0), limited(250, tmp_path / "rows"), limited(250)
+    assert streamed.returncode == whole.returncode == 0, streamed.stderr[-2000:]
+    assert json.loads(streamed.stdout) == json.loads(whole.stdout)
+    assert refused.returncode != 0
+    assert "RESOURCE_EXHAUSTED" in refused.stderr or "MemoryError" in refused.stderr
