@@ -23,7 +23,7 @@ import numpy as np
 
 from cvfp_jax import hosts, interrupt
 from cvfp_jax.errors import MachineError, UserError, causes, is_disk_fault
-from cvfp_jax.keeper import Facts, Keeper, Make, Pace
+from cvfp_jax.keeper import Facts, Keeper, Looks, Make
 from cvfp_jax.row_file import RowFile
 from cvfp_jax.seal import damage, seal
 
@@ -126,7 +126,7 @@ class Checkpoints(Keeper):
         self.found: Path | None = None
         self._next = 0
         # Work that offers often is not held up by asking the other processes each time.
-        self._pace, self._offering, self._unlooked = Pace(), "", 0
+        self._looks = Looks()
         try:
             step = hosts.by_first(self._find)
             if step is not None:
@@ -272,7 +272,7 @@ class Checkpoints(Keeper):
           KeyboardInterrupt: a signal has come; the state is saved.
           MachineError: this save or the one before could not be written; an older one is still there.
         """
-        if hosts.several() and not (self._is_time_to_look(part) or stage_end):
+        if hosts.several() and not (self._looks.due(part, self.seconds_left()) or stage_end):
             return
         if self._pending is not None and self._pending.done():
             self._wait()
@@ -286,19 +286,6 @@ class Checkpoints(Keeper):
                 self._wait()
                 hosts.part()
                 raise KeyboardInterrupt(f"saved in {part}" if saved else "")
-
-    def _is_time_to_look(self, part: str) -> bool:
-        """Says whether about a second has passed since the last look, or a save is due, in all processes."""
-        if part == self._offering:
-            self._unlooked -= 1
-            if self._unlooked > 0:
-                return False
-            self._pace.__exit__()
-        else:
-            self._pace, self._offering = Pace(), part
-        self._unlooked = self._pace.steps(self.seconds_left())
-        self._pace.__enter__()
-        return True
 
     def _save(self, part: str, make: Make) -> bool:
         made = make()

@@ -106,3 +106,24 @@ class Pace:
     def __exit__(self, *_: object) -> None:
         """Notes how long they took."""
         self._seconds = time.perf_counter() - self._began
+
+
+class Looks:
+    """Which of many offers to look up at, the same ones in all processes."""
+
+    def __init__(self) -> None:
+        """Nothing has been offered."""
+        self._pace, self._offering, self._left = Pace(), "", 0
+
+    def due(self, part: str, seconds_left: float) -> bool:
+        """Says of an offer whether about a second has passed since the last look, or a save is due."""
+        if part == self._offering:
+            self._left -= 1
+            if self._left > 0:
+                return False
+            self._pace.__exit__()
+        else:
+            self._pace, self._offering = Pace(), part
+        self._left = self._pace.steps(seconds_left)
+        self._pace.__enter__()
+        return True
