@@ -83,7 +83,8 @@ def _as_wanted(saved: Any, wanted: Any) -> Any:
         return wanted
     if isinstance(saved, Path):
         # Rows that were never written are zero, and the last of them take no room.
-        found = np.fromfile(saved, wanted.dtype).reshape(-1, wanted.shape[1])
+        count = wanted.shape[0] * wanted.shape[1]
+        found = np.fromfile(saved, wanted.dtype, count).reshape(-1, wanted.shape[1])
         saved = np.pad(found, ((0, wanted.shape[0] - len(found)), (0, 0)))
     # Copies that JAX may place and donate as it does fresh ones.
     return jnp.array(np.asarray(saved))
@@ -319,8 +320,9 @@ class Checkpoints(Keeper):
         self._call(lambda: self._open().save(self._next, args=args))
         # What is linked now is not written over; the folder that it belongs to has its name later.
         aside = self._aside(self._next)
+        if files:
+            self._call(aside.mkdir)
         for name, file in files.items():
-            aside.mkdir(exist_ok=True)
             file.link(aside / names[name])
         self._pending = self._pool.submit(self._finish, self._next)
         self._next += 1

@@ -211,9 +211,9 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path, change, part):
 
 
 def test_a_checkpoint_of_another_schema_is_refused(tmp_path, monkeypatch):
-    folder = saved(tmp_path / "cell", 1)
-    monkeypatch.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
-    with pytest.raises(UserError, match=r"schema=2, not 3"):
+    folder, before = saved(tmp_path / "cell", 1), checkpoint.SCHEMA
+    monkeypatch.setattr(checkpoint, "SCHEMA", before + 1)
+    with pytest.raises(UserError, match=f"schema={before}, not {before + 1}"):
         Checkpoints(folder, IDENTITY, 0)
 
 
