@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax import effective_rank as module
-from cvfp_jax.effective_rank import effective_rank, effective_rank_of_spectrum, singular_values
+from cvfp_jax.effective_rank import (
+    _streamed_singular_values,
+    effective_rank,
+    effective_rank_of_spectrum,
+    host_singular_values,
+    singular_values,
+)
+from cvfp_jax.row_file import RowFiles
 
 CASES = [
     "full_64x16", "rank5_100x24", "rank1_50x8", "N_lt_D_10x16", "N_lt_D_7x48", "one_row_1x8",
@@ -120,3 +127,13 @@ def test_drawing_rows():
     assert effective_rank(matrix, 500, 500) == effective_rank(matrix, 500)
     with pytest.raises(ValueError, match="generator"):
         effective_rank(matrix, 500, 50)
+
+
+def test_singular_values_of_a_file_are_those_of_the_array(tmp_path):
+    rng = np.random.default_rng(0)
+    matrix = (rng.normal(size=(20_000, 8)) * rng.uniform(0.1, 1, 8)).astype(np.float32)
+    with RowFiles(tmp_path / "rows") as files:
+        file = files.make(matrix.shape, np.float32)
+        file.write(0, matrix)
+        np.testing.assert_allclose(_streamed_singular_values(file), singular_values(matrix), rtol=1e-5)
+        np.testing.assert_array_equal(host_singular_values(file), host_singular_values(matrix))

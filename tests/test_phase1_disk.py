@@ -1,5 +1,6 @@
 """Contexts on the disk: the very numbers of contexts in memory, wherever work is left and taken up again."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 from test_phase1 import small_problem
-from test_resume import Stopping, equal, resumed  # noqa: F401
+from test_resume import StoppedError, equal, resumed  # noqa: F401
 from test_run import CONFIG, TIMES, data_of
 
-from cvfp_jax import row_file
+from cvfp_jax import parallel_pass, recurrence, row_file
+from cvfp_jax.checkpoint import Checkpoints
 from cvfp_jax.fields import replace
 from cvfp_jax.phase1 import learn_contexts
 from cvfp_jax.progress import CellProgress
@@ -25,8 +27,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch):
-    """Of two micro-batches, or two chunks, at most."""
+    """Of two micro-batches at most; and passes of few rows at a time, so that there are several."""
     monkeypatch.setattr(row_file, "STRETCH_BYTES", 2 * 16 * 8 * 4)
+    monkeypatch.setattr(parallel_pass, "_CPU_ROWS", 32)
+    monkeypatch.setattr(recurrence, "CHUNK", 64)
 
 
 def in_memory(result):
@@ -95,13 +99,43 @@ def test_a_cell_is_left_and_taken_up_again_on_the_disk_or_in_memory(tmp_path, re
     assert resumed(lambda keeper: cell(CONFIG, keeper, tmp_path / "rows"), 3, by_signal=False) == whole
 
 
+class SavedOnce(Checkpoints):
+    """Saves at the second offer only, and is gone at the fifth."""
+
+    offers = 0
+
+    def offer(self, part, make, stage_end=False):
+        self.offers += 1
+        self._interval = 0.0 if self.offers == 2 else 1e9
+        super().offer(part, make, stage_end)
+        if self.offers == 5:
+            raise StoppedError
+
+
+def test_steps_after_a_save_do_not_write_over_what_was_saved(tmp_path):
+    block, vectors, ids, config = small_problem(100, convergence_threshold=1e-9, max_iterations=60)
+
+    def learn(keeper, disk):
+        key = jax.random.key(1)
+        return in_memory(learn_contexts(block, vectors, ids, config, key, keeper=keeper, disk=disk))
+
+    keeper = SavedOnce(tmp_path / "cell", {}, 0)
+    with contextlib.suppress(StoppedError), RowFiles(tmp_path / "rows") as disk, keeper:
+        learn(keeper, disk)
+    assert keeper.offers == 5
+    with RowFiles(tmp_path / "rows") as disk, Checkpoints(tmp_path / "cell", {}, 1e6) as keeper:
+        assert keeper.facts("phase 1")["steps"] < 4
+        equal(learn(keeper, disk), learn(None, None))
+
+
 # A process of its own, which may take no more memory for data than it has and some MiB.
 LIMITED = """
 import json, re, resource, sys
 import jax
 import numpy as np
 from pathlib import Path
-from cvfp_jax import row_file
+from cvfp_jax import parallel_pass, recurrence, row_file
+from cvfp_jax.checkpoint import Checkpoints
 from cvfp_jax.config import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.fields import replace
