@@ -22,7 +22,7 @@ from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
 from cvfp_jax.memory import available_memory
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import make_mesh, meet
 from cvfp_jax.plan import SMALLER, check_fits, plan_cell, work
 from cvfp_jax.profiler import FOLDER as PROFILES
 from cvfp_jax.profiler import Profiler, ProfilingKeeper
@@ -72,6 +72,8 @@ def run_sweep(
       UserError: the data, the settings or the folder cannot be used.
     """
     mesh = make_mesh(mesh_shape)
+    if hosts.several():
+        meet(mesh)
     writes = hosts.is_first()
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
     hosts.check_same(_launched(grid, checkpoint_minutes, mesh))
