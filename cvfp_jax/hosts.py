@@ -175,7 +175,8 @@ def _join(place: Place, seconds: int) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_PART_SECONDS,
         )
-        jax.devices()
+        # Devices wait long for one another, but not for those that they have never met.
+        told(None)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise MachineError(f"{not_found} ({str(error)[:200]})") from None
     _last_words = _GONE

@@ -22,7 +22,7 @@ from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.fields import flat_fields
 from cvfp_jax.grid import Grid
 from cvfp_jax.memory import available_memory
-from cvfp_jax.mesh import make_mesh
+from cvfp_jax.mesh import make_mesh, meet
 from cvfp_jax.plan import SMALLER, check_counted, contexts_go_to_disk, plan_cell, work
 from cvfp_jax.profiler import FOLDER as PROFILES
 from cvfp_jax.profiler import Profiler, ProfilingKeeper
@@ -81,6 +81,8 @@ def run_sweep(
             f"--contexts_in=disk is for one device, and there are {mesh.size}: use --contexts_in=memory,"
             " and each holds a part."
         )
+    if hosts.several():
+        meet(mesh)
     writes = hosts.is_first()
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
     hosts.check_same(_launched(grid, checkpoint_minutes, mesh))
