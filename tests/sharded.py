@@ -110,7 +110,7 @@ def phase2():
     for changes in ({}, {"freeze_embedding": False}, {"train_contexts": "recomputed"}, {"dropout": 0.2}):
         model, config, train, val = problem(batch_size=20, epochs=2, **changes)
         one = learn(model, config, train, val, one_device())
-        for shape in MESHES:
+        for shape in MESHES if changes in ({}, {"dropout": 0.2}) else MESHES[1:2]:
             many = learn(model, config, train, val, make_mesh(shape))
             np.testing.assert_allclose(many.batch_losses, one.batch_losses, rtol=1e-5)
             np.testing.assert_allclose(
@@ -127,11 +127,12 @@ def cell():
         config = replace(CONFIG, changes)
         data = data_of()
         one = run_cell(config, data, CellProgress("", visible=False))
-        for shape in MESHES:
+        for shape in MESHES if not changes else MESHES[1:2]:
             many = run_cell(config, data, CellProgress("", visible=False), mesh=make_mesh(shape))
             for name in one.keys() - TIMES:
                 if isinstance(one[name], float | list):
-                    np.testing.assert_allclose(many[name], one[name], rtol=1e-4, err_msg=name)
+                    # What is left between passes that have met is rounding.
+                    np.testing.assert_allclose(many[name], one[name], rtol=1e-4, atol=1e-9, err_msg=name)
                 else:
                     assert many[name] == one[name], name
 
@@ -150,21 +151,15 @@ def other_devices_go_on():
     config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
     one = run_cell(config, data_of(), CellProgress("", visible=False))
     seen = set()
+    first, second = None, make_mesh()
     for stop_at in (2, 8, 9, 10, 13):
-        for first, second in ((None, make_mesh()), (make_mesh(), None)):
-            with tempfile.TemporaryDirectory() as folder:
-                assert launched(config, Path(folder) / "cell", stop_at, first)[0] is None
-                record, parts = launched(config, Path(folder) / "cell", -1, second)
-            seen |= parts
-            for name in (
-                "phase1_loss",
-                "train_effective_rank",
-                "val_effective_rank",
-                "train_loss",
-                "val_loss",
-            ):
-                np.testing.assert_allclose(record[name], one[name], rtol=1e-4, err_msg=name)
-            assert record["phase1_iterations"] == one["phase1_iterations"]
+        with tempfile.TemporaryDirectory() as folder:
+            assert launched(config, Path(folder) / "cell", stop_at, first)[0] is None
+            record, parts = launched(config, Path(folder) / "cell", -1, second)
+        first, second, seen = second, first, seen | parts
+        for name in ("phase1_loss", "train_effective_rank", "val_effective_rank", "train_loss", "val_loss"):
+            np.testing.assert_allclose(record[name], one[name], rtol=1e-4, err_msg=name)
+        assert record["phase1_iterations"] == one["phase1_iterations"]
     assert {"phase 1, block 1", "training contexts, block 1", "contexts", "phase 2"} <= seen, seen
 
 

@@ -238,7 +238,7 @@ def test_memory_is_the_devices_or_what_the_system_can_give(monkeypatch):
         def memory_stats(self):
             return {"bytes_limit": 100, "bytes_in_use": 30}
 
-    monkeypatch.setattr(memory.jax, "devices", lambda: [Accelerator()])
+    monkeypatch.setattr(memory.jax, "local_devices", lambda: [Accelerator()])
     assert memory.available_memory() == (70, False)
 
 
