@@ -177,8 +177,10 @@ def limited(*arguments):
 @pytest.mark.slow
 def test_contexts_longer_than_memory_end_with_the_record_of_memory(tmp_path):
     """Contexts take 220 MiB, and phase 2's are made beside them."""
-    whole, streamed, refused = limited(0), limited(250, tmp_path / "rows"), limited(250)
+    whole, streamed, refused = limited(0), limited(340, tmp_path / "rows"), limited(340)
     assert streamed.returncode == whole.returncode == 0, streamed.stderr[-2000:]
     assert json.loads(streamed.stdout) == json.loads(whole.stdout)
     assert refused.returncode != 0
-    assert "RESOURCE_EXHAUSTED" in refused.stderr or "MemoryError" in refused.stderr
+    # Whatever it is that asks for too much.
+    told = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "Cannot allocate memory")
+    assert any(word in refused.stderr for word in told), refused.stderr[-2000:]
