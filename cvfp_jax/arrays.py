@@ -7,7 +7,8 @@ them; parameters, token tables and the embedding are on every device.
 import dataclasses
 
 from cvfp_jax.config import RunConfig
-from cvfp_jax.widths import context_widths, num_params, token_context_widths, token_widths
+from cvfp_jax.ranges import range_of_device
+from cvfp_jax.widths import FFN_EXPANSION, context_widths, num_params, token_context_widths, token_widths
 
 FLOAT_BYTES, INDEX_BYTES = 4, 4
 # The stages of a cell, each with arrays of its own beside those that are always there.
@@ -66,23 +67,16 @@ class Share:
 
     @classmethod
     def of_devices(cls, config: RunConfig, vocab_size: int, num_tokens: int, devices: int) -> "Share":
-        """Returns what the busiest of some devices holds of a cell, as ``layout.py`` lays it out.
+        """Returns what the busiest of some devices holds of a cell, as phase 1 shares it out.
 
         >>> Share.of_devices(RunConfig(), 50257, 1_000_000, devices=64).tokens  # 125 micro-batches of 8,000
         16000
         """
         blocks = config.model.num_blocks
         of_block = -(-num_tokens // blocks)
-        micro_batch = config.phase1.batch_size
-        if not 0 < micro_batch < of_block:
-            micro_batch = of_block + -of_block % devices
-        batches = -(-of_block // micro_batch)
-        shares = range(1, devices // batches + 1)
-        pieces = max((n for n in shares if devices % n == 0 and micro_batch % n == 0), default=1)
-        rows = micro_batch // pieces
-        own_rows = rows if pieces > 1 else -(-batches // devices) * rows
+        rows, batches, _ = range_of_device(devices, of_block, config.phase1.batch_size)
         batch = -(-min(config.phase2.batch_size, num_tokens) // devices)
-        return cls(blocks * own_rows, min(vocab_size, num_tokens), rows, batch, devices)
+        return cls(blocks * batches * rows, min(vocab_size, num_tokens), rows, batch, devices)
 
 
 def context_bytes(config: RunConfig, num_tokens: int, dtype: str = "float32") -> int:
@@ -211,7 +205,7 @@ def table_width(config: RunConfig) -> int:
     reading = widths if model.token_input_all_layers else widths[:1]
     window = model.num_input_tokens * model.embed_dim
     if model.ffn_num_layers == 2:
-        reading = [4 * (width + window) for width in context_widths(model)[: len(reading)]]
+        reading = [FFN_EXPANSION * (width + window) for width in context_widths(model)[: len(reading)]]
     return model.num_input_tokens * sum(reading)
 
 
@@ -222,7 +216,7 @@ def _phase1_rows(config: RunConfig, rows: int) -> int:
     window = model.num_input_tokens * model.embed_dim
     each = _ROWS_OF_WIDTH * sum(widths[1:]) + _ROWS_OF_WINDOW * window
     if model.ffn_num_layers == 2:
-        each += _ROWS_OF_INNER * sum(4 * (width + window) for width in widths[:-1])
+        each += _ROWS_OF_INNER * FFN_EXPANSION * sum(width + window for width in widths[:-1])
     pairs = _PAIRS_OF_ROWS.get(config.phase1.diversity, 0)
     return rows * (each + pairs * rows)
 
@@ -233,7 +227,8 @@ def _phase2_rows(config: RunConfig, rows: int) -> int:
     widths, contexts = token_widths(model), token_context_widths(model)
     each = _ROWS_OF_WIDTH * sum(widths[1:]) + _ROWS_OF_WINDOW * (widths[0] + sum(contexts))
     if model.ffn_num_layers == 2:
-        each += _ROWS_OF_INNER * sum(4 * (a + b) for a, b in zip(widths[:-1], contexts, strict=True))
+        inputs = zip(widths[:-1], contexts, strict=True)
+        each += _ROWS_OF_INNER * FFN_EXPANSION * sum(map(sum, inputs))
     if model.reads_every_layer:
         each += 2 * sum(context_widths(model))
     return rows * each

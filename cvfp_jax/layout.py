@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cvfp_jax.mesh import in_line, num_pieces
+from cvfp_jax.ranges import range_of_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +42,7 @@ class Layout:
 
 
 def lay_out(mesh: Mesh, num_rows: int, batch_size: int) -> Layout:
-    """Returns the layout of a stream over devices.
-
-    Each device has as many micro-batches as any other; where there are fewer micro-batches than devices,
-    as many devices share one as can have equal pieces of it.
+    """Returns the layout of a stream over devices, by the rule of ``range_of_device``.
 
     Args:
       mesh: the devices.
@@ -59,14 +57,8 @@ def lay_out(mesh: Mesh, num_rows: int, batch_size: int) -> Layout:
     >>> layout.rows, layout.batches, layout.all_rows
     (4, 3, 12)
     """
-    devices = mesh.size
-    if not 0 < batch_size < num_rows:
-        batch_size = num_rows + -num_rows % devices
-    count = -(-num_rows // batch_size)
-    shares = [n for n in range(1, devices // count + 1) if devices % n == 0 and batch_size % n == 0]
-    pieces = max(shares, default=1)
-    batches = 1 if pieces > 1 else -(-count // devices)
-    return Layout(in_line(mesh, pieces), batch_size // pieces, batches)
+    rows, batches, pieces = range_of_device(mesh.size, num_rows, batch_size)
+    return Layout(in_line(mesh, pieces), rows, batches)
 
 
 def with_overlap(array_M: np.ndarray, before: int, own_rows: int, devices: int) -> np.ndarray:

@@ -13,12 +13,11 @@ from flax import nnx
 
 from cvfp_jax.config import ModelConfig
 from cvfp_jax.products import product
-from cvfp_jax.widths import context_widths, token_context_widths, token_widths
+from cvfp_jax.widths import FFN_EXPANSION, context_widths, token_context_widths, token_widths
 
 LAYER_NORM_EPSILON = 1e-5
 WEIGHT_STD = 0.1
 BIAS_STD = 0.01
-FFN_EXPANSION = 4
 
 # Sets entries to zero at random and scales up the others.
 Drop = Callable[[jax.Array], jax.Array]

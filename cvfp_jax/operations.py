@@ -21,10 +21,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cvfp_jax.config import ModelConfig, Phase2Config
-from cvfp_jax.widths import context_widths, token_context_widths, token_widths
-
-# What the linear map of a layer's inside has more than its input, where a layer has two maps.
-_EXPANSION = 4
+from cvfp_jax.widths import FFN_EXPANSION, context_widths, token_context_widths, token_widths
 
 
 class _Layer(NamedTuple):
@@ -37,7 +34,7 @@ class _Layer(NamedTuple):
 
 def _layer(state: int, constant: int, kept: int, out: int, num_linear: int) -> _Layer:
     width = state + constant
-    first = _EXPANSION * width if num_linear == 2 else out
+    first = FFN_EXPANSION * width if num_linear == 2 else out
     residual = kept * out if kept != out else 0
     return _Layer(state * first + residual, constant * first, first * out if num_linear == 2 else 0)
 

@@ -4,6 +4,9 @@ import itertools
 
 from cvfp_jax.config import ModelConfig
 
+# The inside of a layer of two linear maps is so many times as wide as its input.
+FFN_EXPANSION = 4
+
 
 def context_widths(config: ModelConfig) -> list[int]:
     """Returns the context block's widths: D throughout, or falling to D in near-equal steps.
@@ -79,7 +82,8 @@ def _layer_params(config: ModelConfig, context: int, token: int, kept: int, out:
     width = context + token
     if config.ffn_num_layers == 2:
         # The inner width of ``Layer``, which four times the input's is.
-        network = width * 4 * width + 4 * width + 4 * width * out + out
+        inner = FFN_EXPANSION * width
+        network = width * inner + inner + inner * out + out
     else:
         network = width * out + out
     return network + 2 * out + (kept * out + out if kept != out else 0)

@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "interrupt"},
     {"hosts_cli"},
     {"hosts"},
-    {"atomic", "choice", "config", "lock", "mesh", "products", "row_file"},
+    {"atomic", "choice", "config", "lock", "mesh", "products", "ranges", "row_file"},
     {
         "compile_log",
         "cross_entropy",
