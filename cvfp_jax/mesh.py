@@ -4,6 +4,7 @@ Phase 2 shares the rows of a batch over ``data`` and the vocabulary over ``model
 stand in a line, each with a range of the tokens; several in a row may share a micro-batch, a piece each.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -220,7 +221,7 @@ def placed(tree: Tree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> Tree:
         if isinstance(leaf, jax.Array) and (leaf.is_fully_addressable and sharding.is_fully_addressable):
             return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return jax.jit(lambda array: array, out_shardings=sharding)(leaf)
+            return _moved(sharding)(leaf)
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         host = np.asarray(leaf)
@@ -252,16 +253,28 @@ def with_rows(array: jax.Array, rows: int, mesh: Mesh) -> jax.Array:
     Returns:
       [rows, ...].
     """
-
-    def fit(array: jax.Array) -> jax.Array:
-        kept = array[:rows]
-        return jnp.pad(kept, [(0, rows - len(kept))] + [(0, 0)] * (array.ndim - 1))
-
     if len(array) == rows:
         return placed(array, mesh, ROWS)
     if set(array.devices()) == set(mesh.devices.flat):
-        return jax.jit(fit, out_shardings=NamedSharding(mesh, ROWS))(array)
-    return placed(fit(array), mesh, ROWS)
+        return _fitting(rows, NamedSharding(mesh, ROWS))(array)
+    return placed(_fit(array, rows), mesh, ROWS)
+
+
+def _fit(array: jax.Array, rows: int) -> jax.Array:
+    kept = array[:rows]
+    return jnp.pad(kept, [(0, rows - len(kept))] + [(0, 0)] * (array.ndim - 1))
+
+
+@functools.cache
+def _moved(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    """What shares arrays in another way; one function for each, so that it is compiled once."""
+    return jax.jit(lambda array: array, out_shardings=sharding)
+
+
+@functools.cache
+def _fitting(rows: int, sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    """What makes arrays of so many rows and shares them in a way."""
+    return jax.jit(functools.partial(_fit, rows=rows), out_shardings=sharding)
 
 
 def rows_at(array: jax.Array, places_B: jax.Array, mesh: Mesh) -> jax.Array:

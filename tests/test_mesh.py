@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvfp_jax.compile_log import told
 from cvfp_jax.errors import UserError
 from cvfp_jax.layout import lay_out, with_overlap
 from cvfp_jax.mesh import in_line, make_mesh, one_device, over_rows, parse_mesh, replicated, with_rows
@@ -95,3 +96,11 @@ def test_rows_are_filled_up_with_zeros_and_cut_off():
     array = jnp.ones((3, 2))
     assert with_rows(array, 5, in_line(one_device())).tolist() == [[1, 1]] * 3 + [[0, 0]] * 2
     assert with_rows(array, 2, in_line(one_device())).tolist() == [[1, 1]] * 2
+
+
+def test_rows_are_cut_by_one_program_however_often():
+    array, line, found = jnp.ones((7, 3)), in_line(one_device()), []
+    with told(found.append):
+        for _ in range(3):
+            with_rows(array, 5, line)
+    assert len(found) == 1, [compilation.name for compilation in found]
