@@ -42,6 +42,12 @@ def singular_values(matrix_NxD: jax.Array) -> jax.Array:
     return jnp.linalg.svd(_triangular(matrix_NxD), compute_uv=False)
 
 
+@jax.jit
+def _absorb(factor_DxD: jax.Array, block_BxD: jax.Array) -> jax.Array:
+    """The triangular factor of two matrices, one above the other."""
+    return jnp.linalg.qr(jnp.concatenate([factor_DxD, block_BxD.astype(factor_DxD.dtype)]), mode="r")
+
+
 def _triangular(matrix_NxD: jax.Array) -> jax.Array:
     """A matrix of the same singular values, square if the rows are many."""
     num_rows, dim = matrix_NxD.shape
@@ -50,13 +56,12 @@ def _triangular(matrix_NxD: jax.Array) -> jax.Array:
 
         def absorb(index: jax.Array, factor_DxD: jax.Array) -> jax.Array:
             block = lax.dynamic_slice_in_dim(matrix_NxD, index * block_rows, block_rows)
-            return jnp.linalg.qr(jnp.concatenate([factor_DxD, block]), mode="r")
+            return _absorb(factor_DxD, block)
 
         whole_blocks = num_rows // block_rows
         rest = matrix_NxD[whole_blocks * block_rows :]
         square = jnp.zeros((dim, dim), matrix_NxD.dtype)
-        start_DxD = jnp.linalg.qr(jnp.concatenate([square, rest]), mode="r")
-        matrix_NxD = lax.fori_loop(0, whole_blocks, absorb, start_DxD)
+        matrix_NxD = lax.fori_loop(0, whole_blocks, absorb, _absorb(square, rest))
     return matrix_NxD
 
 
@@ -86,11 +91,6 @@ def sharded_singular_values(matrix_NxD: jax.Array, mesh: Mesh) -> jax.Array:
         return jnp.linalg.svd(everywhere(factor), compute_uv=False)
 
     return on_each(own, in_line(mesh), (ROWS,))(matrix_NxD)
-
-
-@jax.jit
-def _absorb(factor_DxD: jax.Array, block_BxD: jax.Array) -> jax.Array:
-    return jnp.linalg.qr(jnp.concatenate([factor_DxD, block_BxD.astype(factor_DxD.dtype)]), mode="r")
 
 
 def _streamed_singular_values(matrix: RowFile) -> jax.Array:

@@ -29,7 +29,7 @@ class Range(NamedTuple):
 
     first_row: jax.Array  # int32, in the stream
     first_batch: jax.Array  # int32, the number of its first micro-batch
-    batches: jax.Array  # int32, how many of its micro-batches that are to be visited
+    batches: jax.Array  # int32, how many of its micro-batches are to be visited
     before_D: jax.Array  # the old context before its first row
 
 

@@ -24,7 +24,7 @@ from cvfp_jax.layout import Layout, lay_out, with_overlap
 from cvfp_jax.mesh import ROWS, WHOLE, number, on_each, on_one_device, one_device, placed, with_rows
 from cvfp_jax.micro_batches import Tokens
 from cvfp_jax.model import ContextBlock
-from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance
+from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance, with_contexts
 from cvfp_jax.recurrence import sequential_contexts, write_sequential
 from cvfp_jax.row_file import RowFile, RowFiles
 from cvfp_jax.stop_rules import Limits, RankWatch, Watch
@@ -280,7 +280,7 @@ def _to_save(solution: Solution, rows: int) -> Solution:
     contexts = solution.state.contexts_NxD
     if not isinstance(contexts, RowFile):
         contexts = FirstRows(contexts, rows)
-    return solution._replace(state=solution.state._replace(contexts_NxD=contexts))
+    return with_contexts(solution, contexts)
 
 
 def _from_saved(solution: Solution, settings: Settings) -> Solution:
@@ -288,9 +288,8 @@ def _from_saved(solution: Solution, settings: Settings) -> Solution:
     layout, contexts_NxD = settings.layout, solution.state.contexts_NxD
     if not isinstance(contexts_NxD, RowFile):
         contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
-    rest = solution._replace(state=solution.state._replace(contexts_NxD=jnp.zeros(())))
-    rest = placed(rest, layout.mesh)
-    return rest._replace(state=rest.state._replace(contexts_NxD=contexts_NxD))
+    rest = placed(with_contexts(solution, None), layout.mesh)
+    return with_contexts(rest, contexts_NxD)
 
 
 def _check_rank(

@@ -13,8 +13,18 @@ import numpy as np
 from cvfp_jax import fixed_point
 from cvfp_jax.fixed_point import Solution, Status, StepResult
 from cvfp_jax.mesh import WHOLE, on_each
-from cvfp_jax.micro_batches import Range
-from cvfp_jax.phase1_step import Inputs, Settings, State, Sums, begin, end, renew_range, residual_sums
+from cvfp_jax.micro_batches import Range, num_batches
+from cvfp_jax.phase1_step import (
+    Inputs,
+    Settings,
+    State,
+    Sums,
+    begin,
+    end,
+    renew_range,
+    residual_sums,
+    with_contexts,
+)
 from cvfp_jax.row_file import RowFile, Stretch, read_ahead, write_behind
 from cvfp_jax.token_tables import LayerTables
 
@@ -51,8 +61,7 @@ def _begin(params: Any, inputs: Inputs, settings: Settings) -> tuple[list[LayerT
 def _own(old_CxD: jax.Array, place: np.int32, inputs: Inputs, settings: Settings) -> tuple[jax.Array, Range]:
     """A stretch's contexts, and what ``own_range`` says of a device's; it starts at a micro-batch's place."""
     size = settings.layout.rows
-    count = (inputs.tokens.num_tokens + size - 1) // size
-    batches = jnp.clip(count - place, 0, (len(old_CxD) - 1) // size)
+    batches = jnp.clip(num_batches(inputs.tokens, size) - place, 0, (len(old_CxD) - 1) // size)
     return old_CxD[1:], Range(jnp.asarray(place * size), jnp.asarray(place), batches, old_CxD[0])
 
 
@@ -82,10 +91,16 @@ def _end(solution: Solution, sums: Sums, inputs: Inputs, settings: Settings) -> 
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _residual(
-    old_CxD: jax.Array, place: np.int32, sums: Any, params: Any, inputs: Inputs, settings: Settings
+    old_CxD: jax.Array,
+    place: np.int32,
+    sums: Any,
+    params: Any,
+    tables: list[LayerTables],
+    inputs: Inputs,
+    settings: Settings,
 ) -> tuple[jax.Array, jax.Array]:
     contexts_BxD, own = _own(old_CxD, place, inputs, settings)
-    return residual_sums(contexts_BxD, own, sums, params, inputs, settings)
+    return residual_sums(contexts_BxD, own, sums, params, tables, inputs, settings)
 
 
 def _stretches(contexts: RowFile, inputs: Inputs, settings: Settings) -> list[Stretch]:
@@ -113,11 +128,7 @@ def _places(inputs: Inputs, fixed: Inputs, contexts: RowFile, first: int, rows: 
 def start(state: State, inputs: Inputs, settings: Settings) -> Solution:
     """Returns the iteration before its first step; see ``phase1_step.start``."""
     solution = _start(state._replace(contexts_NxD=None), _fixed(inputs), settings)
-    return _with(solution, state.contexts_NxD)
-
-
-def _with(solution: Solution, contexts: Any) -> Solution:
-    return solution._replace(state=solution.state._replace(contexts_NxD=contexts))
+    return with_contexts(solution, state.contexts_NxD)
 
 
 def advance(solution: Solution, inputs: Inputs, until: int, settings: Settings) -> Solution:
@@ -151,19 +162,21 @@ def _step(solution: Solution, inputs: Inputs, settings: Settings) -> Solution:
             place, own = np.int32(first // settings.layout.rows), _places(inputs, fixed, old, first, rows)
             new_BxD, sums = _renew(old_CxD, place, params, tables, sums, index, own, settings)
             write(first, new_BxD)
-    solution = _end(_with(solution, None), sums, fixed, settings)
-    return _with(solution, old.give_way(new))
+    solution = _end(with_contexts(solution, None), sums, fixed, settings)
+    return with_contexts(solution, old.give_way(new))
 
 
 def residual(params: Any, contexts: RowFile, inputs: Inputs, settings: Settings) -> tuple[float, float]:
     """Mean and maximum over tokens of the squared change that one more noise-free pass would make."""
     zero, fixed = jnp.zeros((), inputs.tokens.vectors_UxE.dtype), _fixed(inputs)
     sums: Any = (zero, zero)
+    tables, _ = _begin(params, fixed, settings)
     stretches = read_ahead(
         _stretches(contexts, inputs, settings), functools.partial(_read, contexts, inputs, settings)
     )
     for (first, rows), old_CxD in stretches:
         own = _places(inputs, fixed, contexts, first, rows)
-        sums = _residual(old_CxD, np.int32(first // settings.layout.rows), sums, params, own, settings)
+        place = np.int32(first // settings.layout.rows)
+        sums = _residual(old_CxD, place, sums, params, tables, own, settings)
     num_tokens = inputs.tokens.num_tokens.astype(zero.dtype)
     return float(sums[0] / num_tokens), float(sums[1])

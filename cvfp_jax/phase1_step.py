@@ -290,6 +290,11 @@ def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) ->
     return end(state._replace(contexts_NxD=contexts_NxD), sums, index, inputs, settings)
 
 
+def with_contexts(solution: Solution, contexts: Any) -> Solution:
+    """Returns a solution with other contexts in its state."""
+    return solution._replace(state=solution.state._replace(contexts_NxD=contexts))
+
+
 # Which of it each device has a range of.
 _STATE = State(WHOLE, WHOLE, ROWS, WHOLE)
 _INPUTS = Inputs(Tokens(WHOLE, ROWS, WHOLE), WHOLE, WHOLE)
@@ -334,7 +339,8 @@ def _residual(
 ) -> tuple[jax.Array, jax.Array]:
     own = own_range(contexts_NxD, inputs.tokens, settings.layout, settings.wraps)
     zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
-    sums = residual_sums(contexts_NxD, own, (zero, zero), params, inputs, settings)
+    tables = token_tables(nnx.merge(settings.block, params), inputs.tokens.vectors_UxE)
+    sums = residual_sums(contexts_NxD, own, (zero, zero), params, tables, inputs, settings)
     return total(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), largest(sums[1])
 
 
@@ -343,12 +349,12 @@ def residual_sums(
     own: Range,
     sums: tuple[jax.Array, jax.Array],
     params: Any,
+    tables: list[LayerTables],
     inputs: Inputs,
     settings: Settings,
 ) -> tuple[jax.Array, jax.Array]:
     """The squared changes of a range added to their sum, and their maximum so far."""
     block, rows = nnx.merge(settings.block, params), settings.layout.rows
-    tables = token_tables(block, inputs.tokens.vectors_UxE)
     tiles, _ = num_tiles(rows)
 
     def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

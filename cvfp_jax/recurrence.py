@@ -242,7 +242,6 @@ def sequential_contexts(
     # What is finished has no padding but what makes equal ranges.
     kept_rows = room + -room % devices
     chunks = -(-min(num_tokens, own_rows) // chunk)
-    blank = jax.ShapeDtypeStruct((rows, block.context_dim), dtype)
     done, finished, contexts_NxD = 0, False, None
     if facts := keeper.facts(part):
         done, finished = facts["chunks"], facts["finished"]
@@ -255,7 +254,7 @@ def sequential_contexts(
         else:  # each of those had made the first contexts of its own range
             done, contexts_NxD = 0, None
     if contexts_NxD is None:
-        contexts_NxD = jnp.zeros(blank.shape, dtype, device=NamedSharding(line, ROWS))
+        contexts_NxD = jnp.zeros((rows, block.context_dim), dtype, device=NamedSharding(line, ROWS))
 
     def state() -> tuple[Facts, FirstRows]:
         assert contexts_NxD is not None

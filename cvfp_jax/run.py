@@ -1,5 +1,6 @@
 """One cell: data -> phase 1 -> contexts -> effective rank -> phase 2 -> record."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -94,11 +95,11 @@ def run_cell(
       The record. Where a phase broke down its status says so, and what could not be measured is NaN.
     """
     # Without this, accelerators multiply single-precision matrices with fewer digits.
-    with jax.default_matmul_precision("highest"):
-        if disk is None:
-            return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device(), None)
-        with RowFiles(disk) as files:
-            return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device(), files)
+    with (
+        jax.default_matmul_precision("highest"),
+        contextlib.nullcontext() if disk is None else RowFiles(disk) as files,
+    ):
+        return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device(), files)
 
 
 class _Contexts(NamedTuple):
