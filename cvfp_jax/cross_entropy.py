@@ -22,7 +22,7 @@ from cvfp_jax.mesh import (
     total_of_vocabulary,
     vocabulary_parts,
 )
-from cvfp_jax.products import contract, operand, product
+from cvfp_jax.products import as_numbers, contract, operand, product
 
 # Larger temporaries cost page faults on a CPU each time they are made.
 _CHUNK_BYTES = 16 * 2**20
@@ -216,12 +216,12 @@ def _own(
 
         def see_stretch(number: jax.Array, seen: _Seen) -> _Seen:
             first = number * num_tokens
-            tokens_TxE = lax.optimization_barrier(lax.dynamic_slice_in_dim(table_VxE, first, num_tokens))
-            return see(seen, tokens_TxE, first)
+            tokens_TxE = as_numbers(lax.dynamic_slice_in_dim(table_VxE, first, num_tokens))
+            return see(seen, lax.optimization_barrier(tokens_TxE), first)
 
         seen = lax.fori_loop(0, whole, see_stretch, seen)
         if whole * num_tokens < len(table_VxE):
-            seen = see(seen, table_VxE[whole * num_tokens :], whole * num_tokens)
+            seen = see(seen, as_numbers(table_VxE[whole * num_tokens :]), whole * num_tokens)
         if shares is not None:
             seen = _joined(seen)
         loss_C = jnp.log(seen.total_C) + seen.largest_C - seen.target_C
@@ -232,10 +232,10 @@ def _own(
             return sums, None
         gradient_CxE = seen.pull_CxE / seen.total_C[:, None]
         if shares is None:
-            gradient_CxE -= table_VxE[targets_C].astype(dtype)
+            gradient_CxE -= as_numbers(table_VxE[targets_C]).astype(dtype)
         else:
             is_here_C = (targets_C >= 0) & (targets_C < len(table_VxE))
-            target_CxE = table_VxE[jnp.where(is_here_C, targets_C, 0)].astype(dtype)
+            target_CxE = as_numbers(table_VxE[jnp.where(is_here_C, targets_C, 0)]).astype(dtype)
             gradient_CxE -= jnp.where(is_here_C[:, None], target_CxE, 0)
             gradient_CxE = total_of_vocabulary(gradient_CxE)
         return sums, jnp.where(valid_C[:, None], gradient_CxE, 0)
@@ -277,7 +277,7 @@ def frozen_head_losses(
 
     Args:
       hidden_BxE: float.
-      table_VxE: float, the tied table, perhaps as products read it; its gradient is zero.
+      table_VxE: float, the tied table, or what ``products.kept_operand`` makes of it; its gradient is zero.
       targets_B: int, the right tokens.
       valid_B: bool, which rows count.
       precision: of the products; see ``products``.

@@ -99,7 +99,7 @@ class Frozen(NamedTuple):
     context_block: Any  # of the only block, or the first: its layers are read in mode E
     vectors_VxE: jax.Array
     table_VxE: jax.Array
-    head_VxE: jax.Array  # the same, as the head's products read it, with rows of zeros for equal ranges
+    head_VxE: jax.Array  # the same, kept for the head's products, with rows of zeros for equal ranges
     key: jax.Array  # of dropout
 
 

@@ -23,6 +23,38 @@ def operand(array: jax.Array, precision: str) -> jax.Array:
     return array if precision == "f32" else lax.optimization_barrier(array.astype(jnp.bfloat16))
 
 
+def kept_operand(array: jax.Array, precision: str) -> jax.Array:
+    """Returns an array as products read it, to be read in part later: of rounded numbers the bits, as uint16.
+
+    XLA's CPU backend cannot slice or gather rounded numbers: it would make the whole array f32 first.
+    """
+    return array if precision == "f32" else lax.bitcast_convert_type(operand(array, precision), jnp.uint16)
+
+
+def as_numbers(kept: jax.Array) -> jax.Array:
+    """Returns the numbers of what ``kept_operand`` made, or of a part of it.
+
+    >>> as_numbers(kept_operand(jnp.array([1.001]), "bf16")).tolist()
+    [1.0]
+    """
+    return lax.bitcast_convert_type(kept, jnp.bfloat16) if kept.dtype == jnp.uint16 else kept
+
+
+def rounded_transpose(array_MxK: jax.Array) -> jax.Array:
+    """Returns the transpose in bf16, [K, M].
+
+    XLA's CPU backend multiplies rounded numbers fast only where a left operand's last dimension is summed,
+    and transposes numbers of four bytes several times as fast as those of two: rows go in pairs.
+    """
+    rounded_MxK = operand(array_MxK, "bf16")
+    rows, columns = rounded_MxK.shape
+    if rows % 2:
+        return lax.optimization_barrier(rounded_MxK.T)
+    pairs = lax.bitcast_convert_type(rounded_MxK.reshape(rows // 2, 2, columns).swapaxes(1, 2), jnp.uint32)
+    turned = lax.optimization_barrier(lax.optimization_barrier(pairs).T)
+    return lax.bitcast_convert_type(turned, jnp.bfloat16).reshape(columns, rows)
+
+
 def contract(a: jax.Array, b: jax.Array, contracted: Contracted, precision: str) -> jax.Array:
     """Returns the product of two matrices over some of their dimensions; not differentiable in bf16."""
     a, b = operand(a, precision), operand(b, precision)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvfp_jax.products import operand, product
+from cvfp_jax.products import as_numbers, kept_operand, operand, product, rounded_transpose
 
 
 def matrices(seed=0):
@@ -39,6 +39,21 @@ def test_bf16_gradients_are_products_of_rounded_operands():
     assert (of_a.dtype, of_b.dtype) == (jnp.float32, jnp.float32)
     np.testing.assert_allclose(of_a, rounded(gradient) @ rounded(b).T, rtol=0, atol=2e-6)
     np.testing.assert_allclose(of_b, rounded(a).T @ rounded(gradient), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("rows", [6, 7])
+def test_a_rounded_transpose_is_the_transpose_of_what_is_rounded(rows):
+    array = jax.random.normal(jax.random.key(1), (rows, 5))
+    found = rounded_transpose(array)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(found, np.float64), rounded(array).T)
+
+
+def test_a_kept_operand_is_what_products_read():
+    array = jax.random.normal(jax.random.key(1), (6, 5))
+    assert kept_operand(array, "f32") is array
+    assert as_numbers(array) is array
+    np.testing.assert_array_equal(as_numbers(kept_operand(array, "bf16")), operand(array, "bf16"))
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
