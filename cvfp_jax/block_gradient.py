@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 
 from cvfp_jax.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine, array_of
-from cvfp_jax.products import contract, operand, product
+from cvfp_jax.products import as_numbers, contract, kept_operand, product, rounded_transpose
 
 
 class Kept(NamedTuple):
@@ -21,7 +21,7 @@ class Kept(NamedTuple):
     normal: jax.Array  # [T, D], the LayerNorm's output before gain and bias
     inverse_std: jax.Array  # [T, 1]
     slopes: list[jax.Array]  # of the activation, a linear map each
-    inputs: list[jax.Array]  # of the linear maps, as the products of their gradients read them
+    second_input: jax.Array | None  # of the second linear map, if there is one, as products read it
 
 
 class LayerGradient(NamedTuple):
@@ -34,14 +34,10 @@ class LayerGradient(NamedTuple):
     residual: tuple[jax.Array, jax.Array] | None
 
 
-def _keep_input(input_TxD: jax.Array, precision: str) -> jax.Array:
-    # Of rounded operands XLA's CPU backend multiplies fast only where the last dimension is summed.
-    return input_TxD if precision == "f32" else operand(input_TxD, precision).T
-
-
-def _kernel_gradient(kept: jax.Array, gradient: jax.Array, precision: str) -> jax.Array:
-    dims = ((0,), (0,)) if precision == "f32" else ((1,), (0,))
-    return contract(kept, gradient, dims, precision)
+def _kernel_gradient(input_TxD: jax.Array, gradient: jax.Array, precision: str) -> jax.Array:
+    if precision == "bf16" and jax.default_backend() == "cpu":
+        return contract(rounded_transpose(input_TxD), gradient, ((1,), (0,)), precision)
+    return contract(input_TxD, gradient, ((0,), (0,)), precision)
 
 
 def forward(
@@ -66,13 +62,13 @@ def forward(
 
 def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[jax.Array, Kept]:
     kind = layer.kind
-    inputs = [_keep_input(context, kind.precision)]
     first = lax.optimization_barrier(
         product(context, layer.linear.kernel[: layer.context_dim], kind.precision) + term
     )
     slopes, delta = [kind.slope(first)], kind.activate(first)
+    second_input = None
     if layer.second is not None:
-        inputs.append(_keep_input(delta, kind.precision))
+        second_input = kept_operand(delta, kind.precision)
         second = affine(layer.second, delta, kind.precision)
         slopes, delta = [*slopes, kind.slope(second)], kind.activate(second)
     start = context if layer.residual is None else affine(layer.residual, context, kind.precision)
@@ -81,7 +77,7 @@ def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[j
     centred = total - total.mean(axis=1, keepdims=True)
     inverse_std = lax.rsqrt(jnp.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
     normal = lax.optimization_barrier(centred * inverse_std)
-    return output(layer, normal), Kept(normal, inverse_std, slopes, inputs)
+    return output(layer, normal), Kept(normal, inverse_std, slopes, second_input)
 
 
 def output(layer: Layer, normal: jax.Array) -> jax.Array:
@@ -112,7 +108,7 @@ def no_gradient(block: ContextBlock) -> list[LayerGradient]:
 
 
 def backward(
-    block: ContextBlock, kept: list[Kept], gradient_TxD: jax.Array
+    block: ContextBlock, context_TxD: jax.Array, kept: list[Kept], gradient_TxD: jax.Array
 ) -> tuple[list[LayerGradient], list[jax.Array]]:
     """Returns the gradients of a block's parameters and of its token terms.
 
@@ -121,6 +117,7 @@ def backward(
 
     Args:
       block: the context block.
+      context_TxD: float, as ``forward`` was given it.
       kept: of ``forward``.
       gradient_TxD: float, the gradient of the contexts after the last layer.
 
@@ -130,10 +127,13 @@ def backward(
     References:
       Ba, Kiros and Hinton, Layer Normalization, 2016.
     """
+    # Made again from what is kept, which takes less memory traffic than to keep them too.
+    after = [output(layer, of_layer.normal) for layer, of_layer in zip(block.layers, kept, strict=True)]
+    inputs = [context_TxD, *after[:-1]]
     gradients, terms = [], []
     for number in reversed(range(len(block.layers))):
         layer = block.layers[number]
-        of_layer, term, total = _layer_backward(layer, kept[number], gradient_TxD)
+        of_layer, term, total = _layer_backward(layer, inputs[number], kept[number], gradient_TxD)
         gradients.append(of_layer)
         terms.append(term)
         if number:
@@ -148,7 +148,7 @@ def backward(
 
 
 def _layer_backward(
-    layer: Layer, kept: Kept, gradient: jax.Array
+    layer: Layer, context: jax.Array, kept: Kept, gradient: jax.Array
 ) -> tuple[LayerGradient, jax.Array, jax.Array]:
     """The gradients of a layer's parameters, of its token term and of the sum that its LayerNorm reads."""
     precision = layer.kind.precision
@@ -160,14 +160,16 @@ def _layer_backward(
     second = None
     if layer.second is not None:
         delta = lax.optimization_barrier(_times(delta, kept.slopes[1]))
-        second = _kernel_gradient(kept.inputs[1], delta, precision), delta.sum(axis=0)
+        assert kept.second_input is not None
+        second_input = as_numbers(kept.second_input)
+        second = _kernel_gradient(second_input, delta, precision), delta.sum(axis=0)
         delta = contract(delta, layer.second.kernel[...], ((1,), (1,)), precision)
     term = lax.optimization_barrier(_times(delta, kept.slopes[0]))
     residual = None
     if layer.residual is not None:
-        residual = _kernel_gradient(kept.inputs[0], total, precision), total.sum(axis=0)
+        residual = _kernel_gradient(context, total, precision), total.sum(axis=0)
     of_layer = LayerGradient(
-        _kernel_gradient(kept.inputs[0], term, precision),
+        _kernel_gradient(context, term, precision),
         (gradient * kept.normal).sum(axis=0),
         gradient.sum(axis=0),
         second,

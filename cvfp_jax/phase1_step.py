@@ -17,7 +17,16 @@ from jax import lax
 from cvfp_jax import fixed_point, stop_rules
 from cvfp_jax.block_gradient import Kept, LayerGradient, backward, forward, into_params, no_gradient, output
 from cvfp_jax.config import Phase1Config
-from cvfp_jax.diversity_gradient import Gradient, of_sums, value_and_gradient
+from cvfp_jax.diversity_gradient import (
+    Gradient,
+    Moments,
+    from_moments,
+    from_rows,
+    no_moments,
+    of_all,
+    of_moments,
+    with_rows,
+)
 from cvfp_jax.fixed_point import Solution, StepResult
 from cvfp_jax.layout import Layout
 from cvfp_jax.mesh import ROWS, WHOLE, all_pieces, largest, on_each, piece, total, total_of_pieces
@@ -135,16 +144,16 @@ def _own_piece(rows_BxD: jax.Array, layout: Layout) -> jax.Array:
 
 
 def _diversity(
-    contexts_BxD: jax.Array, valid_B: jax.Array, key: jax.Array, settings: Settings
+    moments: Moments, contexts_BxD: jax.Array, valid_B: jax.Array, key: jax.Array, settings: Settings
 ) -> tuple[jax.Array, Gradient]:
     """The diversity loss of a micro-batch, and its gradient for this device's rows."""
     name, layout = settings.config.diversity, settings.layout
+    if of_moments(name):
+        return from_moments(name, moments if layout.pieces == 1 else of_all(moments, total_of_pieces))
     if layout.pieces == 1:
-        return value_and_gradient(name, contexts_BxD, valid_B, key)
-    if of_sums(name):
-        return value_and_gradient(name, contexts_BxD, valid_B, key, total_of_pieces)
+        return from_rows(name, contexts_BxD, valid_B, key)
     every_B = all_pieces(valid_B)
-    loss, gradient = value_and_gradient(name, all_pieces(contexts_BxD), every_B, key)
+    loss, gradient = from_rows(name, all_pieces(contexts_BxD), every_B, key)
     assert gradient.rest_BxD is not None
     own = gradient._replace(rest_BxD=_own_piece(gradient.rest_BxD, layout))
     return jnp.where(every_B.any(), loss, 0), own
@@ -169,26 +178,35 @@ def _renew(
     key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
     read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings))
 
-    def forward_tile(number: jax.Array, scratch: _Scratch) -> _Scratch:
-        _, of_tile = _forward_tile(block, tables, read(number))
-        return jax.tree.map(
-            lambda room, leaf: lax.dynamic_update_index_in_dim(room, leaf, number, 0), scratch, of_tile
-        )
-
-    scratch = lax.fori_loop(0, tiles, forward_tile, sums.scratch)
     last = block.layers[-1]
     dim = batch.old_CxD.shape[1]
+    missing = tiles * rows - layout.rows
+    valid_B = jnp.pad(batch.valid_B, (0, missing))
+
+    def forward_tile(number: jax.Array, carry: tuple[_Scratch, Moments]) -> tuple[_Scratch, Moments]:
+        scratch, moments = carry
+        contexts_TxD, of_tile = _forward_tile(block, tables, read(number))
+        if of_moments(config.diversity):
+            valid_T = lax.dynamic_slice_in_dim(valid_B, number * rows, rows)
+            moments = with_rows(moments, contexts_TxD, valid_T)
+        scratch = jax.tree.map(
+            lambda room, leaf: lax.dynamic_update_index_in_dim(room, leaf, number, 0), scratch, of_tile
+        )
+        return scratch, moments
+
+    start = sums.scratch, no_moments(dim, batch.old_CxD.dtype)
+    scratch, moments = lax.fori_loop(0, tiles, forward_tile, start)
     contexts_BxD = output(last, scratch.kept[-1].normal.reshape(-1, dim))[: layout.rows]
     change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1)[: layout.rows], 0)
     whole = total_of_pieces if layout.pieces > 1 else lambda own: own
     count, changed = whole(batch.valid_B.sum()), whole(change_B.sum())
     n = jnp.maximum(count, 1).astype(change_B.dtype)
     diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
-    spread, spreading = _diversity(contexts_BxD, batch.valid_B, diversity_key, settings)
+    spread, spreading = _diversity(moments, contexts_BxD, batch.valid_B, diversity_key, settings)
     weight, cvfp = config.dist_reg_weight, changed / n
     batches = num_batches(inputs.tokens, layout.batch_size).astype(n.dtype)
-    missing = tiles * rows - layout.rows
-    valid_B = jnp.pad(batch.valid_B, (0, missing))
+    # Scalars first: rows are multiplied by no more than they must be, and divided by nothing.
+    spreading, pull = spreading.times(weight / batches), (1 - weight) * 2 / (n * dim * batches)
     rest_BxD = spreading.rest_BxD
     if rest_BxD is not None:
         rest_BxD = jnp.pad(rest_BxD, ((0, missing), (0, 0)))
@@ -202,12 +220,12 @@ def _renew(
         kept = jax.tree.map(lambda room: lax.dynamic_index_in_dim(room, number, 0, False), scratch.kept)
         contexts_TxD = output(last, kept[-1].normal)
         rest = None if rest_BxD is None else lax.dynamic_slice_in_dim(rest_BxD, first, rows)
-        gradient_TxD = weight * spreading.of_rows(contexts_TxD, rest)
+        gradient_TxD = spreading.of_rows(contexts_TxD, rest)
         if weight < 1:
-            gradient_TxD += (1 - weight) * 2 / (n * dim) * (contexts_TxD - tile.old_TxD)
+            gradient_TxD += pull * (contexts_TxD - tile.old_TxD)
         valid = lax.dynamic_slice_in_dim(valid_B, first, rows)
-        gradient_TxD = jnp.where(valid[:, None], gradient_TxD / batches, 0)
-        added, of_terms = backward(block, kept, gradient_TxD)
+        gradient_TxD = jnp.where(valid[:, None], gradient_TxD, 0)
+        added, of_terms = backward(block, tile.shifted_TxD, kept, gradient_TxD)
         of_tables = [
             add_terms(table, tile.places_KxT, of_term)
             for table, of_term in zip(of_tables, of_terms, strict=True)

@@ -37,7 +37,7 @@ def in_closed_form(block, context, window, gradient):
     graphdef, params = nnx.split(block)
     terms, of_params = jax.vjp(lambda params: nnx.merge(graphdef, params).token_terms(window), params)
     out, kept = forward(block, context, terms)
-    gradients, of_terms = backward(block, kept, gradient)
+    gradients, of_terms = backward(block, context, kept, gradient)
     of_terms = [
         jnp.broadcast_to(of_term, term.shape) if len(term) > 1 else of_term.sum(0, keepdims=True)
         for of_term, term in zip(of_terms, terms, strict=True)
@@ -63,7 +63,7 @@ def test_contexts_and_gradients_are_those_of_the_equations(config):
 
 def forward_gradient(block, context, window, gradient):
     _, kept = forward(block, context, block.token_terms(window))
-    return backward(block, kept, gradient)[0]
+    return backward(block, context, kept, gradient)[0]
 
 
 @pytest.mark.parametrize("config", [CONFIGS[1], CONFIGS[4]], ids=str)

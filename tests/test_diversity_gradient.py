@@ -2,11 +2,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cvfp_jax.diversity import DIVERSITY_LOSSES
-from cvfp_jax.diversity_gradient import value_and_gradient
+from cvfp_jax.diversity_gradient import from_moments, from_rows, no_moments, of_moments, with_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def value_and_gradient(name, contexts, counted, key, tile=5):
+    if not of_moments(name):
+        return from_rows(name, contexts, counted, key)
+    moments = no_moments(contexts.shape[1], contexts.dtype)
+    for first in range(0, len(contexts), tile):
+        moments = with_rows(moments, contexts[first : first + tile], counted[first : first + tile])
+    return from_moments(name, moments)
 
 
 @pytest.mark.parametrize("valid", [12, 7, 1])
@@ -20,6 +31,25 @@ def test_a_gradient_is_that_of_the_loss(name, valid):
     np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-7)
     found = jnp.where(counted[:, None], gradient.of_rows(contexts, gradient.rest_BxD), 0)
     np.testing.assert_allclose(found, by_hand, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(0, 2**31 - 1))
+def test_moments_of_tiles_are_those_of_all_rows(sizes, seed):
+    rng = np.random.default_rng(seed)
+    # Far from zero, where a sum of squares less the mean's square would lose all digits.
+    rows = (1000 + rng.standard_normal((sum(sizes), 3))).astype(np.float32)
+    counted = rng.random(len(rows)) < 0.7
+    moments, first = no_moments(3, jnp.float32), 0
+    for size in sizes:
+        moments = with_rows(moments, rows[first : first + size], counted[first : first + size])
+        first += size
+    kept = rows[counted].astype(np.float64)
+    assert moments.rows == len(kept)
+    if len(kept):
+        np.testing.assert_allclose(moments.mean_D, kept.mean(0), rtol=1e-6)
+        squares = np.square(kept - kept.mean(0)).sum()
+        np.testing.assert_allclose(moments.squares, squares, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["MCDL", "OACD"])

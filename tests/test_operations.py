@@ -60,7 +60,7 @@ def test_phase_1_multiplies_what_is_counted(name):
     def iterate(contexts):
         terms = [jnp.zeros((N, width)) for width in inner]
         made, kept = forward(block, contexts, terms)
-        return backward(block, kept, made)
+        return backward(block, contexts, kept, made)
 
     def tables(params):
         return token_tables(nnx.merge(graphdef, params), vectors)
