@@ -58,9 +58,8 @@ def main(argv: Sequence[str]) -> None:
     chosen = {name: every[name] for name in needed(options.parts, work, scale)}
     repeats = options.repeats or (LEAST if options.quick else 0)
     measured = measure_all(chosen, modules, options.precision, repeats, tell)
-    at_once = 2 if options.quick else 1
     weighed = {name: part for name, part in chosen.items() if name in (*NAMES, *CELL_MEMORY)}
-    peaks = measure_memory(weighed, chosen_sides, options.precision, flags.size_flags(options), at_once, tell)
+    peaks = measure_memory(weighed, chosen_sides, options.precision, flags.size_flags(options), tell)
     numbers = header | result.numbers(options.parts, measured, peaks, work, scale, options.precision)
     print(f"\n{result.table(numbers, options.parts).text()}\n" + "\n".join(result.footer_lines(numbers)))
     if options.json:

@@ -11,6 +11,8 @@ from benchmarks.parts import Part
 from benchmarks.sides import OURS, TORCH, has_precision
 from benchmarks.timing import Run, Timing, alternate
 
+# Processes whose memory is measured side by side; their time is not.
+_AT_ONCE = 2
 # Receives a line that says what was done.
 Tell = Callable[[str], None]
 
@@ -86,7 +88,6 @@ def measure_memory(
     sides: Sequence[str],
     precision: str,
     size_flags: Sequence[str],
-    at_once: int,
     tell: Tell,
 ) -> dict[str, dict[str, float]]:
     """Measures each part's peak memory on each side in a process of its own; PyTorch in f32."""
@@ -101,7 +102,7 @@ def measure_memory(
             memory.measure(side, name, precision if side == OURS else "f32", size_flags)["peak_rss_mb"]
         )
 
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
         peaks = dict(zip(jobs, pool.map(one, jobs), strict=True))
     tell(f"memory: {len(jobs)} processes")
     return {name: {side: peaks[names[part], side] for side in sides} for name, part in chosen.items()}

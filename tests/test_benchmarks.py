@@ -304,7 +304,7 @@ def test_memory_is_measured_once_a_part_and_side_with_pytorch_in_f32(monkeypatch
     monkeypatch.setattr(memory, "measure", fake)
     every = parts(TINY, SCALE)
     chosen = {name: every[name] for name in ("phase1_k1", "cell_phase1")}
-    peaks = measure.measure_memory(chosen, ("ours", "torch"), "bf16", ["--quick"], 1, print)
+    peaks = measure.measure_memory(chosen, ("ours", "torch"), "bf16", ["--quick"], print)
     assert calls == [("ours", "phase1_k1", "bf16", "--quick"), ("torch", "phase1_k1", "f32", "--quick")]
     assert peaks["cell_phase1"] == {"ours": 9, "torch": 9}
 
