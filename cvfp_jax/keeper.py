@@ -16,6 +16,7 @@ import numpy as np
 
 from cvfp_jax import hosts, interrupt
 from cvfp_jax.mesh import rows_on_host
+from cvfp_jax.products import numbers_type
 
 Facts = dict[str, Any]
 # Makes a part's facts and arrays; None if they are not worth saving.
@@ -25,16 +26,16 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class FirstRows:
-    """The first rows of an array: all that is saved of it. The rest is padding."""
+    """The first rows of an array: all that is saved of it, bits as numbers. The rest is padding."""
 
     def __init__(self, array: jax.Array, rows: int) -> None:
         """Takes the array, and how many of its rows count."""
-        self.array, self.shape, self.dtype = array, (rows, *array.shape[1:]), array.dtype
+        self.array, self.shape, self.dtype = array, (rows, *array.shape[1:]), numbers_type(array.dtype)
         self.size = math.prod(self.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The rows on the host."""
-        return np.array(rows_on_host(self.array, self.shape[0]), dtype=dtype, copy=copy)
+        return np.array(rows_on_host(self.array, self.shape[0]).view(self.dtype), dtype=dtype, copy=copy)
 
 
 class Keeper:

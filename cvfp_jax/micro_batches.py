@@ -13,6 +13,7 @@ from jax import lax
 
 from cvfp_jax.layout import Layout
 from cvfp_jax.mesh import from_previous, number, total
+from cvfp_jax.products import as_numbers, kept_as
 
 
 class Tokens(NamedTuple):
@@ -54,7 +55,7 @@ def own_range(contexts_NxD: jax.Array, tokens: Tokens, layout: Layout, wrap: boo
     it is the last token's, if contexts wrap around as in R1 to R4, or zero.
 
     Args:
-      contexts_NxD: float, the device's own contexts.
+      contexts_NxD: float or the bits of bf16 numbers, the device's own contexts.
       tokens: the stream.
       layout: how it lies over the devices.
       wrap: whether the context before the first token is the last token's.
@@ -65,11 +66,11 @@ def own_range(contexts_NxD: jax.Array, tokens: Tokens, layout: Layout, wrap: boo
     """
     device = number()
     first_row, first_batch = device * layout.own_rows, device * layout.batches // layout.pieces
-    before_D = from_previous(contexts_NxD[-1], layout.mesh.size)
+    before_D = from_previous(as_numbers(contexts_NxD[-1]), layout.mesh.size)
     if wrap:
         last = tokens.num_tokens - 1 - first_row
         is_here = (last >= 0) & (last < len(contexts_NxD))
-        last_D = total(jnp.where(is_here, contexts_NxD[jnp.where(is_here, last, 0)], 0))
+        last_D = total(jnp.where(is_here, as_numbers(contexts_NxD[jnp.where(is_here, last, 0)]), 0))
         before_D = jnp.where(device == 0, last_D, before_D)
     count = jnp.clip(num_batches(tokens, layout.batch_size) - first_batch, 0, layout.batches)
     count = jnp.ones_like(count) if layout.pieces > 1 else count
@@ -81,7 +82,7 @@ def _batch(
 ) -> Batch:
     """Reads a device's micro-batch, given the context before its first token."""
     first = place * rows
-    own_BxD = lax.dynamic_slice_in_dim(contexts_NxD, first, rows)
+    own_BxD = as_numbers(lax.dynamic_slice_in_dim(contexts_NxD, first, rows))
     old_CxD = jnp.concatenate([before_D[None, :], own_BxD]).astype(tokens.vectors_UxE.dtype)
     if rows > 1:  # XLA 0.10.2 fails to compile the barrier around two rows
         # Read once and for all: contexts are overwritten in place.
@@ -104,7 +105,8 @@ def renew_contexts(
     The context before a micro-batch's first token is taken across the border.
 
     Args:
-      contexts_NxD: float, the previous contexts of the range, padded as the stream is.
+      contexts_NxD: float or the bits of bf16 numbers, the previous contexts of the range, padded as the
+        stream is. Bits are what a loop changes in place; see ``products.kept_operand``.
       tokens: the stream.
       own: the range.
       rows: B.
@@ -119,7 +121,7 @@ def renew_contexts(
         contexts_NxD, before_D, carried = carry
         batch = _batch(contexts_NxD, before_D, tokens, own, place, rows)
         new_BxD, carried = renew(batch, carried)
-        new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0).astype(contexts_NxD.dtype)
+        new_BxD = kept_as(jnp.where(batch.valid_B[:, None], new_BxD, 0), contexts_NxD.dtype)
         before_D = batch.old_CxD[-1].astype(before_D.dtype)
         return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, place * rows, axis=0), before_D, carried
 

@@ -25,6 +25,7 @@ from cvfp_jax.mesh import ROWS, WHOLE, number, on_each, on_one_device, one_devic
 from cvfp_jax.micro_batches import Tokens
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance, with_contexts
+from cvfp_jax.products import as_numbers, kept_as, kept_type
 from cvfp_jax.recurrence import sequential_contexts, write_sequential
 from cvfp_jax.row_file import RowFile, RowFiles
 from cvfp_jax.stop_rules import Limits, RankWatch, Watch
@@ -61,12 +62,12 @@ def _initial_contexts(
     key: jax.Array,
     dtype: Any,
 ) -> jax.Array:
-    """Returns the contexts of iteration 1, zero beyond the stream."""
+    """Returns the contexts of iteration 1 as a state has them, zero beyond the stream."""
     if config.initial_contexts == "sequential":
         contexts_NxD = sequential_contexts(
             block, vectors_VxE, ids, capacity=layout.all_rows, mesh=layout.mesh
         )
-        return with_rows(contexts_NxD.astype(dtype), layout.all_rows, layout.mesh)
+        return with_rows(kept_as(contexts_NxD, kept_type(dtype)), layout.all_rows, layout.mesh)
     num_tokens, first = placed((jnp.int32(len(ids)), jnp.int32(0)), layout.mesh)
     return _random_contexts(placed(key, layout.mesh), num_tokens, first, layout, block.context_dim, dtype)
 
@@ -89,14 +90,14 @@ def _write_initial(
         part = dataclasses.replace(layout, batches=rows // layout.rows)
         if first < len(ids):
             drawn = _random_contexts(key, num_tokens, jnp.int32(first), part, block.context_dim, dtype)
-            contexts.write(first, drawn)
+            contexts.write(first, as_numbers(drawn))
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "dim", "dtype"))
 def _random_contexts(
     key: jax.Array, num_tokens: jax.Array, first: jax.Array, layout: Layout, dim: int, dtype: Any
 ) -> jax.Array:
-    """Draws the rows of a layout from a place on.
+    """Draws the rows of a layout from a place on, as a state has them.
 
     Some rows at a time, each by a key of its own: all at once would take four times the room.
     """
@@ -110,10 +111,11 @@ def _random_contexts(
             places = start + number() * room + first + jnp.arange(rows, dtype=jnp.int32)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
             drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
-            drawn = jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype)
+            drawn = kept_as(jnp.where((places < num_tokens)[:, None], drawn, 0), contexts_NxD.dtype)
             return jax.lax.dynamic_update_slice_in_dim(contexts_NxD, drawn, first, axis=0)
 
-        return jax.lax.fori_loop(0, -(-room // rows), draw, jnp.zeros((room, dim), dtype))
+        room_NxD = jnp.zeros((room, dim), kept_type(dtype))
+        return jax.lax.fori_loop(0, -(-room // rows), draw, room_NxD)
 
     return on_each(draw_own, layout.mesh, (WHOLE, WHOLE, WHOLE), ROWS)(key, num_tokens, first)
 
@@ -149,7 +151,8 @@ def prepare(
     elif initial_contexts is None:
         contexts_NxD = _initial_contexts(block, vectors_VxE, ids, layout, config, start_key, dtype)
     else:
-        contexts_NxD = with_rows(jnp.asarray(initial_contexts, dtype), layout.all_rows, layout.mesh)
+        contexts_NxD = kept_as(jnp.asarray(initial_contexts, dtype), kept_type(dtype))
+        contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
     vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
     before = block.num_input_tokens - 1
     places_M = np.pad(places_N, (0, layout.all_rows - num_tokens))
@@ -287,6 +290,7 @@ def _from_saved(solution: Solution, settings: Settings) -> Solution:
     """What was saved, on the devices."""
     layout, contexts_NxD = settings.layout, solution.state.contexts_NxD
     if not isinstance(contexts_NxD, RowFile):
+        contexts_NxD = kept_as(contexts_NxD, kept_type(contexts_NxD.dtype))
         contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
     rest = placed(with_contexts(solution, None), layout.mesh)
     return with_contexts(rest, contexts_NxD)
@@ -329,7 +333,7 @@ def conclude(
     residual_mean, residual_max = residual(state.params, state.contexts_NxD, inputs, settings)
     return Phase1Result(
         nnx.merge(settings.block, on_one_device(state.params)),
-        state.contexts_NxD,
+        state.contexts_NxD if isinstance(state.contexts_NxD, RowFile) else as_numbers(state.contexts_NxD),
         Status(int(solution.status)),
         int(solution.steps) + 1,
         trace,

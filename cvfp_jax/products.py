@@ -4,6 +4,7 @@ Shapes: M x K and K x N, or whatever dimension numbers say.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,25 @@ def operand(array: jax.Array, precision: str) -> jax.Array:
 def kept_operand(array: jax.Array, precision: str) -> jax.Array:
     """Returns an array as products read it, to be read in part later: of rounded numbers the bits, as uint16.
 
-    XLA's CPU backend cannot slice or gather rounded numbers: it would make the whole array f32 first.
+    XLA's CPU backend cannot slice, gather or change rounded numbers in place: it would make the whole array
+    f32 first, or write all of it again.
     """
     return array if precision == "f32" else lax.bitcast_convert_type(operand(array, precision), jnp.uint16)
+
+
+def kept_type(dtype: Any) -> jnp.dtype:
+    """Returns the type in which numbers of one are kept: of bf16 their bits."""
+    return jnp.dtype(jnp.uint16 if jnp.dtype(dtype) == jnp.bfloat16 else dtype)
+
+
+def numbers_type(dtype: Any) -> jnp.dtype:
+    """Returns the type of the numbers that are kept in one."""
+    return jnp.dtype(jnp.bfloat16 if dtype == jnp.uint16 else dtype)
+
+
+def kept_as(array: jax.Array, dtype: Any) -> jax.Array:
+    """Returns an array as one of that type, perhaps of bits, has it."""
+    return kept_operand(array, "bf16") if dtype == jnp.uint16 else array.astype(dtype)
 
 
 def as_numbers(kept: jax.Array) -> jax.Array:

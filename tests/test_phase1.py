@@ -1,6 +1,7 @@
 """Phase 1 against the original, step by step, and against an independent oracle in double precision."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,20 @@ def small_problem(tokens=40, **changes):
     vectors = jnp.asarray(rng.normal(size=(11, 6)), jnp.float32)
     config = dataclasses.replace(Phase1Config(max_iterations=8, batch_size=16), **changes)
     return block, vectors, rng.integers(0, 11, tokens), config
+
+
+def test_rounded_contexts_are_changed_in_place():
+    # By way of another type a CPU would write all contexts again for each micro-batch.
+    problem = small_problem(160, context_dtype="bfloat16")
+    solution, inputs, settings = prepare(*problem, jax.random.key(0))
+    rows, width = solution.state.contexts_NxD.shape
+    text = advance.lower(solution, inputs, jnp.int32(1), settings).compile().as_text()
+    assert set(re.findall(rf"\b(\w+)\[{rows},{width}\]", text)) == {"u16"}
+    result = learn_contexts(*problem, jax.random.key(0))
+    exact = learn_contexts(*small_problem(160), jax.random.key(0))
+    assert result.contexts_NxD.dtype == jnp.bfloat16
+    np.testing.assert_allclose(result.contexts_NxD.astype(jnp.float32), exact.contexts_NxD, rtol=0, atol=0.1)
+    assert result.residual_mean == pytest.approx(exact.residual_mean, rel=0.2)
 
 
 def test_an_iteration_keeps_one_set_of_contexts():

@@ -39,7 +39,9 @@ if __name__ == "__main__":
         one, many = run(config, None), run(config, make_mesh({"data": 4, "model": 2}))
         for name in one.keys() - TIMES:
             if isinstance(one[name], float | list):
-                np.testing.assert_allclose(many[name], one[name], rtol=1e-4, atol=1e-9, err_msg=name)
+                # Squares of differences of contexts: as exact as the contexts, however small they get.
+                least = 1e-5 * max(one[name]) if name == "val_convergence_losses" else 1e-9
+                np.testing.assert_allclose(many[name], one[name], rtol=1e-4, atol=least, err_msg=name)
             else:
                 assert many[name] == one[name], name
         print("equal")
