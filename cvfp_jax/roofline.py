@@ -21,9 +21,10 @@ from cvfp_jax.widths import context_widths, num_params, token_widths
 
 # The roofs of a step.
 PRODUCTS, MEMORY, LINK = "products", "memory", "link"
-# Numbers that a row moves for each of a layer's outputs, if a micro-batch is too large for caches: three that
-# are kept for the pass backward, written and read; the token term, read; its gradient, read and written.
-_MOVED_OF_WIDTH = 9
+# Numbers that a row moves for each of a layer's outputs, if a batch is too large for caches: in phase 1 two
+# that are kept for the pass backward, in phase 2 three, written and read; the token term, read; its gradient,
+# read and written.
+_MOVED_OF_CONTEXT, _MOVED_OF_TOKEN = 7, 9
 # The same of the inside of two linear maps: its slope and its output, written and read.
 _MOVED_OF_INNER = 4
 # Parameters, gradient and two moments, read; parameters and moments, written.
@@ -170,7 +171,7 @@ class Work:
         held = arrays.context_bytes(config, share.tokens, config.phase1.context_dtype)
         widths = context_widths(model)
         inner = arrays.table_width(config) if model.ffn_num_layers == 2 else 0
-        row = _MOVED_OF_WIDTH * sum(widths[1:]) + _MOVED_OF_INNER * inner
+        row = _MOVED_OF_CONTEXT * sum(widths[1:]) + _MOVED_OF_INNER * inner
         tables = model.num_blocks * share.distinct * arrays.table_width(config)
         moved = FLOAT_BYTES * (share.tokens * row + _MOVED_TABLES * tables + _MOVED_BY_ADAM * block)
         # The row at the border, the last of all, and the sums.
@@ -241,7 +242,7 @@ class Work:
         steps = -(-(self.num_tokens - 1) // config.phase2.batch_size)
         frozen = config.phase2.freeze_embedding and model.use_weight_tying
         table = self.vocab_size * model.embed_dim * (2 if config.precision == "bf16" else FLOAT_BYTES)
-        row = _MOVED_OF_WIDTH * sum(token_widths(model)[1:])
+        row = _MOVED_OF_TOKEN * sum(token_widths(model)[1:])
         # A frozen head is read once; a trained one for its logits, twice, and for two gradients.
         moved = (1 if frozen else 4) * table + FLOAT_BYTES * (share.batch * row + _MOVED_BY_ADAM * trained)
         rows = min(config.phase2.batch_size, self.num_tokens)
