@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 
 from cvfp_jax.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine, array_of
-from cvfp_jax.products import as_numbers, contract, kept_operand, product, rounded_transpose
+from cvfp_jax.products import as_kept, as_numbers, contract, operand, product, rounded_transpose
 
 
 class Kept(NamedTuple):
@@ -68,7 +68,7 @@ def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[j
     slopes, delta = [kind.slope(first)], kind.activate(first)
     second_input = None
     if layer.second is not None:
-        second_input = kept_operand(delta, kind.precision)
+        second_input = as_kept(operand(delta, kind.precision))
         second = affine(layer.second, delta, kind.precision)
         slopes, delta = [*slopes, kind.slope(second)], kind.activate(second)
     start = context if layer.residual is None else affine(layer.residual, context, kind.precision)
@@ -128,8 +128,8 @@ def backward(
       Ba, Kiros and Hinton, Layer Normalization, 2016.
     """
     # Made again from what is kept, which takes less memory traffic than to keep them too.
-    after = [output(layer, of_layer.normal) for layer, of_layer in zip(block.layers, kept, strict=True)]
-    inputs = [context_TxD, *after[:-1]]
+    before = zip(block.layers, kept[:-1], strict=False)
+    inputs = [context_TxD, *(output(layer, of_layer.normal) for layer, of_layer in before)]
     gradients, terms = [], []
     for number in reversed(range(len(block.layers))):
         layer = block.layers[number]

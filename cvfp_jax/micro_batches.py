@@ -13,7 +13,7 @@ from jax import lax
 
 from cvfp_jax.layout import Layout
 from cvfp_jax.mesh import from_previous, number, total
-from cvfp_jax.products import as_numbers, kept_as
+from cvfp_jax.products import as_kept, as_numbers, numbers_type
 
 
 class Tokens(NamedTuple):
@@ -106,7 +106,7 @@ def renew_contexts(
 
     Args:
       contexts_NxD: float or the bits of bf16 numbers, the previous contexts of the range, padded as the
-        stream is. Bits are what a loop changes in place; see ``products.kept_operand``.
+        stream is. Bits are what a loop changes in place; see ``products.as_kept``.
       tokens: the stream.
       own: the range.
       rows: B.
@@ -121,9 +121,13 @@ def renew_contexts(
         contexts_NxD, before_D, carried = carry
         batch = _batch(contexts_NxD, before_D, tokens, own, place, rows)
         new_BxD, carried = renew(batch, carried)
-        new_BxD = kept_as(jnp.where(batch.valid_B[:, None], new_BxD, 0), contexts_NxD.dtype)
+        new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0).astype(numbers_type(contexts_NxD.dtype))
         before_D = batch.old_CxD[-1].astype(before_D.dtype)
-        return lax.dynamic_update_slice_in_dim(contexts_NxD, new_BxD, place * rows, axis=0), before_D, carried
+        return (
+            lax.dynamic_update_slice_in_dim(contexts_NxD, as_kept(new_BxD), place * rows, 0),
+            before_D,
+            carried,
+        )
 
     contexts_NxD, _, carried = lax.fori_loop(0, own.batches, body, (contexts_NxD, own.before_D, carried))
     return contexts_NxD, carried

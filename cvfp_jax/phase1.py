@@ -25,7 +25,7 @@ from cvfp_jax.mesh import ROWS, WHOLE, number, on_each, on_one_device, one_devic
 from cvfp_jax.micro_batches import Tokens
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.phase1_step import Inputs, Noise, Settings, State, advance, with_contexts
-from cvfp_jax.products import as_numbers, kept_as, kept_type
+from cvfp_jax.products import as_kept, as_numbers
 from cvfp_jax.recurrence import sequential_contexts, write_sequential
 from cvfp_jax.row_file import RowFile, RowFiles
 from cvfp_jax.stop_rules import Limits, RankWatch, Watch
@@ -67,7 +67,7 @@ def _initial_contexts(
         contexts_NxD = sequential_contexts(
             block, vectors_VxE, ids, capacity=layout.all_rows, mesh=layout.mesh
         )
-        return with_rows(kept_as(contexts_NxD, kept_type(dtype)), layout.all_rows, layout.mesh)
+        return with_rows(as_kept(contexts_NxD.astype(dtype)), layout.all_rows, layout.mesh)
     num_tokens, first = placed((jnp.int32(len(ids)), jnp.int32(0)), layout.mesh)
     return _random_contexts(placed(key, layout.mesh), num_tokens, first, layout, block.context_dim, dtype)
 
@@ -111,11 +111,10 @@ def _random_contexts(
             places = start + number() * room + first + jnp.arange(rows, dtype=jnp.int32)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
             drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
-            drawn = kept_as(jnp.where((places < num_tokens)[:, None], drawn, 0), contexts_NxD.dtype)
+            drawn = as_kept(jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype))
             return jax.lax.dynamic_update_slice_in_dim(contexts_NxD, drawn, first, axis=0)
 
-        room_NxD = jnp.zeros((room, dim), kept_type(dtype))
-        return jax.lax.fori_loop(0, -(-room // rows), draw, room_NxD)
+        return jax.lax.fori_loop(0, -(-room // rows), draw, as_kept(jnp.zeros((room, dim), dtype)))
 
     return on_each(draw_own, layout.mesh, (WHOLE, WHOLE, WHOLE), ROWS)(key, num_tokens, first)
 
@@ -151,7 +150,7 @@ def prepare(
     elif initial_contexts is None:
         contexts_NxD = _initial_contexts(block, vectors_VxE, ids, layout, config, start_key, dtype)
     else:
-        contexts_NxD = kept_as(jnp.asarray(initial_contexts, dtype), kept_type(dtype))
+        contexts_NxD = as_kept(jnp.asarray(initial_contexts, dtype))
         contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
     vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
     before = block.num_input_tokens - 1
@@ -290,8 +289,7 @@ def _from_saved(solution: Solution, settings: Settings) -> Solution:
     """What was saved, on the devices."""
     layout, contexts_NxD = settings.layout, solution.state.contexts_NxD
     if not isinstance(contexts_NxD, RowFile):
-        contexts_NxD = kept_as(contexts_NxD, kept_type(contexts_NxD.dtype))
-        contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
+        contexts_NxD = with_rows(as_kept(contexts_NxD), layout.all_rows, layout.mesh)
     rest = placed(with_contexts(solution, None), layout.mesh)
     return with_contexts(rest, contexts_NxD)
 

@@ -25,7 +25,7 @@ from cvfp_jax.phase1_step import (
     residual_sums,
     with_contexts,
 )
-from cvfp_jax.products import as_numbers, kept_as, kept_type
+from cvfp_jax.products import as_kept, as_numbers
 from cvfp_jax.row_file import RowFile, Stretch, read_ahead, write_behind
 from cvfp_jax.token_tables import LayerTables
 
@@ -78,8 +78,9 @@ def _renew(
     settings: Settings,
 ) -> tuple[jax.Array, Sums]:
     contexts_BxD, own = _own(old_CxD, place, inputs, settings)
-    contexts_BxD = kept_as(contexts_BxD, kept_type(old_CxD.dtype))
-    contexts_BxD, sums = renew_range(contexts_BxD, own, params, tables, sums, index, inputs, settings)
+    contexts_BxD, sums = renew_range(
+        as_kept(contexts_BxD), own, params, tables, sums, index, inputs, settings
+    )
     return as_numbers(contexts_BxD), sums
 
 

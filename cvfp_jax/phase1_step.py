@@ -77,7 +77,7 @@ class State(NamedTuple):
     params: Any
     optimizer: Any
     # Of the previous iteration; zeros where the ids are padded. An array, of bf16 numbers the bits (see
-    # ``products.kept_operand``), or in ``phase1_disk`` a file.
+    # ``products.as_kept``), or in ``phase1_disk`` a file.
     contexts_NxD: Any
     watch: Watch
 

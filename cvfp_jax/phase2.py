@@ -22,7 +22,7 @@ from cvfp_jax.keeper import Facts, Keeper
 from cvfp_jax.mesh import VOCABULARY, on_one_device, placed, vocabulary_parts
 from cvfp_jax.model import LanguageModel, TokenBlock
 from cvfp_jax.phase2_step import Frozen, Settings, Stream, Trained, TrainState, compiled
-from cvfp_jax.products import kept_operand
+from cvfp_jax.products import as_kept, operand
 from cvfp_jax.recurrence import sequential_contexts
 
 # The host waits for the device every so many batches, so that progress tells of work done.
@@ -146,7 +146,7 @@ def prepare(
     table_VxE = model.embedding.table[...]
     missing = -len(table_VxE) % vocabulary_parts(mesh)
     padded_VxE = jnp.pad(table_VxE, ((0, missing), (0, 0))) if missing else table_VxE
-    head_VxE = kept_operand(padded_VxE, model.precision)
+    head_VxE = as_kept(operand(padded_VxE, model.precision))
     frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, jnp.zeros(()), key)
     trained = Trained(token_params)
     if model.head is not None:

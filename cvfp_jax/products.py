@@ -24,18 +24,13 @@ def operand(array: jax.Array, precision: str) -> jax.Array:
     return array if precision == "f32" else lax.optimization_barrier(array.astype(jnp.bfloat16))
 
 
-def kept_operand(array: jax.Array, precision: str) -> jax.Array:
-    """Returns an array as products read it, to be read in part later: of rounded numbers the bits, as uint16.
+def as_kept(array: jax.Array) -> jax.Array:
+    """Returns an array as it is kept, to be read or changed in part: of bf16 numbers the bits, as uint16.
 
     XLA's CPU backend cannot slice, gather or change rounded numbers in place: it would make the whole array
     f32 first, or write all of it again.
     """
-    return array if precision == "f32" else lax.bitcast_convert_type(operand(array, precision), jnp.uint16)
-
-
-def kept_type(dtype: Any) -> jnp.dtype:
-    """Returns the type in which numbers of one are kept: of bf16 their bits."""
-    return jnp.dtype(jnp.uint16 if jnp.dtype(dtype) == jnp.bfloat16 else dtype)
+    return lax.bitcast_convert_type(array, jnp.uint16) if array.dtype == jnp.bfloat16 else array
 
 
 def numbers_type(dtype: Any) -> jnp.dtype:
@@ -43,15 +38,10 @@ def numbers_type(dtype: Any) -> jnp.dtype:
     return jnp.dtype(jnp.bfloat16 if dtype == jnp.uint16 else dtype)
 
 
-def kept_as(array: jax.Array, dtype: Any) -> jax.Array:
-    """Returns an array as one of that type, perhaps of bits, has it."""
-    return kept_operand(array, "bf16") if dtype == jnp.uint16 else array.astype(dtype)
-
-
 def as_numbers(kept: jax.Array) -> jax.Array:
-    """Returns the numbers of what ``kept_operand`` made, or of a part of it.
+    """Returns the numbers of what ``as_kept`` made, or of a part of it.
 
-    >>> as_numbers(kept_operand(jnp.array([1.001]), "bf16")).tolist()
+    >>> as_numbers(as_kept(jnp.array([1.0], jnp.bfloat16))).tolist()
     [1.0]
     """
     return lax.bitcast_convert_type(kept, jnp.bfloat16) if kept.dtype == jnp.uint16 else kept

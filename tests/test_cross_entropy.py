@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cvfp_jax import cross_entropy
 from cvfp_jax.cross_entropy import frozen_head_losses, trained_head_losses
-from cvfp_jax.products import kept_operand, operand
+from cvfp_jax.products import as_kept, operand
 
 
 def example(rows, width, vocab, seed, scale=1.0):
@@ -95,7 +95,7 @@ def test_bf16_losses_and_gradients_are_near_those_in_single_precision(losses):
 
 def test_a_kept_table_gives_the_same_and_is_never_made_single_precision_as_a_whole():
     hidden, table, targets, valid = as_jax(*example(20, 6, 5000, 0, scale=0.2))
-    kept = kept_operand(table, "bf16")
+    kept = as_kept(operand(table, "bf16"))
 
     def step(head):
         return jax.value_and_grad(lambda h: frozen_head_losses(h, head, targets, valid, "bf16").loss)(hidden)

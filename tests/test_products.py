@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvfp_jax.products import as_numbers, kept_operand, operand, product, rounded_transpose
+from cvfp_jax.products import as_kept, as_numbers, operand, product, rounded_transpose
 
 
 def matrices(seed=0):
@@ -49,11 +49,11 @@ def test_a_rounded_transpose_is_the_transpose_of_what_is_rounded(rows):
     np.testing.assert_array_equal(np.asarray(found, np.float64), rounded(array).T)
 
 
-def test_a_kept_operand_is_what_products_read():
+def test_what_is_kept_of_an_operand_is_what_products_read():
     array = jax.random.normal(jax.random.key(1), (6, 5))
-    assert kept_operand(array, "f32") is array
+    assert as_kept(operand(array, "f32")) is array
     assert as_numbers(array) is array
-    np.testing.assert_array_equal(as_numbers(kept_operand(array, "bf16")), operand(array, "bf16"))
+    np.testing.assert_array_equal(as_numbers(as_kept(operand(array, "bf16"))), operand(array, "bf16"))
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
