@@ -12,16 +12,21 @@ from flax import nnx
 from jax import lax
 
 from cvfp_jax.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine, array_of
-from cvfp_jax.products import as_kept, as_numbers, contract, operand, product, rounded_transpose
+from cvfp_jax.products import as_kept, as_numbers, contract, operand, product, transposed_product
 
 
 class Kept(NamedTuple):
     """What a layer's pass backward needs."""
 
-    normal: jax.Array  # [T, D], the LayerNorm's output before gain and bias
+    centred: jax.Array  # [T, D], what the LayerNorm reads less its mean
     inverse_std: jax.Array  # [T, 1]
     slopes: list[jax.Array]  # of the activation, a linear map each
     second_input: jax.Array | None  # of the second linear map, if there is one, as products read it
+
+    @property
+    def normal(self) -> jax.Array:
+        """The LayerNorm's output before gain and bias."""
+        return self.centred * self.inverse_std
 
 
 class LayerGradient(NamedTuple):
@@ -32,12 +37,6 @@ class LayerGradient(NamedTuple):
     bias: jax.Array
     second: tuple[jax.Array, jax.Array] | None
     residual: tuple[jax.Array, jax.Array] | None
-
-
-def _kernel_gradient(input_TxD: jax.Array, gradient: jax.Array, precision: str) -> jax.Array:
-    if precision == "bf16" and jax.default_backend() == "cpu":
-        return contract(rounded_transpose(input_TxD), gradient, ((1,), (0,)), precision)
-    return contract(input_TxD, gradient, ((0,), (0,)), precision)
 
 
 def forward(
@@ -74,15 +73,32 @@ def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[j
     start = context if layer.residual is None else affine(layer.residual, context, kind.precision)
     # Without barriers XLA's CPU backend makes these sums again for each of their uses.
     total = lax.optimization_barrier(start + delta)
-    centred = total - total.mean(axis=1, keepdims=True)
+    centred = lax.optimization_barrier(total - total.mean(axis=1, keepdims=True))
     inverse_std = lax.rsqrt(jnp.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
-    normal = lax.optimization_barrier(centred * inverse_std)
-    return output(layer, normal), Kept(normal, inverse_std, slopes, second_input)
+    kept = Kept(centred, inverse_std, slopes, second_input)
+    return output(layer, kept), kept
 
 
-def output(layer: Layer, normal: jax.Array) -> jax.Array:
-    """Returns a layer's output, given its LayerNorm's before gain and bias."""
-    return normal * array_of(layer.norm.scale)[None, :] + array_of(layer.norm.bias)[None, :]
+def output(layer: Layer, kept: Kept) -> jax.Array:
+    """Returns a layer's output, given what is kept of it."""
+    return kept.normal * array_of(layer.norm.scale)[None, :] + array_of(layer.norm.bias)[None, :]
+
+
+def output_sum(layer: Layer, kept: Kept, weights_T: jax.Array) -> jax.Array:
+    """Returns the sum of a layer's output over rows by weight, [D], of which no row is written down."""
+    normal_D = _dot(weights_T * kept.inverse_std[:, 0], kept.centred)
+    return normal_D * array_of(layer.norm.scale) + array_of(layer.norm.bias) * weights_T.sum()
+
+
+def row_means(rows_TxD: jax.Array, weights_D: jax.Array | float = 1.0) -> jax.Array:
+    """Returns each row's mean by weight, [T]."""
+    dim = rows_TxD.shape[1]
+    return _dot(rows_TxD, jnp.broadcast_to(jnp.asarray(weights_D, rows_TxD.dtype) / dim, (dim,)))
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A sum by weight, of a matrix that is read once: XLA's CPU backend would write down what a sum adds up."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def no_gradient(block: ContextBlock) -> list[LayerGradient]:
@@ -129,7 +145,7 @@ def backward(
     """
     # Made again from what is kept, which takes less memory traffic than to keep them too.
     before = zip(block.layers, kept[:-1], strict=False)
-    inputs = [context_TxD, *(output(layer, of_layer.normal) for layer, of_layer in before)]
+    inputs = [context_TxD, *(output(layer, of_layer) for layer, of_layer in before)]
     gradients, terms = [], []
     for number in reversed(range(len(block.layers))):
         layer = block.layers[number]
@@ -153,24 +169,25 @@ def _layer_backward(
     """The gradients of a layer's parameters, of its token term and of the sum that its LayerNorm reads."""
     precision = layer.kind.precision
     gradient = lax.optimization_barrier(gradient)
-    gained = gradient * array_of(layer.norm.scale)[None, :]
-    mean, along = gained.mean(axis=1, keepdims=True), (gained * kept.normal).mean(axis=1, keepdims=True)
-    total = kept.inverse_std * (gained - mean - kept.normal * along)
+    of_scale = lax.optimization_barrier(gradient * kept.normal)
+    gain_D = array_of(layer.norm.scale)
+    mean, along = (row_means(rows, gain_D)[:, None] for rows in (gradient, of_scale))
+    total = kept.inverse_std * (gradient * gain_D[None, :] - mean - kept.normal * along)
     delta = total
     second = None
     if layer.second is not None:
         delta = lax.optimization_barrier(_times(delta, kept.slopes[1]))
         assert kept.second_input is not None
         second_input = as_numbers(kept.second_input)
-        second = _kernel_gradient(second_input, delta, precision), delta.sum(axis=0)
+        second = transposed_product(second_input, delta, precision), delta.sum(axis=0)
         delta = contract(delta, layer.second.kernel[...], ((1,), (1,)), precision)
     term = lax.optimization_barrier(_times(delta, kept.slopes[0]))
     residual = None
     if layer.residual is not None:
-        residual = _kernel_gradient(context, total, precision), total.sum(axis=0)
+        residual = transposed_product(context, total, precision), total.sum(axis=0)
     of_layer = LayerGradient(
-        _kernel_gradient(context, term, precision),
-        (gradient * kept.normal).sum(axis=0),
+        transposed_product(context, term, precision),
+        of_scale.sum(axis=0),
         gradient.sum(axis=0),
         second,
         residual,

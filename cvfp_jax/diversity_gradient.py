@@ -52,7 +52,9 @@ def no_moments(width: int, dtype: jnp.dtype) -> Moments:
     return Moments(jnp.zeros((), dtype), jnp.zeros((width,), dtype), jnp.zeros((), dtype))
 
 
-def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array) -> Moments:
+def with_rows(
+    moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum_D: jax.Array
+) -> Moments:
     """Returns the moments of more rows, exact whatever the mean is.
 
     Of two sets ``n = n1 + n2``, ``mean = mean1 + d n2 / n`` and
@@ -63,6 +65,7 @@ def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array) -> 
       moments: of the rows before.
       contexts_TxD: float, the rows that are added.
       valid_T: bool, which of them count.
+      sum_D: the sum of those that count, which may be had without reading them.
 
     Returns:
       The moments of all.
@@ -71,13 +74,16 @@ def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array) -> 
       Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983.
 
     >>> rows, valid = jnp.array([[3.0], [5.0], [9.0]]), jnp.array([True, True, False])
-    >>> both = with_rows(with_rows(no_moments(1, jnp.float32), rows, valid), rows + 4, valid)
+    >>> first = with_rows(no_moments(1, jnp.float32), rows, valid, jnp.array([8.0]))
+    >>> both = with_rows(first, rows + 4, valid, jnp.array([16.0]))
     >>> both.rows.tolist(), both.mean_D.tolist(), both.squares.tolist()
     (4.0, [6.0], 20.0)
     """
     count = valid_T.sum().astype(moments.rows.dtype)
-    mean_D = jnp.where(valid_T[:, None], contexts_TxD, 0).sum(axis=0) / jnp.maximum(count, 1)
-    squares = jnp.square(jnp.where(valid_T[:, None], contexts_TxD - mean_D[None, :], 0)).sum()
+    mean_D = sum_D / jnp.maximum(count, 1)
+    apart_TxD = jnp.where(valid_T[:, None], contexts_TxD - mean_D[None, :], 0)
+    # Of one row exactly zero, whatever the rounding of its sum: the loss has no derivative there.
+    squares = jnp.where(count > 1, jnp.square(apart_TxD).sum(), 0)
     both = moments.rows + count
     share = count / jnp.maximum(both, 1)
     apart_D = mean_D - moments.mean_D
@@ -108,7 +114,8 @@ def from_moments(name: str, moments: Moments) -> tuple[jax.Array, Gradient]:
       The loss, a scalar, and its gradient.
 
     >>> rows, valid = jnp.array([[3.0], [-3.0]]), jnp.array([True, True])
-    >>> loss, gradient = from_moments("MCDL", with_rows(no_moments(1, jnp.float32), rows, valid))
+    >>> moments = with_rows(no_moments(1, jnp.float32), rows, valid, rows.sum(axis=0))
+    >>> loss, gradient = from_moments("MCDL", moments)
     >>> round(float(loss), 4), gradient.of_rows(rows, None).round(4).tolist()
     (-2.1213, [[-0.35359999537467957], [0.35359999537467957]])
     """

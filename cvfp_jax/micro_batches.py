@@ -1,7 +1,7 @@
 """A pass over a token stream, a micro-batch at a time: every context anew from its predecessor's.
 
 Shapes: N tokens of a stream, or a device's range of it, B rows of a micro-batch, or a device's piece of it,
-C = B + 1, D context width, E embedding width, K input tokens, U distinct tokens, W = B + K - 1 places.
+and of its filling, C = B + 1, D context width, E embedding width, K input tokens, U distinct tokens, W = B + K - 1 places.
 """
 
 from collections.abc import Callable
@@ -78,19 +78,27 @@ def own_range(contexts_NxD: jax.Array, tokens: Tokens, layout: Layout, wrap: boo
 
 
 def _batch(
-    contexts_NxD: jax.Array, before_D: jax.Array, tokens: Tokens, own: Range, place: jax.Array, rows: int
+    contexts_NxD: jax.Array,
+    before_D: jax.Array,
+    tokens: Tokens,
+    own: Range,
+    place: jax.Array,
+    rows: int,
+    filling: int,
 ) -> Batch:
     """Reads a device's micro-batch, given the context before its first token."""
     first = place * rows
     own_BxD = as_numbers(lax.dynamic_slice_in_dim(contexts_NxD, first, rows))
-    old_CxD = jnp.concatenate([before_D[None, :], own_BxD]).astype(tokens.vectors_UxE.dtype)
+    # In one: to fill it up later would copy it.
+    none_FxD = jnp.zeros((filling, len(before_D)), own_BxD.dtype)
+    old_CxD = jnp.concatenate([before_D[None, :], own_BxD, none_FxD]).astype(tokens.vectors_UxE.dtype)
     if rows > 1:  # XLA 0.10.2 fails to compile the barrier around two rows
         # Read once and for all: contexts are overwritten in place.
         old_CxD = lax.optimization_barrier(old_CxD)
     windows = rows + len(tokens.places_M) - len(contexts_NxD)
-    places_W = lax.dynamic_slice_in_dim(tokens.places_M, first, windows)
+    places_W = jnp.pad(lax.dynamic_slice_in_dim(tokens.places_M, first, windows), (0, filling))
     valid_B = own.first_row + first + jnp.arange(rows, dtype=jnp.int32) < tokens.num_tokens
-    return Batch(own.first_batch + place, old_CxD, places_W, valid_B)
+    return Batch(own.first_batch + place, old_CxD, places_W, jnp.pad(valid_B, (0, filling)))
 
 
 # Makes a micro-batch's new contexts, and carries on what it was given.
@@ -98,7 +106,14 @@ Renew = Callable[[Batch, Any], tuple[jax.Array, Any]]
 
 
 def renew_contexts(
-    contexts_NxD: jax.Array, tokens: Tokens, own: Range, rows: int, renew: Renew, carried: Any
+    contexts_NxD: jax.Array,
+    tokens: Tokens,
+    own: Range,
+    rows: int,
+    renew: Renew,
+    carried: Any,
+    *,
+    filling: int = 0,
 ) -> tuple[jax.Array, Any]:
     """Visits the micro-batches of a range in order and writes new contexts in the place of the old ones.
 
@@ -109,9 +124,10 @@ def renew_contexts(
         stream is. Bits are what a loop changes in place; see ``products.as_kept``.
       tokens: the stream.
       own: the range.
-      rows: B.
+      rows: of a micro-batch, without its filling.
       renew: maps a micro-batch and what is carried to the new contexts [B, D] and what is carried on.
       carried: what the first micro-batch is given.
+      filling: rows after each micro-batch's own that do not count.
 
     Returns:
       The new contexts, zero in the padding, and what the last micro-batch carried on.
@@ -119,10 +135,11 @@ def renew_contexts(
 
     def body(place: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
         contexts_NxD, before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows)
+        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows, filling)
         new_BxD, carried = renew(batch, carried)
-        new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0).astype(numbers_type(contexts_NxD.dtype))
-        before_D = batch.old_CxD[-1].astype(before_D.dtype)
+        new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0)[:rows]
+        new_BxD = new_BxD.astype(numbers_type(contexts_NxD.dtype))
+        before_D = batch.old_CxD[rows].astype(before_D.dtype)
         return (
             lax.dynamic_update_slice_in_dim(contexts_NxD, as_kept(new_BxD), place * rows, 0),
             before_D,
@@ -140,12 +157,14 @@ def read_contexts(
     rows: int,
     visit: Callable[[Batch, Any], Any],
     carried: Any,
+    *,
+    filling: int = 0,
 ) -> Any:
     """Visits micro-batches as ``renew_contexts`` does and changes none; returns what is carried."""
 
     def body(place: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows)
-        return batch.old_CxD[-1].astype(before_D.dtype), visit(batch, carried)
+        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows, filling)
+        return batch.old_CxD[rows].astype(before_D.dtype), visit(batch, carried)
 
     return lax.fori_loop(0, own.batches, body, (own.before_D, carried))[1]

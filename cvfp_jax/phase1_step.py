@@ -15,7 +15,17 @@ from flax import nnx
 from jax import lax
 
 from cvfp_jax import fixed_point, stop_rules
-from cvfp_jax.block_gradient import Kept, LayerGradient, backward, forward, into_params, no_gradient, output
+from cvfp_jax.block_gradient import (
+    Kept,
+    LayerGradient,
+    backward,
+    forward,
+    into_params,
+    no_gradient,
+    output,
+    output_sum,
+    row_means,
+)
 from cvfp_jax.config import Phase1Config
 from cvfp_jax.diversity_gradient import (
     Gradient,
@@ -34,7 +44,7 @@ from cvfp_jax.micro_batches import Batch, Range, Tokens, num_batches, own_range,
 from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import adam
 from cvfp_jax.stop_rules import Limits, Watch
-from cvfp_jax.tiles import Tile, num_tiles, tile_reader
+from cvfp_jax.tiles import Tile, filling, num_tiles, tile_reader
 from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables
 
 # Maps (steps made before, micro-batch) to what is added to a micro-batch's shifted contexts, [B, D].
@@ -101,7 +111,7 @@ class Sums(NamedTuple):
 def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: Tile) -> tuple[jax.Array, _Scratch]:
     terms = [terms_of(table, tile.places_KxT) for table in tables]
     contexts_TxD, kept = forward(block, tile.shifted_TxD, terms)
-    return contexts_TxD, _Scratch(kept, jnp.square(contexts_TxD - tile.old_TxD).mean(axis=1))
+    return contexts_TxD, _Scratch(kept, row_means(jnp.square(contexts_TxD - tile.old_TxD)))
 
 
 def _no_scratch(
@@ -177,19 +187,18 @@ def _renew(
     config, layout = settings.config, settings.layout
     tiles, rows = num_tiles(layout.rows)
     key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
-    read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings))
-
+    read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings), rows)
     last = block.layers[-1]
     dim = batch.old_CxD.shape[1]
-    missing = tiles * rows - layout.rows
-    valid_B = jnp.pad(batch.valid_B, (0, missing))
 
     def forward_tile(number: jax.Array, carry: tuple[_Scratch, Moments]) -> tuple[_Scratch, Moments]:
         scratch, moments = carry
         contexts_TxD, of_tile = _forward_tile(block, tables, read(number))
         if of_moments(config.diversity):
-            valid_T = lax.dynamic_slice_in_dim(valid_B, number * rows, rows)
-            moments = with_rows(moments, contexts_TxD, valid_T)
+            valid_T = lax.dynamic_slice_in_dim(batch.valid_B, number * rows, rows)
+            weights_T = valid_T.astype(contexts_TxD.dtype)
+            sum_D = output_sum(last, of_tile.kept[-1], weights_T)
+            moments = with_rows(moments, contexts_TxD, valid_T, sum_D)
         scratch = jax.tree.map(
             lambda room, leaf: lax.dynamic_update_index_in_dim(room, leaf, number, 0), scratch, of_tile
         )
@@ -197,20 +206,21 @@ def _renew(
 
     start = sums.scratch, no_moments(dim, batch.old_CxD.dtype)
     scratch, moments = lax.fori_loop(0, tiles, forward_tile, start)
-    contexts_BxD = output(last, scratch.kept[-1].normal.reshape(-1, dim))[: layout.rows]
-    change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1)[: layout.rows], 0)
+    contexts_BxD = jax.vmap(lambda kept: output(last, kept))(scratch.kept[-1]).reshape(-1, dim)
+    change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1), 0)
     whole = total_of_pieces if layout.pieces > 1 else lambda own: own
     count, changed = whole(batch.valid_B.sum()), whole(change_B.sum())
     n = jnp.maximum(count, 1).astype(change_B.dtype)
     diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
-    spread, spreading = _diversity(moments, contexts_BxD, batch.valid_B, diversity_key, settings)
+    own_BxD, own_valid_B = contexts_BxD[: layout.rows], batch.valid_B[: layout.rows]
+    spread, spreading = _diversity(moments, own_BxD, own_valid_B, diversity_key, settings)
     weight, cvfp = config.dist_reg_weight, changed / n
     batches = num_batches(inputs.tokens, layout.batch_size).astype(n.dtype)
     # Scalars first: rows are multiplied by no more than they must be, and divided by nothing.
     spreading, pull = spreading.times(weight / batches), (1 - weight) * 2 / (n * dim * batches)
     rest_BxD = spreading.rest_BxD
     if rest_BxD is not None:
-        rest_BxD = jnp.pad(rest_BxD, ((0, missing), (0, 0)))
+        rest_BxD = jnp.pad(rest_BxD, ((0, tiles * rows - layout.rows), (0, 0)))
 
     def backward_tile(
         number: jax.Array, carry: tuple[list[LayerGradient], list[LayerTables]]
@@ -219,12 +229,12 @@ def _renew(
         first = number * rows
         tile = read(number)
         kept = jax.tree.map(lambda room: lax.dynamic_index_in_dim(room, number, 0, False), scratch.kept)
-        contexts_TxD = output(last, kept[-1].normal)
+        contexts_TxD = output(last, kept[-1])
         rest = None if rest_BxD is None else lax.dynamic_slice_in_dim(rest_BxD, first, rows)
         gradient_TxD = spreading.of_rows(contexts_TxD, rest)
         if weight < 1:
             gradient_TxD += pull * (contexts_TxD - tile.old_TxD)
-        valid = lax.dynamic_slice_in_dim(valid_B, first, rows)
+        valid = lax.dynamic_slice_in_dim(batch.valid_B, first, rows)
         gradient_TxD = jnp.where(valid[:, None], gradient_TxD, 0)
         added, of_terms = backward(block, tile.shifted_TxD, kept, gradient_TxD)
         of_tables = [
@@ -272,7 +282,8 @@ def renew_range(
     renew = functools.partial(
         _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
     )
-    return renew_contexts(contexts_NxD, inputs.tokens, own, settings.layout.rows, renew, sums)
+    rows = settings.layout.rows
+    return renew_contexts(contexts_NxD, inputs.tokens, own, rows, renew, sums, filling=filling(rows))
 
 
 def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
@@ -373,15 +384,18 @@ def residual_sums(
     settings: Settings,
 ) -> tuple[jax.Array, jax.Array]:
     """The squared changes of a range added to their sum, and their maximum so far."""
-    block, rows = nnx.merge(settings.block, params), settings.layout.rows
-    tiles, _ = num_tiles(rows)
+    block = nnx.merge(settings.block, params)
+    tiles, rows = num_tiles(settings.layout.rows)
 
     def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        read = tile_reader(batch, None)
+        read = tile_reader(batch, None, rows)
         change = lax.map(
             lambda number: _forward_tile(block, tables, read(number))[1].change, jnp.arange(tiles)
         )
-        change_B = jnp.where(batch.valid_B, change.reshape(-1)[:rows], 0)
+        change_B = jnp.where(batch.valid_B, change.reshape(-1), 0)
         return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
 
-    return read_contexts(contexts_NxD, inputs.tokens, own, rows, visit, sums)
+    rows_of_batch = settings.layout.rows
+    return read_contexts(
+        contexts_NxD, inputs.tokens, own, rows_of_batch, visit, sums, filling=filling(rows_of_batch)
+    )

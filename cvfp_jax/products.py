@@ -69,6 +69,13 @@ def contract(a: jax.Array, b: jax.Array, contracted: Contracted, precision: str)
     return lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=sums)
 
 
+def transposed_product(a_MxK: jax.Array, b_MxN: jax.Array, precision: str) -> jax.Array:
+    """Returns ``a.T @ b``, the gradient of a kernel; not differentiable in bf16."""
+    if precision == "bf16" and jax.default_backend() == "cpu":
+        return contract(rounded_transpose(a_MxK), b_MxN, _INNER, precision)
+    return contract(a_MxK, b_MxN, ((0,), (0,)), precision)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _rounded_product(a_MxK: jax.Array, b_KxN: jax.Array, precision: str) -> jax.Array:
     return contract(a_MxK, b_KxN, _INNER, precision)
@@ -86,7 +93,7 @@ def _backward(
     a_MxK, b_KxN = operands
     return (
         contract(gradient_MxN, b_KxN, ((1,), (1,)), precision),
-        contract(a_MxK, gradient_MxN, ((0,), (0,)), precision),
+        transposed_product(a_MxK, gradient_MxN, precision),
     )
 
 

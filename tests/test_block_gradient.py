@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvfp_jax.block_gradient import backward, forward, into_params, no_gradient
+from cvfp_jax.block_gradient import backward, forward, into_params, no_gradient, output, output_sum
 from cvfp_jax.config import ModelConfig
 from cvfp_jax.model import ContextBlock
 
@@ -77,3 +77,13 @@ def test_bf16_gradients_are_near_those_in_single_precision(config):
         # A bias of the last LayerNorm is added after all products.
         assert error < 0.05, jax.tree_util.keystr(path)
         assert error > 0 or "norm" in jax.tree_util.keystr(path)
+
+
+def test_a_sum_of_outputs_is_that_of_the_rows_that_are_not_written_down():
+    block, context, window, _ = problem(ModelConfig(6, 5, 2, 1))
+    out, kept = forward(block, context, block.token_terms(window))
+    np.testing.assert_array_equal(output(block.layers[-1], kept[-1]), out)
+    weights = jnp.array([1.0, 0, 2, 0, 1, 1, 0])
+    np.testing.assert_allclose(
+        output_sum(block.layers[-1], kept[-1], weights), weights @ out, rtol=0, atol=2e-6
+    )

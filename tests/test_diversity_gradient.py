@@ -11,12 +11,16 @@ from cvfp_jax.diversity_gradient import from_moments, from_rows, no_moments, of_
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+def with_tile(moments, contexts, counted):
+    return with_rows(moments, contexts, counted, jnp.where(counted[:, None], contexts, 0).sum(axis=0))
+
+
 def value_and_gradient(name, contexts, counted, key, tile=5):
     if not of_moments(name):
         return from_rows(name, contexts, counted, key)
     moments = no_moments(contexts.shape[1], contexts.dtype)
     for first in range(0, len(contexts), tile):
-        moments = with_rows(moments, contexts[first : first + tile], counted[first : first + tile])
+        moments = with_tile(moments, contexts[first : first + tile], counted[first : first + tile])
     return from_moments(name, moments)
 
 
@@ -42,7 +46,7 @@ def test_moments_of_tiles_are_those_of_all_rows(sizes, seed):
     counted = rng.random(len(rows)) < 0.7
     moments, first = no_moments(3, jnp.float32), 0
     for size in sizes:
-        moments = with_rows(moments, rows[first : first + size], counted[first : first + size])
+        moments = with_tile(moments, rows[first : first + size], counted[first : first + size])
         first += size
     kept = rows[counted].astype(np.float64)
     assert moments.rows == len(kept)
