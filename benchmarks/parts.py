@@ -40,7 +40,6 @@ CELL_VAL_TOKENS = 31_024
 # The most is held by one of these: the other parts hold no more than one of them does.
 CELL_MEMORY = ("cell_phase1", "cell_phase2_train")
 CELL_EPOCHS = R3_V2.phase2.epochs
-CELL_BATCH = R3_V2.phase2.batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Part:
             case "effective_rank":
                 return self.rows, D, D
         # More rows change nothing but the time that it takes to measure.
-        return min(self.rows, 2048), E, V
+        return min(self.rows, 512), E, V
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,8 @@ class Scale:
     eval_batch: int = 2048
     recurrence_tokens: int = 4096
     rank_rows: int = R3_V2.effective_rank_rows
-    cell_batch: int = CELL_BATCH
+    # The original took what its GPU's free memory held; with so many the cell is a sum of parts timed anyway.
+    cell_batch: int = 2048
     cell_val_tokens: int = CELL_VAL_TOKENS
 
 

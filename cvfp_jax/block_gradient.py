@@ -97,7 +97,7 @@ def row_means(rows_TxD: jax.Array, weights_D: jax.Array | float = 1.0) -> jax.Ar
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """A sum by weight, of a matrix that is read once: XLA's CPU backend would write down what a sum adds up."""
+    """A sum by weight, of a matrix read once: XLA's CPU backend would write down what a sum adds up."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 

@@ -52,9 +52,7 @@ def no_moments(width: int, dtype: jnp.dtype) -> Moments:
     return Moments(jnp.zeros((), dtype), jnp.zeros((width,), dtype), jnp.zeros((), dtype))
 
 
-def with_rows(
-    moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum_D: jax.Array
-) -> Moments:
+def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum_D: jax.Array) -> Moments:
     """Returns the moments of more rows, exact whatever the mean is.
 
     Of two sets ``n = n1 + n2``, ``mean = mean1 + d n2 / n`` and

@@ -1,7 +1,8 @@
 """A pass over a token stream, a micro-batch at a time: every context anew from its predecessor's.
 
 Shapes: N tokens of a stream, or a device's range of it, B rows of a micro-batch, or a device's piece of it,
-and of its filling, C = B + 1, D context width, E embedding width, K input tokens, U distinct tokens, W = B + K - 1 places.
+and of its filling, C = B + 1, D context width, E embedding width, K input tokens, U distinct tokens,
+W = B + K - 1 places.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """A micro-batch in tiles: what is at work on a CPU fits in its caches.
 
-Shapes: B rows of a micro-batch filled up to whole tiles, C = B + 1, T rows of a tile, D context width, K input tokens, W places.
+Shapes: B rows of a micro-batch filled up to whole tiles, C = B + 1, T rows of a tile, D context width,
+K input tokens, W places.
 """
 
 from collections.abc import Callable
