@@ -169,7 +169,7 @@ def _layer_backward(
     """The gradients of a layer's parameters, of its token term and of the sum that its LayerNorm reads."""
     precision = layer.kind.precision
     gradient = lax.optimization_barrier(gradient)
-    of_scale = lax.optimization_barrier(gradient * kept.normal)
+    of_scale = gradient * kept.normal
     gain_D = array_of(layer.norm.scale)
     mean, along = (row_means(rows, gain_D)[:, None] for rows in (gradient, of_scale))
     total = kept.inverse_std * (gradient * gain_D[None, :] - mean - kept.normal * along)
