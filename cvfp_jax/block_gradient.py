@@ -93,7 +93,8 @@ def output_sum(layer: Layer, kept: Kept, weights_T: jax.Array) -> jax.Array:
 def row_means(rows_TxD: jax.Array, weights_D: jax.Array | float = 1.0) -> jax.Array:
     """Returns each row's mean by weight, [T]."""
     dim = rows_TxD.shape[1]
-    return _dot(rows_TxD, jnp.broadcast_to(jnp.asarray(weights_D, rows_TxD.dtype) / dim, (dim,)))
+    # Divided last, so that equal numbers have that number for their mean.
+    return _dot(rows_TxD, jnp.broadcast_to(jnp.asarray(weights_D, rows_TxD.dtype), (dim,))) / dim
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:

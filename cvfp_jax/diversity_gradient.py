@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cvfp_jax.diversity import DIVERSITY_LOSSES
 
@@ -55,7 +56,8 @@ def no_moments(width: int, dtype: jnp.dtype) -> Moments:
 def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum_D: jax.Array) -> Moments:
     """Returns the moments of more rows, exact whatever the mean is.
 
-    Of two sets ``n = n1 + n2``, ``mean = mean1 + d n2 / n`` and
+    About any m near the mean, with ``a = sum(x - m)``: ``mean = m + a / n`` and
+    ``squares = sum |x - m|^2 - |a|^2 / n``. Of two sets ``n = n1 + n2``, ``mean = mean1 + d n2 / n`` and
     ``squares = squares1 + squares2 + |d|^2 n1 n2 / n``
     with ``d = mean2 - mean1``.
 
@@ -63,7 +65,7 @@ def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum
       moments: of the rows before.
       contexts_TxD: float, the rows that are added.
       valid_T: bool, which of them count.
-      sum_D: the sum of those that count, which may be had without reading them.
+      sum_D: the sum of those that count, which may be had without reading them, roughly.
 
     Returns:
       The moments of all.
@@ -78,10 +80,13 @@ def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum
     (4.0, [6.0], 20.0)
     """
     count = valid_T.sum().astype(moments.rows.dtype)
-    mean_D = sum_D / jnp.maximum(count, 1)
-    apart_TxD = jnp.where(valid_T[:, None], contexts_TxD - mean_D[None, :], 0)
-    # Of one row exactly zero, whatever the rounding of its sum: the loss has no derivative there.
-    squares = jnp.where(count > 1, jnp.square(apart_TxD).sum(), 0)
+    near_D = sum_D / jnp.maximum(count, 1)
+    apart_TxD = jnp.where(valid_T[:, None], contexts_TxD - near_D[None, :], 0)
+    off_D = jnp.matmul(jnp.ones_like(apart_TxD[:, 0]), apart_TxD, precision=lax.Precision.HIGHEST)
+    mean_D = near_D + off_D / jnp.maximum(count, 1)
+    squares = jnp.square(apart_TxD).sum() - jnp.square(off_D).sum() / jnp.maximum(count, 1)
+    # Of one row exactly zero, whatever the rounding: the loss has no derivative there.
+    squares = jnp.where(count > 1, jnp.maximum(squares, 0), 0)
     both = moments.rows + count
     share = count / jnp.maximum(both, 1)
     apart_D = mean_D - moments.mean_D

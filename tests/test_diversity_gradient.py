@@ -2,11 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cvfp_jax.block_gradient import forward, output_sum
+from cvfp_jax.config import ModelConfig
 from cvfp_jax.diversity import DIVERSITY_LOSSES
 from cvfp_jax.diversity_gradient import from_moments, from_rows, no_moments, of_moments, with_rows
+from cvfp_jax.model import ContextBlock
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -63,3 +67,18 @@ def test_equal_rows_have_a_finite_gradient(name):
     expected = jax.grad(DIVERSITY_LOSSES[name])(contexts, jnp.ones(4, bool), jax.random.key(0))
     assert jnp.isfinite(loss)
     np.testing.assert_allclose(gradient.of_rows(contexts, None), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5])
+def test_moments_of_nearly_equal_contexts_keep_their_digits(spread):
+    # A thousand rows one after the other in single precision: the sum alone would be off by 1e-5 of itself.
+    block, weights = ContextBlock(ModelConfig(96, 8, 1, 1), rngs=nnx.Rngs(0)), jnp.ones(1000)
+    keys = jax.random.split(jax.random.key(1), 2)
+    before = jax.random.normal(keys[0], (1, 96)) + spread * jax.random.normal(keys[1], (1000, 96))
+    contexts, kept = forward(block, before, block.token_terms(jnp.ones((1000, 8))))
+    moments = with_rows(
+        no_moments(96, jnp.float32), contexts, weights > 0, output_sum(block.layers[-1], kept[-1], weights)
+    )
+    exact = np.asarray(contexts, np.float64)
+    np.testing.assert_allclose(moments.mean_D, exact.mean(axis=0), rtol=0, atol=5e-7)
+    np.testing.assert_allclose(moments.squares, np.square(exact - exact.mean(axis=0)).sum(), rtol=1e-4)

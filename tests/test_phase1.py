@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from original import load_block, named
 
+from cvfp_jax.block_gradient import row_means
 from cvfp_jax.config import ModelConfig, Phase1Config
 from cvfp_jax.fixed_point import Status
 from cvfp_jax.model import ContextBlock
@@ -169,10 +170,17 @@ def test_convergence_is_strict_and_in_single_precision(golden, name):
     facts, arrays = golden("unit_convergence")
     case = facts["cases"][name]
     current, previous = arrays[f"{name}/current"], arrays[f"{name}/previous"]
-    changes = jnp.square(jnp.asarray(current) - jnp.asarray(previous)).mean(axis=1)
+    changes = row_means(jnp.square(jnp.asarray(current) - jnp.asarray(previous)))
     converged = np.asarray(has_converged(changes, Phase1Config(convergence_threshold=case["threshold"])))
     np.testing.assert_array_equal(converged, arrays[f"{name}/converged"].astype(bool))
     assert converged.mean() == pytest.approx(case["rate"])
+
+
+@pytest.mark.parametrize("width", [2, 96, 100, 768, 1536])
+def test_a_change_that_equals_the_threshold_is_not_below_it(width):
+    changes = row_means(jnp.full((3, width), 0.25))
+    assert changes.tolist() == [0.25] * 3
+    assert not has_converged(changes, Phase1Config(convergence_threshold=0.25)).any()
 
 
 def test_leaving_the_loop_changes_no_bit():
