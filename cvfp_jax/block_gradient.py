@@ -90,11 +90,10 @@ def output_sum(layer: Layer, kept: Kept, weights_T: jax.Array) -> jax.Array:
     return normal_D * array_of(layer.norm.scale) + array_of(layer.norm.bias) * weights_T.sum()
 
 
-def row_means(rows_TxD: jax.Array, weights_D: jax.Array | float = 1.0) -> jax.Array:
-    """Returns each row's mean by weight, [T]."""
-    dim = rows_TxD.shape[1]
+def row_means(rows_TxD: jax.Array) -> jax.Array:
+    """Returns each row's mean, [T]."""
     # Divided last, so that equal numbers have that number for their mean.
-    return _dot(rows_TxD, jnp.broadcast_to(jnp.asarray(weights_D, rows_TxD.dtype), (dim,))) / dim
+    return _dot(rows_TxD, jnp.ones_like(rows_TxD[0])) / rows_TxD.shape[1]
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -172,7 +171,8 @@ def _layer_backward(
     gradient = lax.optimization_barrier(gradient)
     of_scale = gradient * kept.normal
     gain_D = array_of(layer.norm.scale)
-    mean, along = (row_means(rows, gain_D)[:, None] for rows in (gradient, of_scale))
+    # Means proper: a product adds up less exactly, which a small gradient of a bias would show.
+    mean, along = ((rows * gain_D[None, :]).mean(axis=1, keepdims=True) for rows in (gradient, of_scale))
     total = kept.inverse_std * (gradient * gain_D[None, :] - mean - kept.normal * along)
     delta = total
     second = None

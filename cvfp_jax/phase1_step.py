@@ -395,7 +395,5 @@ def residual_sums(
         change_B = jnp.where(batch.valid_B, change.reshape(-1), 0)
         return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
 
-    rows_of_batch = settings.layout.rows
-    return read_contexts(
-        contexts_NxD, inputs.tokens, own, rows_of_batch, visit, sums, filling=filling(rows_of_batch)
-    )
+    each = settings.layout.rows
+    return read_contexts(contexts_NxD, inputs.tokens, own, each, visit, sums, filling=filling(each))

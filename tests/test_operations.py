@@ -34,7 +34,8 @@ def products(function, *args):
 def _of(jaxpr):
     total = 0
     for line in jaxpr.eqns:
-        if line.primitive.name == "dot_general":
+        # A sum by weight, a vector by a matrix, is no product of matrices.
+        if line.primitive.name == "dot_general" and all(a.aval.ndim == 2 for a in line.invars):
             (contracted, _), (batched, _) = line.params["dimension_numbers"]
             assert not batched
             shape = line.invars[0].aval.shape
