@@ -12,7 +12,15 @@ from flax import nnx
 from jax import lax
 
 from cvfp_jax.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine, array_of
-from cvfp_jax.products import as_kept, as_numbers, contract, operand, product, transposed_product
+from cvfp_jax.products import (
+    as_kept,
+    as_numbers,
+    contract,
+    operand,
+    product,
+    transposed_product,
+    weighted_sum,
+)
 
 
 class Kept(NamedTuple):
@@ -86,19 +94,14 @@ def output(layer: Layer, kept: Kept) -> jax.Array:
 
 def output_sum(layer: Layer, kept: Kept, weights_T: jax.Array) -> jax.Array:
     """Returns the sum of a layer's output over rows by weight, [D], of which no row is written down."""
-    normal_D = _dot(weights_T * kept.inverse_std[:, 0], kept.centred)
+    normal_D = weighted_sum(weights_T * kept.inverse_std[:, 0], kept.centred)
     return normal_D * array_of(layer.norm.scale) + array_of(layer.norm.bias) * weights_T.sum()
 
 
 def row_means(rows_TxD: jax.Array) -> jax.Array:
     """Returns each row's mean, [T]."""
     # Divided last, so that equal numbers have that number for their mean.
-    return _dot(rows_TxD, jnp.ones_like(rows_TxD[0])) / rows_TxD.shape[1]
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """A sum by weight, of a matrix read once: XLA's CPU backend would write down what a sum adds up."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    return weighted_sum(rows_TxD, jnp.ones_like(rows_TxD[0])) / rows_TxD.shape[1]
 
 
 def no_gradient(block: ContextBlock) -> list[LayerGradient]:

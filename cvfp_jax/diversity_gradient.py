@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cvfp_jax.diversity import DIVERSITY_LOSSES
+from cvfp_jax.products import weighted_sum
 
 
 class Gradient(NamedTuple):
@@ -82,7 +82,7 @@ def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum
     count = valid_T.sum().astype(moments.rows.dtype)
     near_D = sum_D / jnp.maximum(count, 1)
     apart_TxD = jnp.where(valid_T[:, None], contexts_TxD - near_D[None, :], 0)
-    off_D = jnp.matmul(jnp.ones_like(apart_TxD[:, 0]), apart_TxD, precision=lax.Precision.HIGHEST)
+    off_D = weighted_sum(jnp.ones_like(apart_TxD[:, 0]), apart_TxD)
     mean_D = near_D + off_D / jnp.maximum(count, 1)
     squares = jnp.square(apart_TxD).sum() - jnp.square(off_D).sum() / jnp.maximum(count, 1)
     # Of one row exactly zero, whatever the rounding: the loss has no derivative there.

@@ -69,6 +69,14 @@ def contract(a: jax.Array, b: jax.Array, contracted: Contracted, precision: str)
     return lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=sums)
 
 
+def weighted_sum(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns the product of a vector and a matrix, or of a matrix and a vector, in their own type.
+
+    The matrix is read once, where XLA's CPU backend would write down what a sum adds up.
+    """
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
 def transposed_product(a_MxK: jax.Array, b_MxN: jax.Array, precision: str) -> jax.Array:
     """Returns ``a.T @ b``, the gradient of a kernel; not differentiable in bf16."""
     if precision == "bf16" and jax.default_backend() == "cpu":
