@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from original import load_model, named
+from original import load_block, load_model, named
 
 from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.effective_rank import effective_rank
@@ -29,7 +29,8 @@ CASES = [
     "c13_noise01",
 ]
 ROWS = slice(None, None, 5)  # of contexts, whose other rows were left out of the goldens
-# With weight 1 the gradient of this parameter is zero but for rounding, which Adam turns into steps.
+# With weight 1 the gradient of this parameter is zero but for rounding, which Adam turns into steps: each CPU
+# takes it elsewhere, and contexts with it. Phase 2 then starts from what the original's phase 1 ended with.
 ADRIFT = {"c07_w10_max10": "layers.1.context_norm.bias"}
 
 
@@ -106,14 +107,19 @@ def replay(request, golden):
         )
     first = conclude(advance(solution, inputs, jnp.int32(case["max_it"]), settings), inputs, settings)
     val_contexts = sequential_contexts(first.block, vectors, arrays["tokens_val"][:-1])
-    model.context_blocks[0] = first.block
-    train_contexts = first.contexts_NxD
+    block, train_contexts, of_val = first.block, first.contexts_NxD, val_contexts
+    if request.param in ADRIFT:
+        load_block(block := nnx.clone(block), arrays, "p1_final/context_block.")
+        train_contexts, of_val = (
+            jnp.asarray(arrays[name]) for name in ("p1/every_context_final", "contexts_val")
+        )
+    model.context_blocks[0] = block
     if not model.config.reads_every_layer:
-        train_contexts = parallel_contexts(first.block, vectors, arrays["tokens_train"], train_contexts)
+        train_contexts = parallel_contexts(block, vectors, arrays["tokens_train"], train_contexts)
     second = learn_tokens(
         model,
         Stream.of(arrays["tokens_train"], train_contexts),
-        Stream.of(arrays["tokens_val"], val_contexts),
+        Stream.of(arrays["tokens_val"], of_val),
         Phase2Config(
             learning_rate=case["p2_lr"],
             epochs=case["p2_epochs"],
@@ -220,11 +226,8 @@ def test_phase2_ends_where_the_original_did(replay):
     assert second.best_epoch == result["best_epoch"]
     best = second.epochs[second.best_epoch - 1]
     assert best.val_acc == pytest.approx(result["val_acc"], abs=1e-7)
-    # c07's parameter adrift moves even the original's own perplexity by 2e-4 of itself.
-    envelope = replay["tolerance"].series("p2_val_ppl") / result["val_ppl"]
-    tolerance = envelope if replay["name"] in ADRIFT else 1e-4
-    assert np.exp(best.val_loss) == pytest.approx(result["val_ppl"], rel=tolerance)
-    assert np.exp(best.train_loss) == pytest.approx(result["train_ppl"], rel=tolerance)
+    assert np.exp(best.val_loss) == pytest.approx(result["val_ppl"], rel=1e-4)
+    assert np.exp(best.train_loss) == pytest.approx(result["train_ppl"], rel=1e-4)
 
 
 def test_phase2_went_as_the_original(replay):
@@ -237,11 +240,8 @@ def test_phase2_went_as_the_original(replay):
     for name, values in epochs.items():
         atol = max(1e-6, tolerance.series(name))  # the recorded series are in single precision
         np.testing.assert_allclose(values, arrays[f"series/{name}"], rtol=0, atol=atol, err_msg=name)
-    adrift = replay["name"] in ADRIFT
-    atol = 10 * tolerance.series("p2_train_loss") if adrift else 1e-5
-    np.testing.assert_allclose(second.batch_losses, arrays["series/p2_batch_loss"], rtol=0, atol=atol)
-    atol = 1e-2 if adrift else 1e-5
-    np.testing.assert_allclose(second.grad_norms, arrays["series/p2_gradnorm"], rtol=0, atol=atol)
+    np.testing.assert_allclose(second.batch_losses, arrays["series/p2_batch_loss"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(second.grad_norms, arrays["series/p2_gradnorm"], rtol=0, atol=1e-5)
     found = named(nnx.merge(replay["token_block"], second.last_params.token_block), "token_block.")
     if second.last_params.table_VxE is not None:
         found["token_embedding.weight"] = np.asarray(second.last_params.table_VxE)
