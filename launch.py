@@ -13,9 +13,8 @@ from experiments import EXPERIMENTS
 OK, CELL_FAILED = 0, 1
 
 
-def main(argv: Sequence[str]) -> int:
-    """Does what a command line asks for and returns the exit code."""
-    logging.basicConfig(format="%(message)s")
+def _run(argv: Sequence[str]) -> int:
+    """Does what a command line asks for; whatever an interruption was made into is one again."""
     try:
         request = read_request(argv, EXPERIMENTS)
         if isinstance(request, str):
@@ -24,6 +23,16 @@ def main(argv: Sequence[str]) -> int:
         ended_well = request.run()
         sys.stdout.flush()  # here, where a reader who has gone is no error
         return OK if ended_well else CELL_FAILED
+    except Exception:
+        interrupt.check()  # a compiled module struck while it is imported raises ImportError
+        raise
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what a command line asks for and returns the exit code."""
+    logging.basicConfig(format="%(message)s")
+    try:
+        return _run(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

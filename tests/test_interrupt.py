@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+import launch
 from cvfp_jax import interrupt
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,18 @@ def test_work_that_saves_itself_is_asked_and_not_struck(listening):
         interrupt.check()
     with pytest.raises(KeyboardInterrupt):
         interrupt.check()
+
+
+def test_what_an_interruption_was_made_into_is_one(listening, monkeypatch, capsys):
+    def struck_while_importing(argv, experiments):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("a compiled module failed to import") from None
+
+    monkeypatch.setattr(launch, "read_request", struck_while_importing)
+    assert launch.main([]) == 143
+    assert capsys.readouterr().err.startswith("interrupted: ")
 
 
 SECOND = """
