@@ -174,8 +174,8 @@ def _layer_backward(
     gradient = lax.optimization_barrier(gradient)
     of_scale = gradient * kept.normal
     gain_D = array_of(layer.norm.scale)
-    # Means proper: a product adds up less exactly, which a small gradient of a bias would show.
-    mean, along = ((rows * gain_D[None, :]).mean(axis=1, keepdims=True) for rows in (gradient, of_scale))
+    width = len(gain_D)
+    mean, along = (weighted_sum(rows, gain_D)[:, None] / width for rows in (gradient, of_scale))
     total = kept.inverse_std * (gradient * gain_D[None, :] - mean - kept.normal * along)
     delta = total
     second = None

@@ -45,7 +45,7 @@ from cvfp_jax.model import ContextBlock
 from cvfp_jax.optimizer import adam
 from cvfp_jax.stop_rules import Limits, Watch
 from cvfp_jax.tiles import Tile, filling, num_tiles, tile_reader
-from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables
+from cvfp_jax.token_tables import LayerTables, add_terms, terms_of, token_tables, without_token_rows
 
 # Maps (steps made before, micro-batch) to what is added to a micro-batch's shifted contexts, [B, D].
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
@@ -278,7 +278,7 @@ def renew_range(
     settings: Settings,
 ) -> tuple[jax.Array, Sums]:
     """The new contexts of a range, and its losses and gradients added to the sums."""
-    block = nnx.merge(settings.block, params)
+    block = without_token_rows(nnx.merge(settings.block, params))
     renew = functools.partial(
         _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
     )
@@ -384,7 +384,7 @@ def residual_sums(
     settings: Settings,
 ) -> tuple[jax.Array, jax.Array]:
     """The squared changes of a range added to their sum, and their maximum so far."""
-    block = nnx.merge(settings.block, params)
+    block = without_token_rows(nnx.merge(settings.block, params))
     tiles, rows = num_tiles(settings.layout.rows)
 
     def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -39,6 +39,7 @@ from cvfp_jax.token_tables import (
     token_tables,
     window_places,
     windowed,
+    without_token_rows,
 )
 
 # A lane's tokens at a time.
@@ -79,11 +80,7 @@ _SHARED = _Walked(WHOLE, WHOLE, ROWS, WHOLE, WHOLE)
 
 def _stepper(walked: _Walked, graphdef: nnx.GraphDef) -> Callable[[jax.Array, int], lanes.LaneStep]:
     """Returns what makes the step of some rows from the first one's place in the device's range."""
-    block, tables = _in_single_precision(walked.params, graphdef), walked.tables
-    for layer in block.layers:
-        # What the tables leave of the weights is cut out once, and not in each step.
-        kernel = layer.linear.kernel
-        layer.linear.kernel = nnx.Param(lax.optimization_barrier(kernel[: layer.context_dim]))
+    block, tables = without_token_rows(_in_single_precision(walked.params, graphdef)), walked.tables
     K = block.num_input_tokens
 
     def at(first: jax.Array, rows: int) -> lanes.LaneStep:

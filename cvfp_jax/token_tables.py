@@ -9,9 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax import lax
 
 from cvfp_jax.model import ContextBlock
-from cvfp_jax.products import product
+from cvfp_jax.products import operand, product
 from cvfp_jax.row_sums import add_rows
 
 # Rows come in multiples, so that streams of nearly equal vocabularies share their programs.
@@ -82,6 +84,17 @@ def token_tables(block: ContextBlock, vectors_UxE: jax.Array) -> list[LayerTable
         tables = [product(vectors_UxE, kernel, layer.kind.precision) for kernel in kernels]
         every_layer.append([*tables[:-1], tables[-1] + bias_1xD] if tables else [bias_1xD])
     return every_layer
+
+
+def without_token_rows(block: ContextBlock) -> ContextBlock:
+    """Leaves of a block's first weights what its tables have no part in, as products read it.
+
+    Cut out and rounded once, before a loop: XLA would do so in each of its steps.
+    """
+    for layer in block.layers:
+        kernel = operand(layer.linear.kernel[: layer.context_dim], layer.kind.precision)
+        layer.linear.kernel = nnx.Param(lax.optimization_barrier(kernel))
+    return block
 
 
 def window_places(places_W: jax.Array, of_T: jax.Array, num_input_tokens: int) -> jax.Array:
