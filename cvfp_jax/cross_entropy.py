@@ -27,8 +27,12 @@ from cvfp_jax.products import as_numbers, contract, operand, product
 # Larger temporaries cost page faults on a CPU each time they are made.
 _CHUNK_BYTES = 16 * 2**20
 # A frozen head's logits at a time, rows and tokens: on a CPU as many as stay in its caches, while products
-# stay large.
-_CPU_LOGITS, _LOGITS = (1024, 2048), (8192, 8192)
+# stay large; without the gradient, for which each stretch of tokens is added to a sum, fewer tokens.
+_CPU_LOGITS, _CPU_LOSS_LOGITS, _LOGITS = (1024, 2048), (1024, 1024), (8192, 8192)
+# Tokens of a group whose largest logit is taken together.
+_GROUP = 128
+# Products of rounded numbers that add up more than so many at a time are a fifth slower on some CPUs.
+_CPU_ROUNDED = 1024
 
 
 class Shares(NamedTuple):
@@ -128,6 +132,36 @@ class _Seen(NamedTuple):
     pull_CxE: jax.Array | None  # the sum of the tokens' vectors, weighed by their exponentials
 
 
+def _weighed(weights_CxT: jax.Array, tokens_TxE: jax.Array, precision: str) -> jax.Array:
+    """The sums of the tokens' vectors by weight."""
+    at_once = _CPU_ROUNDED if precision == "bf16" and jax.default_backend() == "cpu" else len(tokens_TxE)
+    pieces = [slice(first, first + at_once) for first in range(0, len(tokens_TxE), at_once)]
+    sums = [contract(weights_CxT[:, some], tokens_TxE[some], ((1,), (0,)), precision) for some in pieces]
+    return sum(sums[1:], sums[0])
+
+
+def _around_target(logits_CxT: jax.Array, place_C: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The largest logit, the target's (some other if that is elsewhere), and the largest before it."""
+    rows, tokens = logits_CxT.shape
+    # The logits are read once: what comes before the target is whole groups, and some of its own.
+    width = _GROUP if tokens % _GROUP == 0 else tokens
+    logits_CxGxW = logits_CxT.reshape(rows, -1, width)
+    largest_CxG = logits_CxGxW.max(axis=2)
+    inside_C = jnp.clip(place_C, 0, tokens - 1)
+    group_CxW = jnp.take_along_axis(logits_CxGxW, (inside_C // width)[:, None, None], axis=1)[:, 0]
+    own_C = jnp.take_along_axis(group_CxW, (inside_C % width)[:, None], axis=1)[:, 0]
+    numbers_W = jnp.arange(width, dtype=place_C.dtype)
+    begins_C = inside_C - inside_C % width
+    among_CxW = numbers_W[None, :] < (place_C - begins_C)[:, None]
+    numbers_G = jnp.arange(tokens // width, dtype=place_C.dtype)
+    whole_CxG = numbers_G[None, :] * width < begins_C[:, None]
+    before_C = jnp.maximum(
+        jnp.where(whole_CxG, largest_CxG, -jnp.inf).max(axis=1),
+        jnp.where(among_CxW, group_CxW, -jnp.inf).max(axis=1),
+    )
+    return largest_CxG.max(axis=1), own_C, before_C
+
+
 def _see(
     seen: _Seen,
     tokens_TxE: jax.Array,
@@ -143,20 +177,14 @@ def _see(
         is_token_T = first + jnp.arange(len(tokens_TxE), dtype=count.dtype) < count
         # A number, since a device may have no token at all.
         logits_CxT = jnp.where(is_token_T[None, :], logits_CxT, jnp.finfo(logits_CxT.dtype).min)
-    place_C = targets_C - first
-    inside_C = (place_C >= 0) & (place_C < len(tokens_TxE))
-    place_Cx1 = jnp.clip(place_C, 0, len(tokens_TxE) - 1)[:, None]
-    own_C = jnp.take_along_axis(logits_CxT, place_Cx1, axis=1)[:, 0]
-    earlier_CxT = jnp.arange(len(tokens_TxE), dtype=place_C.dtype)[None, :] < place_C[:, None]
-    before_C = jnp.where(earlier_CxT, logits_CxT, -jnp.inf).max(axis=1)
-    largest_C = lax.optimization_barrier(jnp.maximum(seen.largest_C, logits_CxT.max(axis=1)))
+    largest_C, own_C, before_C = _around_target(logits_CxT, targets_C - first)
+    inside_C = (targets_C >= first) & (targets_C < first + len(tokens_TxE))
+    largest_C = lax.optimization_barrier(jnp.maximum(seen.largest_C, largest_C))
     fades_C = jnp.exp(seen.largest_C - largest_C)
     exponentials_CxT = jnp.exp(logits_CxT - largest_C[:, None])
     pull_CxE = seen.pull_CxE
     if pull_CxE is not None:
-        pull_CxE = pull_CxE * fades_C[:, None] + contract(
-            exponentials_CxT, tokens_TxE, ((1,), (0,)), precision
-        )
+        pull_CxE = pull_CxE * fades_C[:, None] + _weighed(exponentials_CxT, tokens_TxE, precision)
     return _Seen(
         largest_C,
         seen.total_C * fades_C + exponentials_CxT.sum(axis=1),
@@ -201,7 +229,8 @@ def _own(
         targets_B = targets_B - first
         if shares.vocab_size < len(table_VxE) * vocabulary_parts(shares.mesh):
             count = shares.vocab_size - first
-    limit, stretch = _CPU_LOGITS if jax.default_backend() == "cpu" else _LOGITS
+    on_cpu = _CPU_LOGITS if with_gradient else _CPU_LOSS_LOGITS
+    limit, stretch = on_cpu if jax.default_backend() == "cpu" else _LOGITS
     num_tokens = min(stretch, len(table_VxE))
     whole = len(table_VxE) // num_tokens
     dtype = hidden_BxE.dtype

@@ -40,16 +40,22 @@ def as_jax(hidden, table, targets, valid):
     )
 
 
+def cut_into(monkeypatch, rows, tokens, group):
+    """So many rows and tokens at a time, and in a group where tokens are a multiple."""
+    for name in ("_CPU_LOGITS", "_CPU_LOSS_LOGITS", "_LOGITS"):
+        monkeypatch.setattr(cross_entropy, name, (rows, tokens))
+    monkeypatch.setattr(cross_entropy, "_GROUP", group)
+
+
 @settings(max_examples=6, deadline=None)
 @given(rows=st.integers(1, 23), vocab=st.integers(2, 30), chunk=st.integers(1, 30), seed=st.integers(0, 99))
 def test_losses_and_gradients_equal_double_precision_whatever_the_chunk(rows, vocab, chunk, seed):
     arrays = example(rows, 5, vocab, seed)
     loss, hits, on_hidden, on_table = oracle(*arrays)
     given_arrays = as_jax(*arrays)
-    previous = cross_entropy._CHUNK_BYTES, cross_entropy._CPU_LOGITS, cross_entropy._LOGITS
-    cross_entropy._CHUNK_BYTES = 4 * vocab * chunk
-    cross_entropy._CPU_LOGITS = cross_entropy._LOGITS = chunk, 1 + seed % 11
-    try:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(cross_entropy, "_CHUNK_BYTES", 4 * vocab * chunk)
+        cut_into(monkeypatch, chunk, 1 + seed % 11, 1 + seed % 3)
         for head in (frozen_head_losses, trained_head_losses):
 
             def total(hidden, table, head=head):
@@ -62,8 +68,6 @@ def test_losses_and_gradients_equal_double_precision_whatever_the_chunk(rows, vo
             np.testing.assert_allclose(gradients[0], on_hidden, rtol=0, atol=2e-5)
             expected = on_table if head is trained_head_losses else np.zeros_like(on_table)
             np.testing.assert_allclose(gradients[1], expected, rtol=0, atol=2e-4)
-    finally:
-        cross_entropy._CHUNK_BYTES, cross_entropy._CPU_LOGITS, cross_entropy._LOGITS = previous
 
 
 def test_huge_logits_do_not_overflow():
@@ -112,6 +116,31 @@ def test_no_array_of_all_logits_is_made():
     loss = jax.jit(jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss))
     memory = loss.lower(hidden).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * rows * vocab
+
+
+def test_rounded_numbers_are_summed_over_all_tokens_however_few_at_a_time(monkeypatch):
+    hidden, table, targets, valid = as_jax(*example(20, 6, 50, 0))
+
+    def gradient():
+        return jax.grad(lambda h: frozen_head_losses(h, table, targets, valid, "bf16").loss)(hidden)
+
+    at_once = gradient()
+    monkeypatch.setattr(cross_entropy, "_CPU_ROUNDED", 7)
+    np.testing.assert_allclose(gradient(), at_once, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "group"), [(40, 40), (40, 8), (16, 4), (16, 3), (5, 5), (1, 1)])
+def test_hits_among_many_equal_logits_are_those_of_argmax(monkeypatch, tokens, group):
+    cut_into(monkeypatch, 64, tokens, group)
+    vocab = 40
+    table = np.random.default_rng(0).integers(0, 3, (vocab, 1))
+    # Every token is once the target, where the largest logit is the largest or the least number of the table.
+    hidden, targets = np.repeat([[1.0], [-1.0]], vocab, axis=0), np.tile(np.arange(vocab), 2)
+    arrays = as_jax(hidden, table, targets, np.ones(2 * vocab, bool))
+    hits = jax.jit(lambda valid: frozen_head_losses(*arrays[:3], valid).hits)
+    for number in range(vocab):
+        valid = targets == number
+        assert int(hits(jnp.asarray(valid))) == oracle(hidden, table, targets, valid)[1]
 
 
 @pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
