@@ -93,7 +93,7 @@ class Scale:
     """Sizes that the workload does not say."""
 
     eval_batch: int = 2048
-    recurrence_tokens: int = 4096
+    recurrence_tokens: int = CELL_VAL_TOKENS - 1  # as many as a cell walks along
     rank_rows: int = R3_V2.effective_rank_rows
     # The original took what its GPU's free memory held; with so many the cell is a sum of parts timed anyway.
     cell_batch: int = 2048

@@ -112,6 +112,7 @@ def test_parts_are_of_the_sizes_that_their_names_say():
     assert [made[f"phase1_k{k}"].work.input_tokens for k in (1, 2)] == [1, 2]
     assert [made[f"phase2_train_{rows}"].rows for rows in (512, 2048)] == [512, 2048]
     assert made["effective_rank"].rows == 10_000
+    assert made["recurrence_768"].rows == made["recurrence_256"].rows == 31_023  # as a cell's
     assert made["cell_phase1"].work.input_tokens == 3
     assert made["cell_recurrence"].work.context_dim == 100
 
