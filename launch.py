@@ -14,7 +14,7 @@ OK, CELL_FAILED = 0, 1
 
 
 def _run(argv: Sequence[str]) -> int:
-    """Does what a command line asks for; whatever an interruption was made into is one again."""
+    """Does what a command line asks for; an interruption that was made into an ImportError is one again."""
     try:
         request = read_request(argv, EXPERIMENTS)
         if isinstance(request, str):
@@ -23,8 +23,8 @@ def _run(argv: Sequence[str]) -> int:
         ended_well = request.run()
         sys.stdout.flush()  # here, where a reader who has gone is no error
         return OK if ended_well else CELL_FAILED
-    except Exception:
-        interrupt.check()  # a compiled module struck while it is imported raises ImportError
+    except ImportError:
+        interrupt.check()  # a compiled module that is struck while it is imported raises this
         raise
 
 

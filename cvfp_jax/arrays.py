@@ -14,9 +14,9 @@ FLOAT_BYTES, INDEX_BYTES = 4, 4
 # The stages of a cell, each with arrays of its own beside those that are always there.
 ALWAYS, PHASE1, CONTEXTS, RANK, PHASE2 = "always", "phase 1", "contexts", "effective rank", "phase 2"
 STAGES = (PHASE1, CONTEXTS, RANK, PHASE2)
-# What a micro-batch keeps for its backward pass: rows as wide as each layer, as its tokens, and as the
-# inner layer of two linear maps, as measured, and a third more.
-_ROWS_OF_WIDTH, _ROWS_OF_WINDOW, _ROWS_OF_INNER = 8, 2, 4
+# What a batch keeps for its backward pass: rows as wide as each layer, in phase 2 as its inputs (in phase 1
+# they come from tables), and as the inner layer of two linear maps, as measured, and a third more.
+_ROWS_OF_WIDTH, _ROWS_OF_INPUT, _ROWS_OF_INNER = 8, 2, 4
 # Arrays of all pairs of rows.
 _PAIRS_OF_ROWS = {"UNIF": 3, "InfoNCE": 3}
 # Parameters, gradient, two moments and an update; in phase 2 also those of the start and of the best epoch.
@@ -214,7 +214,7 @@ def _phase1_rows(config: RunConfig, rows: int) -> int:
     model = config.model
     widths = context_widths(model)
     window = model.num_input_tokens * model.embed_dim
-    each = _ROWS_OF_WIDTH * sum(widths[1:]) + _ROWS_OF_WINDOW * window
+    each = _ROWS_OF_WIDTH * sum(widths[1:])
     if model.ffn_num_layers == 2:
         each += _ROWS_OF_INNER * FFN_EXPANSION * sum(width + window for width in widths[:-1])
     pairs = _PAIRS_OF_ROWS.get(config.phase1.diversity, 0)
@@ -225,7 +225,7 @@ def _phase2_rows(config: RunConfig, rows: int) -> int:
     """Numbers that a batch of phase 2 keeps for its backward pass."""
     model = config.model
     widths, contexts = token_widths(model), token_context_widths(model)
-    each = _ROWS_OF_WIDTH * sum(widths[1:]) + _ROWS_OF_WINDOW * (widths[0] + sum(contexts))
+    each = _ROWS_OF_WIDTH * sum(widths[1:]) + _ROWS_OF_INPUT * (widths[0] + sum(contexts))
     if model.ffn_num_layers == 2:
         inputs = zip(widths[:-1], contexts, strict=True)
         each += _ROWS_OF_INNER * FFN_EXPANSION * sum(map(sum, inputs))

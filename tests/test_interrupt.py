@@ -12,6 +12,7 @@ import tiny
 
 import launch
 from cvfp_jax import interrupt
+from cvfp_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,6 +61,24 @@ def test_what_an_interruption_was_made_into_is_one(listening, monkeypatch, capsy
     monkeypatch.setattr(launch, "read_request", struck_while_importing)
     assert launch.main([]) == 143
     assert capsys.readouterr().err.startswith("interrupted: ")
+
+
+def test_what_fails_after_an_interruption_is_told(listening, monkeypatch, capsys):
+    def asked_and_then_fails(error):
+        def read_request(argv, experiments):
+            with interrupt.deferred():
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise error
+
+        return read_request
+
+    monkeypatch.setattr(launch, "read_request", asked_and_then_fails(UserError("cannot save")))
+    assert launch.main([]) == UserError("").exit_code
+    assert capsys.readouterr().err == "error: cannot save\n"
+    interrupt.listen()
+    monkeypatch.setattr(launch, "read_request", asked_and_then_fails(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        launch.main([])
 
 
 SECOND = """

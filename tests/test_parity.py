@@ -232,13 +232,15 @@ def test_phase2_ends_where_the_original_did(replay):
 
 def test_phase2_went_as_the_original(replay):
     arrays, tolerance, second = replay["arrays"], replay["tolerance"], replay["second"]
+    from_theirs = replay["name"] in ADRIFT  # nothing of the first phase's drift is in it
     epochs = {
         "p2_train_loss": [epoch.train_loss for epoch in second.epochs],
         "p2_val_loss": [epoch.val_loss for epoch in second.epochs],
         "p2_val_acc": [epoch.val_acc for epoch in second.epochs],
     }
     for name, values in epochs.items():
-        atol = max(1e-6, tolerance.series(name))  # the recorded series are in single precision
+        # The recorded series are in single precision.
+        atol = 1e-5 if from_theirs else max(1e-6, tolerance.series(name))
         np.testing.assert_allclose(values, arrays[f"series/{name}"], rtol=0, atol=atol, err_msg=name)
     np.testing.assert_allclose(second.batch_losses, arrays["series/p2_batch_loss"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(second.grad_norms, arrays["series/p2_gradnorm"], rtol=0, atol=1e-5)
@@ -246,7 +248,6 @@ def test_phase2_went_as_the_original(replay):
     if second.last_params.table_VxE is not None:
         found["token_embedding.weight"] = np.asarray(second.last_params.table_VxE)
     assert ("token_embedding.weight" in found) != replay["facts"]["config"]["freeze"]
+    atol = 1e-5 if from_theirs else tolerance.array("p2_final/*")
     for name, value in found.items():
-        np.testing.assert_allclose(
-            value, arrays[f"p2_final/{name}"], rtol=0, atol=tolerance.array("p2_final/*"), err_msg=name
-        )
+        np.testing.assert_allclose(value, arrays[f"p2_final/{name}"], rtol=0, atol=atol, err_msg=name)
