@@ -5,9 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cvfp_jax import interrupt
-from cvfp_jax.cli import read_request
+from cvfp_jax.cli.main import read_request
 from cvfp_jax.errors import UserError
+from cvfp_jax.runtime import signals
 from experiments import EXPERIMENTS
 
 OK, CELL_FAILED = 0, 1
@@ -24,7 +24,7 @@ def _run(argv: Sequence[str]) -> int:
         sys.stdout.flush()  # here, where a reader who has gone is no error
         return OK if ended_well else CELL_FAILED
     except ImportError:
-        interrupt.check()  # a compiled module that is struck while it is imported raises this
+        signals.check()  # a compiled module that is struck while it is imported raises this
         raise
 
 
@@ -42,12 +42,12 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         state = f"{stop}; " if str(stop) else ""
         print(f"interrupted: {state}the same command goes on with what is unfinished", file=sys.stderr)
-        return interrupt.exit_code()
+        return signals.exit_code()
 
 
 if __name__ == "__main__":
-    interrupt.listen()
+    signals.listen()
     code = main(sys.argv)
-    if interrupt.leaves():
-        interrupt.leave(code)
+    if signals.leaves():
+        signals.leave(code)
     sys.exit(code)

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from benchmarks.parts import NAMES, Scale
 from benchmarks.workload import Workload
-from cvfp_jax.config import PRECISIONS
+from cvfp_jax.config.settings import PRECISIONS
 from cvfp_jax.errors import UserError, file_error
 
 

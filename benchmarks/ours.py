@@ -8,13 +8,17 @@ from flax import nnx
 from benchmarks import parts
 from benchmarks.parts import Part
 from benchmarks.timing import Run
-from cvfp_jax import parallel_pass, phase1, phase1_step, phase2, phase2_step, recurrence
-from cvfp_jax.config import ModelConfig, Phase1Config, Phase2Config
-from cvfp_jax.effective_rank import effective_rank
-from cvfp_jax.fixed_point import Status
-from cvfp_jax.mesh import one_device
-from cvfp_jax.model import LanguageModel
-from cvfp_jax.phase2_step import Stream
+from cvfp_jax.config.settings import ModelConfig, Phase1Config, Phase2Config
+from cvfp_jax.contexts import parallel, recurrence
+from cvfp_jax.contexts.effective_rank import effective_rank
+from cvfp_jax.core.fixed_point import Status
+from cvfp_jax.core.model import LanguageModel
+from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.phase1 import step as phase1_step
+from cvfp_jax.phase1 import train as phase1
+from cvfp_jax.phase2 import step as phase2_step
+from cvfp_jax.phase2 import train as phase2
+from cvfp_jax.phase2.step import Stream
 
 
 def _model(part: Part, precision: str) -> LanguageModel:
@@ -50,7 +54,7 @@ def _prepare(part: Part, precision: str) -> Run:
     if part.kind == parts.RECURRENCE:
         return lambda: recurrence.sequential_contexts(block, vectors_VxE, ids).block_until_ready()
     contexts_NxD = jnp.asarray(part.work.contexts(part.rows))
-    return lambda: parallel_pass.parallel_contexts(block, vectors_VxE, ids, contexts_NxD).block_until_ready()
+    return lambda: parallel.parallel_contexts(block, vectors_VxE, ids, contexts_NxD).block_until_ready()
 
 
 def _phase1(model: LanguageModel, part: Part) -> Run:

@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from benchmarks.workload import Workload
-from cvfp_jax import operations
-from cvfp_jax.config import ModelConfig, Phase2Config
+from cvfp_jax.config.settings import ModelConfig, Phase2Config
+from cvfp_jax.planning import flops
 from experiments.systems import R3_V2
 
 PHASE1, RECURRENCE, PARALLEL = "phase1", "recurrence", "parallel"
@@ -63,16 +63,16 @@ class Part:
         )
         match self.kind:
             case "phase1":
-                return operations.phase1_iteration(model, rows, distinct)
+                return flops.phase1_iteration(model, rows, distinct)
             case "recurrence":
-                return operations.exact_contexts(model, 1)
+                return flops.exact_contexts(model, 1)
             case "parallel":
-                return operations.parallel_pass(model, rows, distinct)
+                return flops.parallel_pass(model, rows, distinct)
             case "effective_rank":
-                return operations.effective_rank(rows, work.context_dim)
+                return flops.effective_rank(rows, work.context_dim)
             case "phase2_eval":
-                return operations.phase2_forward(model, work.vocab, rows)
-        return operations.phase2_training(model, Phase2Config(), work.vocab, rows)
+                return flops.phase2_forward(model, work.vocab, rows)
+        return flops.phase2_training(model, Phase2Config(), work.vocab, rows)
 
     def product_shape(self) -> tuple[int, int, int]:
         """Returns the rows, the inner width and the columns of the product that most operations are in."""

@@ -13,7 +13,7 @@ from benchmarks.measure import Measured
 from benchmarks.parts import CELL_MEMORY, UNITS, WHOLE_CELL, Scale, cell, cell_formula
 from benchmarks.sides import OURS, TORCH
 from benchmarks.workload import Workload
-from cvfp_jax.config import PRECISIONS
+from cvfp_jax.config.settings import PRECISIONS
 from cvfp_jax.report.tables import UNKNOWN, Table
 
 Numbers = dict[str, Any]

@@ -21,11 +21,11 @@ from benchmarks import flags, memory, result
 from benchmarks.parts import Scale
 from benchmarks.sides import OURS
 from benchmarks.workload import Workload
-from cvfp_jax.arrays import ALWAYS, PHASE1, Share, cell_arrays
-from cvfp_jax.capacity import largest_count
-from cvfp_jax.config import ModelConfig, RunConfig
-from cvfp_jax.memory import available_memory
+from cvfp_jax.config.settings import ModelConfig, RunConfig
+from cvfp_jax.planning.capacity import largest_count
+from cvfp_jax.planning.memory_model import ALWAYS, PHASE1, Share, cell_arrays
 from cvfp_jax.report.tables import Table
+from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.scaling.line import log_line
 
 _PROCESS_BYTES = 2 * 10**9  # libraries and compiler, from above

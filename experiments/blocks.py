@@ -23,8 +23,8 @@ Wrong in print: the best result, 111.9, which documents credit to this design, i
 read the contexts of the token before.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R5, SMALL
 
 _REPORT = replace(

@@ -14,8 +14,8 @@ original chose by free memory, is 8,192 tokens; the validation samples are token
 one text; and the draws of random numbers are JAX's.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R3_V1, R3_V2, SMALL
 
 # 1,181,952 : 2,365,200 : 3,547,396 parameters in the context block, which is 1 : 2.001 : 3.001.

@@ -20,8 +20,8 @@ Wrong in print: a report on 2,000 samples gives 256.7 and 196.4 as the best of 1
 searches' logs have 327.3 and 253.5.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid, Search
+from cvfp_jax.config.grid import Grid, Search
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R5, SMALL
 
 _REPORT = replace(R5, {"experiment": "context_dim_search", "preset": "search_100"})

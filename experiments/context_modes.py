@@ -20,8 +20,8 @@ first token was the last one, and that phase 2 had 20 epochs and no least gain i
 changed from run to run.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import MODES, SMALL
 
 _REPORT = replace(MODES, {"experiment": "context_modes", "preset": "modes_2000", "model.num_layers": 2})

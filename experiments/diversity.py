@@ -32,9 +32,9 @@ again, since the script ignored the setting. MCDL and OACD stop at iteration 10 
 tokens converged: no fixed point at all.
 """
 
-from cvfp_jax.config import DIVERSITIES
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
+from cvfp_jax.config.settings import DIVERSITIES
 from experiments.systems import R4, SMALL
 
 _REPORT = replace(R4, {"experiment": "diversity", "preset": "r4"})

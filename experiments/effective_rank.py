@@ -25,8 +25,8 @@ Wrong in print: an effective rank of 7.8 to 9.0 % (its table has 9.6) and a redu
 Every size validates on a text of its own, so the exponent mixes validation sets.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R2, SMALL
 
 _REPORT = replace(R2, {"experiment": "effective_rank", "preset": "r2"})

@@ -18,8 +18,8 @@ computed once and not anew in every epoch, since a trained table cannot be recom
 are tokenised one by one; and the draws of random numbers are JAX's. Rates, epochs and phase 1 are R1's.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R1, SMALL
 
 _REPORT = replace(

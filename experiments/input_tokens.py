@@ -21,8 +21,8 @@ and 74), which its law puts at 156, 113, 74 and 53; and a gain of 15 % on v2, wh
 with 587,970: at equal tokens the two are equal (196).
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R3_V3, SMALL
 
 _REPORT = replace(R3_V3, {"experiment": "input_tokens", "preset": "v3"})

@@ -20,8 +20,8 @@ Wrong in print: the parameters of the two phases, 3.55M and 4.13M for one layer 
 1.18M and 1.18M (1.77M and 2.95M for two tokens, 7.08M and 17.78M for three layers and three tokens).
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R3_V1, SMALL
 
 _REPORT = replace(R3_V1, {"experiment": "matrix", "preset": "r3_matrix"})

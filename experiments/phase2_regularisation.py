@@ -15,8 +15,8 @@ where a setting is R1's, 7,152, 3,360, 2,439 and 1,171, and best epochs of 2, 1,
 It differs from the original as ``sample_scaling`` does.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R1, SMALL
 
 _REPORT = replace(R1, {"experiment": "phase2_regularisation"})

@@ -21,8 +21,8 @@ trains, so that the contexts it calls fixed drift with it. The sizes of the dive
 D / N over the whole stream) and so its share of the loss fall as the data grow.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R1, SMALL
 
 _REPORT = replace(R1, {"experiment": "sample_scaling", "preset": "r1"})

@@ -26,8 +26,8 @@ exponents, which are not its slopes (.426, .322 and .219); and a floor of 132.5,
 That the weights start as Xavier's, and not N(0, 0.1^2), stands nowhere in the report.
 """
 
-from cvfp_jax.fields import replace
-from cvfp_jax.grid import Grid
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import replace
 from experiments.systems import R5, SMALL
 
 _REPORT = replace(R5, {"experiment": "sample_size", "preset": "r5"})

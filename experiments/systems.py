@@ -6,8 +6,8 @@ docstring of its experiment. The batch of phase 2, which the original chose by t
 (about 8,200 tokens), is 8,192 tokens wherever the report gives none.
 """
 
-from cvfp_jax.config import DataConfig, ModelConfig, Phase1Config, Phase2Config, RunConfig
-from cvfp_jax.fields import replace
+from cvfp_jax.config.overrides import replace
+from cvfp_jax.config.settings import DataConfig, ModelConfig, Phase1Config, Phase2Config, RunConfig
 
 ULTRACHAT = DataConfig(corpus="ultrachat", val_samples="1000:1020", embedding="gpt2")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from cvfp_jax import compilation
+from cvfp_jax.runtime import compilation
 
 # The same examples every time, so that a failure is a change's; --hypothesis-profile=default explores.
 settings.register_profile("fixed", derandomize=True)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cvfp_jax.config import ModelConfig
-from cvfp_jax.model import ContextBlock, ContextLayer, LanguageModel, Layer
+from cvfp_jax.config.settings import ModelConfig
+from cvfp_jax.core.model import ContextBlock, ContextLayer, LanguageModel, Layer
 
 
 def layer_parameters(layer: Layer, network: str = "fnn.") -> dict[str, tuple[nnx.Module, str]]:

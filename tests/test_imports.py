@@ -1,6 +1,7 @@
-"""The arrows of import run only downward (BUILD.md, layout)."""
+"""What may import what, and what no file may do."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,62 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# A module imports only from layers below its own, or from its own package.
-LAYERS = [
-    {"errors", "interrupt"},
-    {"hosts_cli"},
-    {"hosts"},
-    {"atomic", "choice", "config", "lock", "mesh", "products", "ranges", "row_file"},
-    {
-        "compile_log",
-        "cross_entropy",
-        "diversity",
-        "effective_rank",
-        "field_docs",
-        "fields",
-        "fixed_point",
-        "keeper",
-        "lanes",
-        "layout",
-        "optimizer",
-        "record_schema",
-        "row_sums",
-        "scaling",
-        "widths",
-    },
-    {
-        "arrays",
-        "data",
-        "grid",
-        "memory",
-        "operations",
-        "profiler",
-        "progress",
-        "records",
-        "stop_rules",
-        "stopwatch",
-    },
-    {"compilation", "model", "seal", "workdir"},
-    {
-        "block_gradient",
-        "checkpoint",
-        "diversity_gradient",
-        "micro_batches",
-        "plan",
-        "roofline",
-        "token_tables",
-    },
-    {"capacity", "recurrence", "tiles"},
-    {"context_inputs", "parallel_pass", "phase1_step"},
-    {"phase1_disk", "phase2_step"},
-    {"phase1"},
-    {"blocks", "diagnostics", "phase2"},
-    {"report", "run"},
-    {"capacity_cli", "fit_command", "sweep"},
-    {"analysis_cli", "sweep_cli"},
-    {"cli"},
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def modules():
@@ -82,25 +27,17 @@ def imported(path, top_level_only=False):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def part(dotted):
-    """The layer's name of a module of the project, or None."""
-    pieces = dotted.split(".")
-    return pieces[1] if pieces[0] == "cvfp_jax" and len(pieces) > 1 and pieces[1] in LEVEL else None
+def test_imports_keep_the_contract():
+    """Rooms, and which may import which, are in pyproject.toml."""
+    lint = Path(sys.executable).with_name("lint-imports")
+    run = subprocess.run([lint, "--no-logo"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
 
 
-def test_every_module_has_a_layer():
-    found = {path.relative_to(ROOT / "cvfp_jax").parts[0].removesuffix(".py") for path in modules()}
-    assert found == LEVEL.keys()
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows_run_downward(path):
-    own = path.relative_to(ROOT / "cvfp_jax").parts[0].removesuffix(".py")
-    for name in imported(path):
-        other = part(name)
-        if other and other != own:
-            assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
-        assert not name.startswith(("experiments", "launch", "tests")), f"{own} imports {name}"
+def test_the_package_imports_nothing_above_it():
+    for path in modules():
+        names = {name.split(".")[0] for name in imported(path)}
+        assert not names & {"experiments", "launch", "tests", "benchmarks", "torch"}, path
 
 
 @pytest.mark.parametrize(
@@ -114,10 +51,10 @@ def test_arrows_run_downward(path):
                 "report/law_figures.py",
                 "report/line_figures.py",
                 "report/plotting.py",
-                "report/printed/figures.py",
+                "reproduction/figures.py",
             },
         ),
-        ("orbax", {"checkpoint.py"}),
+        ("orbax", {"checkpointing/orbax.py"}),
         ("datasets", {"data/corpus.py"}),
     ],
 )
@@ -132,9 +69,13 @@ def test_who_may_import_what(library, allowed):
 
 def test_one_file_knows_the_distributed_runtime():
     """The others ask it what process 0 says."""
-    words = ("jax.distributed", "multihost_utils", "process_allgather", "broadcast_one_to_all")
-    users = {path.name for path in modules() if any(word in path.read_text() for word in words)}
-    assert users == {"hosts.py"}
+    words = (r"jax\.distributed", "multihost_utils", "process_allgather", "broadcast_one_to_all")
+    users = {
+        path.name
+        for path in modules()
+        if any(re.search(rf"(?<!cvfp_){word}", path.read_text()) for word in words)
+    }
+    assert users == {"processes.py"}
 
 
 def test_nothing_that_is_read_is_executed():
@@ -176,7 +117,7 @@ def test_the_command_line_answers_without_heavy_libraries(flag):
 def test_no_file_is_named_for_nothing_in_particular():
     for path in modules():
         assert path.stem not in {"util", "utils", "helper", "helpers", "common", "misc"}
-        assert len(path.read_text().splitlines()) <= 400, path
+        assert len(path.read_text().splitlines()) <= 600, path
 
 
 def test_the_benchmarks_are_above_everything():
@@ -189,6 +130,6 @@ def test_the_benchmarks_are_above_everything():
     for path in files:
         names = {name.split(".")[0] for name in imported(path)}
         assert ("torch" in names) <= (path.name in ("plain_torch.py", "sides.py")), path
-        steps = {"cvfp_jax.phase1", "cvfp_jax.phase2", "cvfp_jax.recurrence", "cvfp_jax.model"}
+        steps = {f"cvfp_jax.{name}" for name in ("phase1", "phase2", "contexts.recurrence", "core.model")}
         assert bool(steps & set(imported(path))) == (path.name == "ours.py"), path
-        assert len(path.read_text().splitlines()) <= 400, path
+        assert len(path.read_text().splitlines()) <= 600, path

@@ -2,26 +2,18 @@
 
 import hashlib
 import logging
-import os
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Self
 
 import numpy as np
-import platformdirs
 
-from cvfp_jax.atomic import write_atomic
+from cvfp_jax.runtime.files import cache_dir, write_atomic
 
 # Part of every key: raise it when the meaning of a cached array changes.
 SCHEMA = "1"
-
-
-def cache_dir() -> Path:
-    """Returns $CVFP_CACHE_DIR, or the user's cache directory."""
-    return Path(os.environ.get("CVFP_CACHE_DIR") or platformdirs.user_cache_dir("cvfp_jax"))
 
 
 # An array's memoryview is hashed where it lies.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cvfp_jax.config import DataConfig, RunConfig
+from cvfp_jax.config.settings import DataConfig, RunConfig
 from cvfp_jax.data import cache, corpus, embedding, stream, textfiles, unigram
 from cvfp_jax.errors import UserError
 

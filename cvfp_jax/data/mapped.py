@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cvfp_jax.atomic import replacing
 from cvfp_jax.data import cache
+from cvfp_jax.runtime.files import replacing
 
 CHUNK = 1 << 20
 # Up to this size the contents are checked whenever a file is opened (a fifth of a second), and beyond

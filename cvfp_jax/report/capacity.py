@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Sequence
 
-from cvfp_jax.arrays import ALWAYS, STAGES
-from cvfp_jax.capacity import Capacity
+from cvfp_jax.planning.capacity import Capacity
+from cvfp_jax.planning.memory_model import ALWAYS, STAGES
 from cvfp_jax.report.tables import UNKNOWN, Table, size, whole
 
 _WIDTH = 72  # of sentences; tables are narrower

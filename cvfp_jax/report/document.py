@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cvfp_jax.atomic import write_atomic
 from cvfp_jax.errors import file_error
-from cvfp_jax.records import Record
 from cvfp_jax.report import inference, law_sections, line_sections, sections
 from cvfp_jax.report.against import Against, against_blocks
 from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.page import Block, Figure, Page, markdown
 from cvfp_jax.report.summary import Summary, summarise
 from cvfp_jax.report.webpage import render
+from cvfp_jax.results.records import Record
+from cvfp_jax.runtime.files import write_atomic
 
 
 def report_page(

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from cvfp_jax.records import Record, label
 from cvfp_jax.report import tables
 from cvfp_jax.report.inference import fitted, pairs
 from cvfp_jax.report.summary import PREDICT_AT, Summary
+from cvfp_jax.results.records import Record, label
 from cvfp_jax.scaling.derived import exponent_difference
 
 _SIGNIFICANT = 0.05

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvfp_jax import records
 from cvfp_jax.errors import UserError
-from cvfp_jax.records import Record
 from cvfp_jax.report.against import Against, compare_sweeps
 from cvfp_jax.report.document import write_report
 from cvfp_jax.report.summary import Summary, summarise
+from cvfp_jax.results import records
+from cvfp_jax.results.records import Record
 
 
 def rebuild_report(workdir: Path, against: Against | None = None) -> list[Summary]:

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 
-from cvfp_jax.plan import CellPlan, gib
-from cvfp_jax.records import seconds
+from cvfp_jax.planning.plan import CellPlan, gib
 from cvfp_jax.report.summary import Summary
+from cvfp_jax.results.records import seconds
 
 UNKNOWN = "-"
 
@@ -106,6 +106,20 @@ def size(value: float) -> str:
         if value >= least:
             return f"{value / unit:.4g}{letter}" if unit else f"{value:.3g}"
     return f"{value / 1e3:.4g}k" if value >= 10_000 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in words.
+
+    >>> duration(7.4), duration(75), duration(7500)
+    ('7 s', '1 min 15 s', '2 h 5 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def interval(low: float, high: float, digits: int = 1) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvfp_jax import records
-from cvfp_jax.progress import duration
 from cvfp_jax.report import inference, line_tables, tables
 from cvfp_jax.report.summary import PREDICT_AT, Summary
+from cvfp_jax.report.tables import duration
+from cvfp_jax.results import records
 
 
 def show_report(summaries: Sequence[Summary], folder: Path) -> None:

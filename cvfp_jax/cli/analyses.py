@@ -1,0 +1,167 @@
+"""The experiments that train nothing: their flags, and what those ask for."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cvfp_jax.cli.values import choose
+from cvfp_jax.errors import UserError
+from cvfp_jax.sweep.workdir import folder_of
+
+OBJECTIVES = ("log", "linear", "huber")
+
+
+class Request(Protocol):
+    """What a command line asks for."""
+
+    def run(self) -> bool:
+        """Does it, and returns whether all of it ended well."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FitRequest:
+    """Laws to be fitted to a file's points."""
+
+    points: Path
+    x: str | None
+    y: str | None
+    group: str | None
+    laws: tuple[str, ...] | None
+    objective: str
+    predict: tuple[float, ...]
+    workdir: Path
+
+    def run(self) -> bool:
+        """Writes and prints the fits."""
+        from cvfp_jax.cli.fit import run_fit  # brings SciPy, which the command line does without
+
+        columns = (self.x, self.y, self.group)
+        run_fit(self.points, columns, self.laws, self.objective, self.predict, self.workdir)
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRequest:
+    """The report of a sweep's folder, to be made from its records once more."""
+
+    workdir: Path
+    against: Path | None = None  # the folder of a sweep to compare it with
+
+    def run(self) -> bool:
+        """Writes the report and prints its tables."""
+        from cvfp_jax.report.against import cautions, sentences  # bring SciPy, as above
+        from cvfp_jax.report.rebuild import compare_folders, rebuild_report
+        from cvfp_jax.report.terminal import show_report
+
+        against = compare_folders(self.workdir, self.against) if self.against else None
+        show_report(rebuild_report(self.workdir, against), self.workdir)
+        if against:
+            print("\n".join(["", *sentences(against), *cautions(against)]))
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportsRequest:
+    """The five reports, to be made from the tables that the original printed."""
+
+    workdir: Path
+
+    def run(self) -> bool:
+        """Writes the reports and prints where they are."""
+        from cvfp_jax.reproduction.write import write_reports  # brings SciPy, as above
+
+        for path in write_reports(self.workdir):
+            print(f"wrote {path}")
+        return True
+
+
+def _path(flag: str, text: str) -> Path:
+    """The file that a flag names."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # an unknown user's home
+        raise UserError(f"--{flag}={text} is not usable ({error}): name a file.") from None
+    if not text:
+        raise UserError(f"--{flag}= is not a file: name one.")
+    return path
+
+
+def _sizes(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        sizes = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        sizes = (math.nan,)
+    if not all(math.isfinite(size) and size > 0 for size in sizes):
+        raise UserError(
+            f"--{flag}={text} is not a list of sizes above zero: write for example --{flag}=1e6,1e7."
+        )
+    return tuple(dict.fromkeys(sizes))
+
+
+def _fit(given: Mapping[str, str]) -> FitRequest:
+    if "points" not in given:
+        raise UserError("--points is missing: name a .csv, .json or .jsonl file, or a sweep's records.jsonl.")
+    points = _path("points", given["points"])
+    return FitRequest(
+        points,
+        given.get("x"),
+        given.get("y"),
+        given.get("group"),
+        tuple(dict.fromkeys(given["laws"].split(","))) if "laws" in given else None,
+        choose("objective", given.get("objective", OBJECTIVES[0]), OBJECTIVES),
+        _sizes("predict", given["predict"]) if "predict" in given else (),
+        folder_of(given.get("workdir", f"runs/fit-{points.stem}")),
+    )
+
+
+def _report(given: Mapping[str, str]) -> ReportRequest:
+    if "workdir" not in given:
+        raise UserError(
+            "--workdir is missing: name the folder of a sweep, for example --workdir=runs/context_dim-quick."
+        )
+    other = given.get("against")
+    return ReportRequest(folder_of(given["workdir"]), None if other is None else _path("against", other))
+
+
+def _reports(given: Mapping[str, str]) -> ReportsRequest:
+    return ReportsRequest(folder_of(given.get("workdir", "runs/reports")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """An experiment that trains nothing: what it does, its flags with their texts, and their reader."""
+
+    text: str
+    flags: dict[str, str]
+    request: Callable[[Mapping[str, str]], Request]
+
+
+ANALYSES = {
+    "fit": Analysis(
+        "Fit scaling laws to the points of any file, and say which of them predicts.",
+        {
+            "points": "a .csv, .json or .jsonl file of points, or a sweep's records.jsonl",
+            "x": "the column of sizes (default: train_tokens of records)",
+            "y": "the column of measures (default: val_ppl of records)",
+            "group": "the column that names the groups, each with its own laws (default: series of records)",
+            "laws": "power, saturating, log_corrected, exponential_decay, variable_exponent, constant,"
+            " log_linear; for example power,saturating (default: all)",
+            "objective": "log (least squares of ln y; the default), linear (of y) or huber (of ln y)",
+            "predict": "sizes to predict at, for example 1e6,1e7",
+        },
+        _fit,
+    ),
+    "report": Analysis(
+        "Make the report of a sweep's folder once more, from its records.",
+        {"against": "the folder of another sweep, such as another preset's, to compare this one with"},
+        _report,
+    ),
+    "reports": Analysis(
+        "Make the five reports from the tables that the original printed, beside what follows from them.",
+        {},
+        _reports,
+    ),
+}

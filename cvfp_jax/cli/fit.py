@@ -1,0 +1,147 @@
+"""Laws fitted to the points of a file: fits.json, fits.md, fits.html, and what it says in the terminal."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cvfp_jax.errors import UserError, file_error
+from cvfp_jax.report.law_sections import (
+    law_blocks,
+    law_terms,
+    laws_table,
+    parameters_table,
+    points_line,
+    predictions_table,
+    status_details,
+)
+from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Page, markdown
+from cvfp_jax.report.webpage import render
+from cvfp_jax.runtime.files import write_atomic
+from cvfp_jax.scaling.analysis import Analysis, analyse_group
+from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.points import Points, read_points
+
+FILE_NAME = "fits.json"
+_OBJECTIVES = {
+    "log": "least squares of ln y",
+    "linear": "least squares of y",
+    "huber": "Huber's loss of ln y",
+}
+
+
+def run_fit(
+    path: Path,
+    columns: tuple[str | None, str | None, str | None],
+    laws: Sequence[str] | None,
+    objective: str,
+    predict: Sequence[float],
+    workdir: Path,
+) -> None:
+    """Fits laws to the points of a file, writes fits.json, a document of them, and prints what it says.
+
+    Args:
+      path: the file of points.
+      columns: those of sizes, measures and groups; None where the file's kind has a default.
+      laws: names of ``LAWS``; None for all of them.
+      objective: what the fits make least; ``log``, ``linear`` or ``huber``.
+      predict: sizes to predict at.
+      workdir: where fits.json, fits.md, fits.html and figures/ go, made if it is missing.
+
+    Raises:
+      UserError: the points, a law or the folder cannot be used.
+    """
+    names = list(LAWS) if laws is None else list(laws)
+    for name in names:
+        if name not in LAWS:
+            raise UserError(f"--laws: {name!r} is no law: choose of {', '.join(LAWS)}.")
+    points = read_points(path, *columns)
+    count = sum(len(group.x) for group in points.groups)
+    print(f"fitting {', '.join(names)} to {count} points of {path} ...", flush=True)
+    target = workdir / FILE_NAME
+    with _writing(target):
+        workdir.mkdir(parents=True, exist_ok=True)  # now, so that no minutes of work are lost
+    analyses = _analyse(points, names, objective, predict)
+    rows = [row for analysis in analyses for row in analysis.rows]
+    with _writing(target):
+        write_atomic(target, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
+    _write_document(path, points, objective, analyses, workdir)
+    for analysis in analyses:
+        print(f"\n{_group_text(points, analysis)}")
+    if points.left_out:
+        print()
+    for line in points.left_out:
+        print(f"left out: {line}")
+    print(f"\nwrote {workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
+
+
+def _analyse(points: Points, laws: Sequence[str], objective: str, predict: Sequence[float]) -> list[Analysis]:
+    """Fits the laws, with a bar in a terminal that counts a group's law each."""
+    # The bar begins to move with the first law whose intervals are sought, and ends full.
+    with tqdm(total=len(points.groups) * len(laws), unit="law", leave=False, disable=None) as bar:
+
+        def progress(text: str) -> None:
+            bar.set_description_str(text, refresh=False)
+            bar.update()
+
+        return [analyse_group(group, laws, objective, predict, progress=progress) for group in points.groups]
+
+
+def _write_document(
+    path: Path, points: Points, objective: str, analyses: Sequence[Analysis], workdir: Path
+) -> None:
+    """Writes fits.md, fits.html and a figure a group."""
+    from cvfp_jax.report.law_figures import save_law_figures  # half a second, and only needed now
+
+    folder = workdir / "figures"
+    with _writing(folder):
+        figures = save_law_figures(analyses, points.x, points.y, folder, "fits")
+    page = fits_page(path, points, objective, analyses, figures)
+    for name, text in (("fits.md", markdown(page)), ("fits.html", render(page, folder))):
+        with _writing(workdir / name):
+            # Names of files may hold bytes that are no text.
+            write_atomic(workdir / name, text.encode(errors="backslashreplace"))
+
+
+def fits_page(
+    path: Path, points: Points, objective: str, analyses: Sequence[Analysis], figures: Sequence[Figure]
+) -> Page:
+    """Returns the document of a file's fits: a section a group, what was left out, and the terms."""
+    facts = [
+        ("points", f"{sum(len(group.x) for group in points.groups)} of {path.name}"),
+        ("x", points.x),
+        ("y", points.y),
+        *([("groups by", points.group)] if points.group else []),
+        ("fitted by", _OBJECTIVES[objective]),
+    ]
+    blocks: list[Block] = [Facts(facts)]
+    for analysis, figure in zip(analyses, figures, strict=True):
+        blocks.append(Heading(2, analysis.group.name))
+        blocks += law_blocks(analysis, points.x, points.y, figure)
+    if points.left_out:
+        blocks += [Heading(2, "Left out"), Bullets(points.left_out)]
+    return Page(f"Laws fitted to {path.name}", [*blocks, Heading(2, "Terms"), law_terms()])
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Says in one line that a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(f"cannot write {target}: {error.strerror}; use another --workdir.", error) from None
+
+
+def _group_text(points: Points, analysis: Analysis) -> str:
+    """What the fits of a group say: a line on its points, tables, what to mind, and the verdict."""
+    rows = analysis.rows
+    head = f"{analysis.group.name}: {points_line(analysis.group, points.x, points.y)}"
+    tables = [
+        table.text()
+        for table in (laws_table(rows), parameters_table(rows), predictions_table(rows))
+        if table.rows
+    ]
+    formulas = "\n".join(f"{row['law']}: {row['formula']}" for row in rows)
+    return "\n\n".join([head, formulas, *tables, *status_details(rows), analysis.selection.verdict])

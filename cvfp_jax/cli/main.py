@@ -1,0 +1,142 @@
+"""The command line: which flags there are, whose they are, and mistakes in them."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+
+from absl import flags
+
+from cvfp_jax.cli import sweep
+from cvfp_jax.cli.analyses import ANALYSES, Request
+from cvfp_jax.cli.sweep import PREFIX, setting_flags, sweep_request
+from cvfp_jax.cli.values import choose
+from cvfp_jax.errors import UserError
+
+_TEXTS = {
+    "experiment": "what to run, by one of the names above",
+    "workdir": "folder of everything written (default: runs/<experiment>-<preset>, runs/fit-<file> or"
+    " runs/reports; report needs one)",
+}
+_SWITCHES = {
+    "list": "print the experiments and their presets",
+    "help": "print this text; -h for short",
+}
+_EXPERIMENTS = Mapping[str, ModuleType]
+
+
+def _define_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    texts = {**_TEXTS, **sweep.FLAGS, **setting_flags()}
+    for analysis in ANALYSES.values():
+        texts |= analysis.flags
+    for name, text in texts.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    for name, text in {**_SWITCHES, **sweep.SWITCHES}.items():
+        short = "h" if name == "help" else None
+        flags.DEFINE_boolean(name, False, text, flag_values=values, short_name=short)
+    return values
+
+
+def _dashed(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _parse(argv: Sequence[str]) -> dict[str, str]:
+    """Returns the flags that were given, switches only if they are on; a mistake is one line."""
+    values = _define_flags()
+    names = [name for name in values if name != "h"]  # which is short for help
+    choices = f"the flags are {_dashed(n for n in names if not n.startswith(PREFIX))} and --{PREFIX}FIELD"
+    try:
+        rest = values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith(PREFIX):
+            fields = ", ".join(name for name in names if name.startswith(PREFIX))
+            raise UserError(f"unknown field --{error.flagname}: the fields are {fields}.") from None
+        raise UserError(f"unknown flag --{error.flagname}: {choices}.") from None
+    except flags.IllegalFlagValueError as error:
+        raise UserError(
+            f"{str(error).partition(': (')[0]}: a switch takes no value, or true or false."
+        ) from None
+    except (flags.Error, ValueError) as error:
+        raise UserError(f"{error}: write --FLAG=VALUE; see --help.") from None
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: {choices}.")
+    for name in names:
+        if values[name].present > 1:
+            raise UserError(f"--{name} is given twice: give it once.")
+    given = {name: values[name].value for name in names if values[name].present}
+    return {name: value for name, value in given.items() if value is not None and value is not False}
+
+
+def _check_belongs(experiment: str, given: Iterable[str]) -> None:
+    """Refuses flags of other experiments."""
+    if experiment in ANALYSES:
+        own, shown = list(ANALYSES[experiment].flags), ""
+    else:
+        own, shown = [*sweep.FLAGS, *sweep.SWITCHES], f" and --{PREFIX}FIELD"
+    for name in given:
+        setting = name.startswith(PREFIX) and experiment not in ANALYSES
+        if not setting and name not in own and name not in _TEXTS and name not in _SWITCHES:
+            raise UserError(
+                f"--{name} is no flag of --experiment={experiment}: its flags are"
+                f" {_dashed([*own, 'workdir'])}{shown}."
+            )
+
+
+def list_text(experiments: _EXPERIMENTS) -> str:
+    """Returns what --list prints: experiments, what they show, and their presets or flags."""
+    lines = []
+    for name, module in experiments.items():
+        lines.append(f"{name}: {(module.__doc__ or '').strip().splitlines()[0]}")
+        lines.append(f"  presets: {', '.join(module.PRESETS)}")
+    lines.append("\nThese train nothing:")
+    for name, analysis in ANALYSES.items():
+        lines.append(f"{name}: {analysis.text}")
+        lines.append(f"  flags: {_dashed([*analysis.flags, 'workdir'])}")
+    return "\n".join(lines) + "\n"
+
+
+def help_text(experiments: _EXPERIMENTS) -> str:
+    """Returns what --help prints."""
+    parts = {
+        "flags of every experiment": {**_TEXTS, **_SWITCHES},
+        "flags of those that train": {**sweep.FLAGS, **sweep.SWITCHES},
+        **{f"flags of {name}": analysis.flags for name, analysis in ANALYSES.items() if analysis.flags},
+        "settings of those that train; of an axis, a list such as 8,16": setting_flags(),
+    }
+    lines = ["Train CVFP language models and fit data-scaling laws to them.\n"]
+    lines.append("python launch.py --experiment=NAME [--FLAG=VALUE ...]\n")
+    lines.append(list_text(experiments))
+    for title, texts in parts.items():
+        lines.append(f"{title}:")
+        lines += [
+            textwrap.fill(f"--{name}: {text}", 100, initial_indent="  ", subsequent_indent="      ")
+            for name, text in texts.items()
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def read_request(argv: Sequence[str], experiments: _EXPERIMENTS) -> Request | str:
+    """Reads a command line.
+
+    Args:
+      argv: program name and arguments.
+      experiments: those that train, by name; each module has ``PRESETS``, grids by name.
+
+    Returns:
+      What is asked for, or a text to print.
+
+    Raises:
+      UserError: a flag, a field, a preset, an experiment or a value is not allowed.
+    """
+    given = _parse(argv)
+    if "help" in given:
+        return help_text(experiments)
+    if "list" in given:
+        return list_text(experiments)
+    experiment = choose("experiment", given.get("experiment"), [*experiments, *ANALYSES])
+    _check_belongs(experiment, given)
+    if experiment in ANALYSES:
+        return ANALYSES[experiment].request(given)
+    return sweep_request(experiment, experiments[experiment].PRESETS, given)

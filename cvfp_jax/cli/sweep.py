@@ -1,0 +1,212 @@
+"""The flags of a sweep, and the grid of cells that they ask for."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cvfp_jax.cli import capacity, hosts
+from cvfp_jax.cli.capacity import CapacityRequest
+from cvfp_jax.cli.hosts import Place, read_place
+from cvfp_jax.cli.values import choose
+from cvfp_jax.config.grid import AXIS_FLAGS, Grid
+from cvfp_jax.config.overrides import field_docs
+from cvfp_jax.config.settings import RunConfig
+from cvfp_jax.errors import UserError
+from cvfp_jax.sweep.workdir import folder_of
+
+PREFIX = "config."  # of the flags that set a field
+# Flags that are short for a field.
+_SHORT = {
+    "corpus": "data.corpus",
+    "val_samples": "data.val_samples",
+    "embedding": "data.embedding",
+    "precision": "precision",
+    "seed": "seed",
+}
+FLAGS = {
+    "preset": "settings of the experiment (default: its first; see --list)",
+    "corpus": "pydocs, ultrachat, ultrachat:FOLDER or text:PATH (.txt .md .json .jsonl .parquet)",
+    "samples": "training sizes in samples, for example 50,100",
+    "val_samples": "validation samples, START:STOP, behind the training samples",
+    "context_dims": "context widths, for example 256,576",
+    "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
+    "precision": "f32, or bf16: faster matrix products of operands rounded to 8 bits (default: f32)",
+    "seed": "seed of every random number",
+    "seeds": "replicates, each cell with so many seeds from --seed on, for example 3",
+    "mesh": "how devices share the work, such as data:4,model:2: the vocabulary over model, all else over"
+    " all devices (default: all of them on data)",
+    "contexts_in": "where training's contexts are kept: memory, disk (in the workdir, one device) or auto: on"
+    " disk where they fit in memory only so (default: auto)",
+    "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
+    **hosts.FLAGS,
+    **capacity.FLAGS,
+}
+SWITCHES = {
+    "dry_run": "print the plan only: nothing is downloaded, read or trained",
+    "json": "print the plan of --dry_run as JSON",
+    "force": "run cells that are expected not to fit in memory, too",
+    "profile": "trace three steps of each phase with JAX's profiler, into profile/ of the workdir",
+    "log_compiles": "name each function that is compiled, and the seconds it took",
+}
+CONTEXTS_IN = ("auto", "memory", "disk")
+_MOST_SEEDS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRequest:
+    """A sweep that a command line asks for."""
+
+    grid: Grid
+    workdir: Path
+    dry_run: bool
+    json: bool
+    checkpoint_minutes: float
+    force: bool
+    profile: bool
+    log_compiles: bool
+    mesh: dict[str, int] | None = None
+    contexts_in: str = "auto"
+    capacity: CapacityRequest | None = None
+    place: Place | None = None
+
+    def run(self) -> bool:
+        """Runs the sweep, or prints its plan, and returns whether every cell ended well."""
+        if self.dry_run:
+            print(_plan(self.grid, self.json, self.capacity))
+            return True
+        # These bring JAX, which the command line does without.
+        from cvfp_jax.distributed import processes
+        from cvfp_jax.runtime import compilation
+        from cvfp_jax.sweep.runner import run_sweep
+
+        compilation.ask_for_repeatable()
+        compilation.keep_on_disk()
+        told = compilation.told(compilation.show) if self.log_compiles else contextlib.nullcontext()
+        with told, processes.joined(self.place):
+            return run_sweep(
+                self.grid,
+                self.workdir,
+                self.checkpoint_minutes,
+                self.force,
+                self.profile,
+                self.mesh,
+                self.contexts_in,
+            )
+
+
+def setting_flags() -> dict[str, str]:
+    """Returns the flags that set a field each, with their texts."""
+    fields = field_docs(RunConfig()).items()
+    return {PREFIX + name: text for name, text in fields if name not in ("experiment", "preset")}
+
+
+def _axis(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--{flag}={text} is not a list of whole numbers: write for example --{flag}=50,100."
+        ) from None
+
+
+def _seeds(base: int, count: str, first: str | None) -> tuple[int, ...]:
+    """The seeds that --seeds and --seed ask for."""
+    try:
+        number, start = int(count), base if first is None else int(first)
+        if not 1 <= number <= _MOST_SEEDS:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--seeds={count} is not a number of replicates from --seed={first or base} on: write for"
+            f" example --seeds=3, at most {_MOST_SEEDS}."
+        ) from None
+    return tuple(range(start, start + number))
+
+
+def _minutes(text: str) -> float:
+    """The time between saves that --checkpoint_minutes asks for."""
+    try:
+        minutes = float(text)
+        if not 0 <= minutes < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--checkpoint_minutes={text} is not a time: write minutes from 0 on, for example 5 or 0.5."
+        ) from None
+    return minutes
+
+
+def _mesh(text: str | None) -> dict[str, int] | None:
+    """The mesh that --mesh asks for."""
+    if text is None:
+        return None
+    from cvfp_jax.distributed.mesh import parse_mesh  # brings JAX
+
+    return parse_mesh(text)
+
+
+def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[str, str]) -> SweepRequest:
+    """Returns the sweep that flags ask for.
+
+    Args:
+      experiment: its name.
+      presets: the experiment's grids by name, the default first.
+      given: the flags that were given, with their texts; switches are there if they are on.
+
+    Returns:
+      The sweep.
+
+    Raises:
+      UserError: a field, a preset or a value is not allowed.
+    """
+    preset = choose("preset", given.get("preset", next(iter(presets))), list(presets))
+    changes = {name.removeprefix(PREFIX): text for name, text in given.items() if name.startswith(PREFIX)}
+    for flag in _SHORT.keys() & given.keys():
+        if _SHORT[flag] in changes:
+            raise UserError(f"--{flag} and --{PREFIX}{_SHORT[flag]} set the same field: give one of them.")
+        changes[_SHORT[flag]] = given[flag]
+    grid = presets[preset]
+    lists = {name: flag for name, flag in AXIS_FLAGS.items() if name != "seed"}
+    axes = {name: _axis(flag, given[flag]) for name, flag in lists.items() if flag in given}
+    if "seeds" in given:
+        axes["seed"] = _seeds(grid.base.seed, given["seeds"], changes.pop("seed", None))
+    if "json" in given and "dry_run" not in given:
+        raise UserError("--json prints a plan: add --dry_run.")
+    for flag in ("profile", "log_compiles", "mesh"):
+        if flag in given and "dry_run" in given:
+            raise UserError(f"--{flag} is for cells that run: leave out --dry_run.")
+    return SweepRequest(
+        grid.resolve(axes, changes),
+        folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
+        "dry_run" in given,
+        "json" in given,
+        _minutes(given.get("checkpoint_minutes", "5")),
+        "force" in given,
+        "profile" in given,
+        "log_compiles" in given,
+        _mesh(given.get("mesh")),
+        choose("contexts_in", given.get("contexts_in", "auto"), CONTEXTS_IN),
+        capacity.capacity_request(given),
+        read_place(given, os.environ),
+    )
+
+
+def _plan(grid: Grid, as_json: bool, capacity: CapacityRequest | None) -> str:
+    """The plan of a sweep whose data have not been read."""
+    if capacity is not None:
+        return capacity.plan({grid.series(cell): cell for cell in grid.cells()}, as_json)
+    from cvfp_jax.planning.plan import (
+        plan_cell,  # with the next line brings SciPy, which the command line does without
+    )
+    from cvfp_jax.report.tables import plan_table
+
+    plans = [plan_cell(cell, series=grid.series(cell)) for cell in grid.cells()]
+    if as_json:
+        return json.dumps([plan.to_json() for plan in plans], indent=1)
+    note = "Tokens and memory, and with vocabulary=corpus all parameters, are known once the text is read."
+    settings = ", ".join(f"{name}={value}" for name, value in grid.shared_fields().items())
+    return f"{plan_table(plans).text()}\n{note}\nSettings: {settings}"

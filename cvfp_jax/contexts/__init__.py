@@ -1,0 +1,1 @@
+"""Contexts of a stream, and what is measured of them."""

@@ -1,0 +1,147 @@
+"""The effective rank of many contexts, in memory, over devices or on the disk."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cvfp_jax.checkpointing.row_file import RowFile, read_ahead
+from cvfp_jax.core.effective_rank import (
+    BLOCK_ROWS,
+    absorb,
+    effective_rank_of_spectrum,
+    singular_values,
+    triangular_factor,
+)
+from cvfp_jax.distributed.mesh import ROWS, everywhere, in_line, on_each, one_device, rows_at
+
+# Rows that a host turns into double precision at a time.
+_HOST_ROWS = 2048
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def sharded_singular_values(matrix_NxD: jax.Array, mesh: Mesh) -> jax.Array:
+    """Returns all singular values of a matrix whose rows are shared over devices.
+
+    Each device makes the triangular factor of its own rows; those factors, one above the other, have the
+    singular values of the whole. Nothing that grows with N leaves a device.
+
+    Args:
+      matrix_NxD: float, a range of rows on each device; rows of zeros change nothing.
+      mesh: the devices.
+
+    Returns:
+      [min(rows, D)], largest first.
+
+    References:
+      Demmel, Grigori, Hoemmen and Langou, Communication-optimal Parallel and Sequential QR and LU
+      Factorizations, 2012.
+    """
+
+    def own(matrix_NxD: jax.Array) -> jax.Array:
+        factor = triangular_factor(matrix_NxD)
+        if len(factor) > factor.shape[1]:
+            factor = jnp.linalg.qr(factor, mode="r")
+        return jnp.linalg.svd(everywhere(factor), compute_uv=False)
+
+    return on_each(own, in_line(mesh), (ROWS,))(matrix_NxD)
+
+
+def _streamed_singular_values(matrix: RowFile) -> jax.Array:
+    """The same of a matrix on the disk, a block of rows at a time on the device."""
+    dim = matrix.shape[1]
+    block_rows = max(BLOCK_ROWS, dim)
+    factor_DxD = jnp.zeros((dim, dim), jnp.float32)
+    blocks = [(first, block_rows) for first in range(0, len(matrix), block_rows)]
+    for _, block_BxD in read_ahead(blocks, matrix.read):
+        factor_DxD = absorb(factor_DxD, block_BxD)
+    return singular_values(factor_DxD)
+
+
+def host_singular_values(matrix_NxD: np.ndarray | RowFile) -> np.ndarray:
+    """Returns all singular values, by a product in double precision.
+
+    The square roots of the eigenvalues of ``A^T A``. In double precision the product keeps what single
+    precision can say of A: values below 1e-8 of the largest are lost, where an SVD of A in single
+    precision loses those below 1e-7. It takes two thirds of the SVD's time.
+
+    Args:
+      matrix_NxD: float, of the host or its disk.
+
+    Returns:
+      Float64 [D], largest first; NaN if any entry is not finite.
+
+    >>> host_singular_values(np.diag([3.0, 4.0])).tolist()
+    [4.0, 3.0]
+    """
+    gram_DxD = np.zeros((matrix_NxD.shape[1],) * 2)
+    for first in range(0, len(matrix_NxD), _HOST_ROWS):
+        block = matrix_NxD[first : first + _HOST_ROWS].astype(np.float64)
+        gram_DxD += block.T @ block
+    if not np.isfinite(gram_DxD).all():  # LAPACK would raise
+        return np.full(len(gram_DxD), np.nan)
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram_DxD), 0))[::-1]
+
+
+def effective_rank(
+    contexts_NxD: jax.Array | RowFile,
+    num_rows: int,
+    max_rows: int = 0,
+    rng: np.random.Generator | None = None,
+    mesh: Mesh | None = None,
+) -> float:
+    """Returns the effective rank of contexts, which are not centred.
+
+    Args:
+      contexts_NxD: float; what stands beyond the contexts must be zero.
+      num_rows: the number of contexts.
+      max_rows: draw this many contexts without replacement if there are more; 0 takes all.
+      rng: draws; needed if contexts may be drawn.
+      mesh: the devices that have a range of the contexts each; None if one device has them all.
+
+    Returns:
+      A number from 1 to the smaller of rows and columns; NaN if all contexts are zero.
+
+    Raises:
+      ValueError: contexts must be drawn and there is no generator.
+
+    References:
+      Roy and Vetterli, The Effective Rank: A Measure of Effective Dimensionality, 2007.
+
+    >>> round(effective_rank(jnp.eye(3), num_rows=3), 5)
+    3.0
+    """
+    if 0 < max_rows < len(contexts_NxD):
+        rows = np.arange(num_rows)
+        if max_rows < num_rows:
+            if rng is None:
+                raise ValueError("drawing rows needs a generator")
+            rows = rng.choice(num_rows, max_rows, replace=False)
+        # As many rows for all streams, so that they share a program: those of no context are zero.
+        rows = np.pad(rows, (0, max_rows - len(rows)), constant_values=len(contexts_NxD))
+        if isinstance(contexts_NxD, RowFile):
+            drawn = jnp.asarray(contexts_NxD[rows[:num_rows]])
+            contexts_NxD = jnp.pad(drawn, ((0, max_rows - len(drawn)), (0, 0)))
+        else:
+            at = jnp.asarray(rows, jnp.int32)
+            contexts_NxD, mesh = _drawn(contexts_NxD, at, mesh or one_device()), None
+    if mesh is not None and mesh.size > 1:
+        values = sharded_singular_values(contexts_NxD.astype(jnp.float32), mesh)
+    elif jax.default_backend() == "cpu":
+        on_host = contexts_NxD if isinstance(contexts_NxD, RowFile) else np.asarray(contexts_NxD)
+        values = jnp.asarray(host_singular_values(on_host), jnp.float32)
+    elif isinstance(contexts_NxD, RowFile):
+        values = _streamed_singular_values(contexts_NxD)
+    else:
+        values = singular_values(contexts_NxD.astype(jnp.float32))
+    return float(effective_rank_of_spectrum(values))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _drawn(contexts_NxD: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
+    """The contexts of some rows, zero where there is no such row, whole on each device."""
+    is_there = rows < len(contexts_NxD)
+    drawn = rows_at(contexts_NxD, jnp.where(is_there, rows, 0), in_line(mesh))
+    return jnp.where(is_there[:, None], drawn, 0)

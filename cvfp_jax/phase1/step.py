@@ -1,0 +1,411 @@
+"""One iteration of phase 1, and the compiled loop of them.
+
+Shapes: N tokens, B rows of a micro-batch, M micro-batches, D context width, E embedding width, V tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from cvfp_jax.config.settings import Phase1Config
+from cvfp_jax.core import fixed_point
+from cvfp_jax.core.fixed_point import Solution, StepResult
+from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.core.optimizer import adam
+from cvfp_jax.distributed.layout import Layout
+from cvfp_jax.distributed.mesh import ROWS, WHOLE, all_pieces, largest, on_each, piece, total, total_of_pieces
+from cvfp_jax.kernels.block_vjp import (
+    Kept,
+    LayerGradient,
+    backward,
+    forward,
+    into_params,
+    no_gradient,
+    output,
+    output_sum,
+    row_means,
+)
+from cvfp_jax.kernels.diversity_vjp import (
+    Gradient,
+    Moments,
+    from_moments,
+    from_rows,
+    no_moments,
+    of_all,
+    of_moments,
+    with_rows,
+)
+from cvfp_jax.kernels.token_tables import LayerTables, add_terms, terms_of, token_tables, without_token_rows
+from cvfp_jax.phase1 import stop_rules
+from cvfp_jax.phase1.micro_batches import (
+    Batch,
+    Range,
+    Tile,
+    Tokens,
+    filling,
+    num_batches,
+    num_tiles,
+    own_range,
+    read_contexts,
+    renew_contexts,
+    tile_reader,
+)
+from cvfp_jax.phase1.stop_rules import Limits, Watch
+
+# Maps (steps made before, micro-batch) to what is added to a micro-batch's shifted contexts, [B, D].
+Noise = Callable[[jax.Array, jax.Array], jax.Array]
+# A micro-batch's key draws its noise; folded with this it draws what its diversity loss needs.
+_FOR_DIVERSITY = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the compiled iteration depends on beside the shapes of arrays."""
+
+    config: Phase1Config
+    block: nnx.GraphDef
+    layout: Layout
+    noise: Noise | None
+    stale_norm: float | None = None  # of the original's left-over gradients
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the context before the first token is the last token's."""
+        return self.config.first_context == "last"
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of the block."""
+        return adam(self.config.learning_rate, self.config.gradient_clip, stale_norm=self.stale_norm)
+
+
+class Inputs(NamedTuple):
+    """What the iteration reads and does not change."""
+
+    tokens: Tokens
+    limits: Limits
+    key: jax.Array
+
+
+class State(NamedTuple):
+    """What the iteration changes."""
+
+    params: Any
+    optimizer: Any
+    # Of the previous iteration; zeros where the ids are padded. An array, of bf16 numbers the bits (see
+    # ``products.as_kept``), or in ``phase1_disk`` a file.
+    contexts_NxD: Any
+    watch: Watch
+
+
+class _Scratch(NamedTuple):
+    """What the pass backward over a micro-batch needs of the pass forward, a tile after the other."""
+
+    kept: list[Kept]
+    change: jax.Array  # each token's mean squared change
+
+
+class Sums(NamedTuple):
+    """What is added up over micro-batches, and room that all of them work in."""
+
+    metrics: dict[str, jax.Array]
+    gradients: list[LayerGradient]
+    tables: list[LayerTables]  # the gradient of the token tables
+    scratch: _Scratch
+
+
+def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: Tile) -> tuple[jax.Array, _Scratch]:
+    terms = [terms_of(table, tile.places_KxT) for table in tables]
+    contexts_TxD, kept = forward(block, tile.shifted_TxD, terms)
+    return contexts_TxD, _Scratch(kept, row_means(jnp.square(contexts_TxD - tile.old_TxD)))
+
+
+def _no_scratch(
+    block: ContextBlock, tables: list[LayerTables], inputs: Inputs, settings: Settings
+) -> _Scratch:
+    """Zeros in the shapes of a micro-batch's scratch, [tiles, ...]."""
+    tiles, rows = num_tiles(settings.layout.rows)
+    dtype = inputs.tokens.vectors_UxE.dtype
+    old = jax.ShapeDtypeStruct((rows, block.context_dim), dtype)
+    places = jax.ShapeDtypeStruct((block.num_input_tokens, rows), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda old, places: _forward_tile(block, tables, Tile(old, old, places))[1], old, places
+    )
+    return jax.tree.map(lambda leaf: jnp.zeros((tiles, *leaf.shape), leaf.dtype), shapes)
+
+
+def has_converged(change_B: jax.Array, config: Phase1Config) -> jax.Array:
+    """Says of each token whether its mean squared change is below the threshold, strictly."""
+    return change_B < config.convergence_threshold
+
+
+def _noise(
+    index: jax.Array, number: jax.Array, key: jax.Array, old_CxD: jax.Array, settings: Settings
+) -> Any:
+    """What is added to a micro-batch's shifted contexts, if anything is; drawn for all pieces, as for one."""
+    layout, sigma = settings.layout, settings.config.context_noise
+    if settings.noise is not None:
+        noise = settings.noise(index, number)
+    elif sigma == 0:
+        return None
+    else:
+        noise = sigma * jax.random.normal(key, (layout.batch_size, old_CxD.shape[1]), old_CxD.dtype)
+    return _own_piece(noise, layout)
+
+
+def _own_piece(rows_BxD: jax.Array, layout: Layout) -> jax.Array:
+    """Of a micro-batch's rows those that are this device's."""
+    if layout.pieces == 1:
+        return rows_BxD
+    return lax.dynamic_slice_in_dim(rows_BxD, piece() * layout.rows, layout.rows)
+
+
+def _diversity(
+    moments: Moments, contexts_BxD: jax.Array, valid_B: jax.Array, key: jax.Array, settings: Settings
+) -> tuple[jax.Array, Gradient]:
+    """The diversity loss of a micro-batch, and its gradient for this device's rows."""
+    name, layout = settings.config.diversity, settings.layout
+    if of_moments(name):
+        return from_moments(name, moments if layout.pieces == 1 else of_all(moments, total_of_pieces))
+    if layout.pieces == 1:
+        return from_rows(name, contexts_BxD, valid_B, key)
+    every_B = all_pieces(valid_B)
+    loss, gradient = from_rows(name, all_pieces(contexts_BxD), every_B, key)
+    assert gradient.rest_BxD is not None
+    own = gradient._replace(rest_BxD=_own_piece(gradient.rest_BxD, layout))
+    return jnp.where(every_B.any(), loss, 0), own
+
+
+def _renew(
+    batch: Batch,
+    sums: Sums,
+    index: jax.Array,
+    inputs: Inputs,
+    block: ContextBlock,
+    tables: list[LayerTables],
+    settings: Settings,
+) -> tuple[jax.Array, Sums]:
+    """A micro-batch's new contexts, and its losses and gradients added to the sums.
+
+    The loss is ``(1 - w) mean_tj (C_tj - P_tj)^2 + w diversity(C)``, divided by the number of
+    micro-batches: a short last one weighs as much as a full one, which is the original's convention.
+    """
+    config, layout = settings.config, settings.layout
+    tiles, rows = num_tiles(layout.rows)
+    key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
+    read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings), rows)
+    last = block.layers[-1]
+    dim = batch.old_CxD.shape[1]
+
+    def forward_tile(number: jax.Array, carry: tuple[_Scratch, Moments]) -> tuple[_Scratch, Moments]:
+        scratch, moments = carry
+        contexts_TxD, of_tile = _forward_tile(block, tables, read(number))
+        if of_moments(config.diversity):
+            valid_T = lax.dynamic_slice_in_dim(batch.valid_B, number * rows, rows)
+            weights_T = valid_T.astype(contexts_TxD.dtype)
+            sum_D = output_sum(last, of_tile.kept[-1], weights_T)
+            moments = with_rows(moments, contexts_TxD, valid_T, sum_D)
+        scratch = jax.tree.map(
+            lambda room, leaf: lax.dynamic_update_index_in_dim(room, leaf, number, 0), scratch, of_tile
+        )
+        return scratch, moments
+
+    start = sums.scratch, no_moments(dim, batch.old_CxD.dtype)
+    scratch, moments = lax.fori_loop(0, tiles, forward_tile, start)
+    contexts_BxD = jax.vmap(lambda kept: output(last, kept))(scratch.kept[-1]).reshape(-1, dim)
+    change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1), 0)
+    whole = total_of_pieces if layout.pieces > 1 else lambda own: own
+    count, changed = whole(batch.valid_B.sum()), whole(change_B.sum())
+    n = jnp.maximum(count, 1).astype(change_B.dtype)
+    diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
+    own_BxD, own_valid_B = contexts_BxD[: layout.rows], batch.valid_B[: layout.rows]
+    spread, spreading = _diversity(moments, own_BxD, own_valid_B, diversity_key, settings)
+    weight, cvfp = config.dist_reg_weight, changed / n
+    batches = num_batches(inputs.tokens, layout.batch_size).astype(n.dtype)
+    # Scalars first: rows are multiplied by no more than they must be, and divided by nothing.
+    spreading, pull = spreading.times(weight / batches), (1 - weight) * 2 / (n * dim * batches)
+    rest_BxD = spreading.rest_BxD
+    if rest_BxD is not None:
+        rest_BxD = jnp.pad(rest_BxD, ((0, tiles * rows - layout.rows), (0, 0)))
+
+    def backward_tile(
+        number: jax.Array, carry: tuple[list[LayerGradient], list[LayerTables]]
+    ) -> tuple[list[LayerGradient], list[LayerTables]]:
+        gradients, of_tables = carry
+        first = number * rows
+        tile = read(number)
+        kept = jax.tree.map(lambda room: lax.dynamic_index_in_dim(room, number, 0, False), scratch.kept)
+        contexts_TxD = output(last, kept[-1])
+        rest = None if rest_BxD is None else lax.dynamic_slice_in_dim(rest_BxD, first, rows)
+        gradient_TxD = spreading.of_rows(contexts_TxD, rest)
+        if weight < 1:
+            gradient_TxD += pull * (contexts_TxD - tile.old_TxD)
+        valid = lax.dynamic_slice_in_dim(batch.valid_B, first, rows)
+        gradient_TxD = jnp.where(valid[:, None], gradient_TxD, 0)
+        added, of_terms = backward(block, tile.shifted_TxD, kept, gradient_TxD)
+        of_tables = [
+            add_terms(table, tile.places_KxT, of_term)
+            for table, of_term in zip(of_tables, of_terms, strict=True)
+        ]
+        return jax.tree.map(jnp.add, gradients, added), of_tables
+
+    gradients, of_tables = lax.fori_loop(0, tiles, backward_tile, (sums.gradients, sums.tables))
+    converged_B = batch.valid_B & has_converged(change_B, config)
+    # What is logged is weighed by the number of tokens, each piece's own.
+    own = batch.valid_B.sum().astype(n.dtype)
+    metrics = {
+        "loss": ((1 - weight) * cvfp + weight * spread) * own,
+        "cvfp_loss": cvfp * own,
+        "diversity_loss": spread * own,
+        "converged_tokens": converged_B.sum(dtype=jnp.int32),
+    }
+    metrics = jax.tree.map(jnp.add, sums.metrics, metrics)
+    return contexts_BxD, Sums(metrics, gradients, of_tables, scratch)
+
+
+def begin(params: Any, inputs: Inputs, settings: Settings) -> tuple[list[LayerTables], Sums]:
+    """The token tables of an iteration, and its sums before the first micro-batch."""
+    block, vectors_UxE = nnx.merge(settings.block, params), inputs.tokens.vectors_UxE
+    tables = token_tables(block, vectors_UxE)
+    zero = jnp.zeros((), vectors_UxE.dtype)
+    metrics = {"loss": zero, "cvfp_loss": zero, "diversity_loss": zero, "converged_tokens": jnp.int32(0)}
+    scratch = _no_scratch(block, tables, inputs, settings)
+    return tables, Sums(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
+
+
+def renew_range(
+    contexts_NxD: jax.Array,
+    own: Range,
+    params: Any,
+    tables: list[LayerTables],
+    sums: Sums,
+    index: jax.Array,
+    inputs: Inputs,
+    settings: Settings,
+) -> tuple[jax.Array, Sums]:
+    """The new contexts of a range, and its losses and gradients added to the sums."""
+    block = without_token_rows(nnx.merge(settings.block, params))
+    renew = functools.partial(
+        _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
+    )
+    rows = settings.layout.rows
+    return renew_contexts(contexts_NxD, inputs.tokens, own, rows, renew, sums, filling=filling(rows))
+
+
+def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
+    """The optimizer step of an iteration that has its new contexts, and what becomes of it."""
+    config, vectors_UxE = settings.config, inputs.tokens.vectors_UxE
+    _, of_params = jax.vjp(
+        lambda params: token_tables(nnx.merge(settings.block, params), vectors_UxE), state.params
+    )
+    (of_terms,) = of_params(sums.tables)
+    # All that devices tell each other beside a row each: no more, however many tokens there are.
+    gradient, sums_of_all = total((into_params(settings.block, of_terms, sums.gradients), sums.metrics))
+    n = inputs.tokens.num_tokens.astype(vectors_UxE.dtype)
+    metrics = {name: sums_of_all[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
+    metrics["converged_tokens"] = converged = sums_of_all["converged_tokens"]
+    metrics["grad_norm"] = optax.tree.norm(gradient)
+    updates, optimizer_state = settings.optimizer().update(gradient, state.optimizer, state.params)
+    iteration = index + 2  # the start was iteration 1
+    status, watch = stop_rules.judge(converged, iteration, state.watch, inputs.limits, config)
+    return StepResult(
+        State(optax.apply_updates(state.params, updates), optimizer_state, state.contexts_NxD, watch),
+        metrics,
+        status,
+        finite=jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]),
+    )
+
+
+def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
+    """One iteration: every context anew from its predecessor's old one, then one optimizer step."""
+    tables, sums = begin(state.params, inputs, settings)
+    own = own_range(state.contexts_NxD, inputs.tokens, settings.layout, settings.wraps)
+    contexts_NxD, sums = renew_range(
+        state.contexts_NxD, own, state.params, tables, sums, index, inputs, settings
+    )
+    return end(state._replace(contexts_NxD=contexts_NxD), sums, index, inputs, settings)
+
+
+def with_contexts(solution: Solution, contexts: Any) -> Solution:
+    """Returns a solution with other contexts in its state."""
+    return solution._replace(state=solution.state._replace(contexts_NxD=contexts))
+
+
+# Which of it each device has a range of.
+_STATE = State(WHOLE, WHOLE, ROWS, WHOLE)
+_INPUTS = Inputs(Tokens(WHOLE, ROWS, WHOLE), WHOLE, WHOLE)
+_SOLUTION = Solution(_STATE, WHOLE, WHOLE, WHOLE)
+
+
+@functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
+def start(state: State, inputs: Inputs, settings: Settings) -> Solution:
+    """Returns the iteration before its first step."""
+
+    def begin(state: State, inputs: Inputs) -> Solution:
+        step = functools.partial(_step, inputs=inputs, settings=settings)
+        return fixed_point.start(step, state, settings.config.max_iterations - 1)
+
+    return on_each(begin, settings.layout.mesh, (_STATE, _INPUTS), _SOLUTION)(state, inputs)
+
+
+@functools.partial(jax.jit, static_argnames="settings", donate_argnames="solution")
+def advance(solution: Solution, inputs: Inputs, until: jax.Array, settings: Settings) -> Solution:
+    """Goes on until so many steps have been made in all, or the iteration has ended; see ``prepare``."""
+
+    def go_on(solution: Solution, inputs: Inputs, until: jax.Array) -> Solution:
+        step = functools.partial(_step, inputs=inputs, settings=settings)
+        return fixed_point.iterate(step, solution, until)
+
+    each = on_each(go_on, settings.layout.mesh, (_SOLUTION, _INPUTS, WHOLE), _SOLUTION)
+    return each(solution, inputs, until)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def residual(
+    params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and maximum over tokens of the squared change that one more noise-free pass would make."""
+    specs = (WHOLE, ROWS, _INPUTS)
+    each = on_each(functools.partial(_residual, settings=settings), settings.layout.mesh, specs)
+    return each(params, contexts_NxD, inputs)
+
+
+def _residual(
+    params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
+) -> tuple[jax.Array, jax.Array]:
+    own = own_range(contexts_NxD, inputs.tokens, settings.layout, settings.wraps)
+    zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
+    tables = token_tables(nnx.merge(settings.block, params), inputs.tokens.vectors_UxE)
+    sums = residual_sums(contexts_NxD, own, (zero, zero), params, tables, inputs, settings)
+    return total(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), largest(sums[1])
+
+
+def residual_sums(
+    contexts_NxD: jax.Array,
+    own: Range,
+    sums: tuple[jax.Array, jax.Array],
+    params: Any,
+    tables: list[LayerTables],
+    inputs: Inputs,
+    settings: Settings,
+) -> tuple[jax.Array, jax.Array]:
+    """The squared changes of a range added to their sum, and their maximum so far."""
+    block = without_token_rows(nnx.merge(settings.block, params))
+    tiles, rows = num_tiles(settings.layout.rows)
+
+    def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        read = tile_reader(batch, None, rows)
+        change = lax.map(
+            lambda number: _forward_tile(block, tables, read(number))[1].change, jnp.arange(tiles)
+        )
+        change_B = jnp.where(batch.valid_B, change.reshape(-1), 0)
+        return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
+
+    each = settings.layout.rows
+    return read_contexts(contexts_NxD, inputs.tokens, own, each, visit, sums, filling=filling(each))

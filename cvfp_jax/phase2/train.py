@@ -1,0 +1,321 @@
+"""Phase 2: the token block learned by next-token prediction, with the contexts frozen.
+
+Shapes: D context width, V tokens, E embedding width.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from cvfp_jax.checkpointing.checkpointer import Facts, Keeper
+from cvfp_jax.config.settings import Phase2Config
+from cvfp_jax.contexts.recurrence import sequential_contexts
+from cvfp_jax.core.fixed_point import Status
+from cvfp_jax.core.matmul import as_kept, operand
+from cvfp_jax.core.model import LanguageModel, TokenBlock
+from cvfp_jax.distributed import processes
+from cvfp_jax.distributed.mesh import VOCABULARY, on_one_device, placed, vocabulary_parts
+from cvfp_jax.phase2.step import Frozen, Settings, Stream, Trained, TrainState, compiled
+
+# The host waits for the device every so many batches, so that progress tells of work done.
+_BATCHES_BETWEEN_REPORTS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """Measures of one epoch; losses are means in nats a token."""
+
+    train_loss: float  # of each batch before its step: the weights change meanwhile
+    val_loss: float
+    val_acc: float  # share of the targets that got the largest logit
+
+
+# The loss and the gradient norm of a batch.
+Measure = tuple[float, float]
+# Receives the epoch (from 1), the rows done in it and the mean loss of the latest batch.
+Progress = Callable[[int, int, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase2Result:
+    """The weights of the best epoch, and the course of training."""
+
+    token_block: TokenBlock
+    best_params: Trained
+    last_params: Trained  # of the last epoch, as the original leaves them
+    epochs: list[Epoch]
+    best_epoch: int  # from 1; 0 if no epoch ended with finite losses
+    status: Status  # CONVERGED: stopped early; MAX_STEPS: all epochs ran; NON_FINITE
+    batch_losses: np.ndarray  # before each step
+    grad_norms: np.ndarray  # before clipping
+    failed_batch: int | None  # of the last epoch, from 1: the first whose loss or gradient was not finite
+
+
+class EarlyStopping:
+    """Which epoch is the best, and whether training still gains.
+
+    An epoch gains if its validation loss is lower than the best epoch's, and its perplexity by more
+    than ``min_ppl_improvement``. Training stops after ``patience`` epochs in a row that did not. An
+    epoch that is better by less is not the best (``small_gain=dropped``, as R5's scripts have it), or
+    it is (``kept``, as the original's library has it).
+
+    References:
+      rato-tokyo/new-llm, report of 2025-12-03.
+
+    >>> rule = EarlyStopping(Phase2Config(patience=1, min_ppl_improvement=0.5))
+    >>> [rule.is_best(number, math.log(ppl)) for number, ppl in ((1, 9.0), (2, 8.0), (3, 7.9))]
+    [True, True, False]
+    >>> rule.best_epoch, rule.is_over
+    (2, True)
+    """
+
+    def __init__(self, config: Phase2Config) -> None:
+        """No epoch has been seen."""
+        self._config = config
+        self._best_loss = math.inf
+        self._failures = 0
+        self.best_epoch = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience has run out."""
+        return self._failures >= self._config.patience
+
+    def is_best(self, number: int, val_loss: float) -> bool:
+        """Notes an epoch and says whether it is the best so far."""
+        lower = val_loss < self._best_loss
+        least = self._config.min_ppl_improvement
+        gained = lower and (least == 0.0 or _perplexity(self._best_loss) - _perplexity(val_loss) > least)
+        self._failures = 0 if gained else self._failures + 1
+        best = gained or (lower and self._config.small_gain == "kept")
+        if best:
+            self._best_loss, self.best_epoch = val_loss, number
+        return best
+
+
+def _perplexity(loss: float) -> float:
+    # Beyond e^700, which is no perplexity of interest, a double ends.
+    return math.exp(min(loss, 700.0))
+
+
+def _batches(stream: Stream, config: Phase2Config) -> list[tuple[np.int32, int]]:
+    """The first row of each batch and the number of its rows."""
+    starts = range(0, stream.num_rows, config.batch_size)
+    return [(np.int32(first), min(config.batch_size, stream.num_rows - first)) for first in starts]
+
+
+def _evaluate(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[float, float]:
+    """Returns the mean loss and the accuracy over a stream."""
+    if settings.recomputed:
+        frozen, stream = _renewed(params, frozen, stream, settings)
+    _, step = compiled(settings)
+    batches = _batches(stream, settings.config)
+    results = jax.device_get([step(params, frozen, stream, first) for first, _ in batches])
+    # Summed in double precision: a stream holds millions of losses.
+    loss = math.fsum(float(result.loss) for result in results)
+    return loss / stream.num_rows, sum(int(result.hits) for result in results) / stream.num_rows
+
+
+def _renewed(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[Frozen, Stream]:
+    """The token vectors and exact contexts of the embedding's LayerNorm as it is now."""
+    vectors_VxE = nnx.merge(settings.embed_norm, params.embed_norm)(frozen.table_VxE)
+    block = nnx.merge(settings.context_block, on_one_device(frozen.context_block))
+    ids = np.asarray(stream.ids_N)[: stream.num_rows]
+    contexts_NxD = sequential_contexts(
+        block, on_one_device(vectors_VxE), ids, capacity=len(stream.ids_N), mesh=settings.mesh
+    )
+    return frozen._replace(vectors_VxE=vectors_VxE), stream._replace(contexts_NxD=contexts_NxD)
+
+
+def prepare(
+    model: LanguageModel, config: Phase2Config, mesh: Mesh, key: jax.Array
+) -> tuple[TrainState, Frozen, Settings]:
+    """Returns the state before the first step, what does not change, and the settings of the steps."""
+    context_graph, context_params = nnx.split(model.context_blocks[0])
+    token_graph, token_params = nnx.split(model.token_block)
+    norm_graph, norm_params = nnx.split(model.embedding.norm)
+    settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh, model.precision)
+    table_VxE = model.embedding.table[...]
+    missing = -len(table_VxE) % vocabulary_parts(mesh)
+    padded_VxE = jnp.pad(table_VxE, ((0, missing), (0, 0))) if missing else table_VxE
+    head_VxE = as_kept(operand(padded_VxE, model.precision))
+    frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, jnp.zeros(()), key)
+    trained = Trained(token_params)
+    if model.head is not None:
+        trained = trained._replace(table_VxE=model.head.table[...], bias_V=model.head.bias[...])
+    elif not config.freeze_embedding:
+        trained = trained._replace(table_VxE=table_VxE)
+    if settings.recomputed:
+        trained = trained._replace(embed_norm=norm_params)
+    place = functools.partial(placed, mesh=mesh)
+    # Each step donates its state, which must not share arrays with the caller's model.
+    trained = jax.tree.map(jnp.copy, trained)
+    context_D = jnp.zeros((model.config.context_dim,), table_VxE.dtype)
+    state = TrainState(trained, settings.optimizer().init(trained), context_D)
+    frozen = place(frozen)._replace(head_VxE=place(head_VxE, spec=VOCABULARY))
+    return place(state), frozen, settings
+
+
+def learn_tokens(
+    model: LanguageModel,
+    train: Stream,
+    val: Stream,
+    config: Phase2Config,
+    mesh: Mesh,
+    *,
+    key: jax.Array | None = None,
+    progress: Progress | None = None,
+    keeper: Keeper | None = None,
+    part: str = "phase 2",
+) -> Phase2Result:
+    """Learns a token block that predicts the next token from frozen contexts.
+
+    ``loss = -mean_t ln softmax(head(TokenBlock(C_t, w_t)))[x_{t+1}]``, one step of clipped Adam for each
+    batch of consecutive rows, in order; ``EarlyStopping`` says which epoch is the best and which the
+    last. With ``train_contexts=recomputed`` the contexts of a batch are made token by token from the
+    context before it, with the embedding's LayerNorm as it has been trained so far.
+
+    Args:
+      model: the trained context blocks and the untrained rest; it is left as it is.
+      train: the training stream.
+      val: the validation stream.
+      config: the settings.
+      mesh: the devices; each batch is shared among them by rows.
+      key: draws what dropout leaves out.
+      progress: called every few batches.
+      keeper: what training is saved by on the way, and taken up again from.
+      part: its name there.
+
+    Returns:
+      A ``Phase2Result``.
+
+    References:
+      rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
+    """
+    keeper = keeper or Keeper()
+    state, frozen, settings = prepare(model, config, mesh, jax.random.key(0) if key is None else key)
+    train, val = train.on(mesh), val.on(mesh)
+    best = jax.tree.map(jnp.copy, state.params)
+    per_epoch = len(_batches(train, config))
+    epochs: list[Epoch] = []
+    steps: list[Measure] = []
+    if saved := keeper.facts(part):
+        losses_T = jax.ShapeDtypeStruct((saved["batches"],), frozen.table_VxE.dtype)
+        state, best, losses_T, norms_T = keeper.take(part, (state, best, losses_T, losses_T))
+        state, best = placed((state, best), mesh)
+        steps = [
+            (float(loss), float(norm))
+            for loss, norm in zip(np.asarray(losses_T), np.asarray(norms_T), strict=True)
+        ]
+        epochs = [Epoch(*measures) for measures in saved["epochs"]]
+    rule = EarlyStopping(config)
+    for number, epoch in enumerate(epochs, 1):
+        rule.is_best(number, epoch.val_loss)
+    status, failed_batch = Status.MAX_STEPS, None
+    before, done = steps[: len(epochs) * per_epoch], steps[len(epochs) * per_epoch :]
+    for number in range(len(epochs) + 1, config.epochs + 1):
+        offer = functools.partial(_offer, keeper, part, best, epochs, before)
+        state, losses = train_epoch(state, frozen, train, settings, number, progress, done, offer)
+        before, done = before + losses, []
+        failed_batch = _first_broken(losses)
+        if failed_batch is not None:
+            epochs.append(Epoch(math.nan, math.nan, math.nan))
+            status = Status.NON_FINITE
+            break
+        batches = zip(losses, _batches(train, config), strict=True)
+        train_loss = math.fsum(loss * rows for (loss, _), (_, rows) in batches) / train.num_rows
+        # Other hosts' last digits may differ, and all must stop at the same epoch.
+        val_loss, val_acc = processes.told(_evaluate(state.params, frozen, val, settings))
+        epochs.append(Epoch(train_loss, val_loss, val_acc))
+        if not math.isfinite(val_loss):
+            status = Status.NON_FINITE
+            break
+        if rule.is_best(number, val_loss):
+            best = jax.tree.map(jnp.copy, state.params)
+        if rule.is_over:
+            status = Status.CONVERGED
+            break
+    return Phase2Result(
+        nnx.merge(settings.token_block, on_one_device(best.token_block)),
+        best,
+        state.params,
+        epochs,
+        rule.best_epoch,
+        status,
+        np.array([loss for loss, _ in before]),
+        np.array([norm for _, norm in before]),
+        failed_batch,
+    )
+
+
+def _offer(
+    keeper: Keeper,
+    part: str,
+    best: Trained,
+    epochs: list[Epoch],
+    before: list[Measure],
+    state: TrainState,
+    losses: list[tuple[jax.Array, jax.Array]],
+) -> None:
+    """Offers a state after a batch; one that follows a number that is not finite is not worth saving."""
+
+    def make() -> tuple[Facts, Any] | None:
+        measures = before + _on_host(losses)
+        if _first_broken(measures) is not None:
+            return None
+        dtype = state.context_D.dtype
+        arrays = state, best, *(np.array([pair[index] for pair in measures], dtype) for index in (0, 1))
+        facts = {"epochs": [dataclasses.astuple(epoch) for epoch in epochs], "batches": len(measures)}
+        return facts, arrays
+
+    keeper.offer(part, make)
+
+
+def _on_host(losses: list[Any]) -> list[Measure]:
+    return [(float(loss), float(norm)) for loss, norm in jax.device_get(losses)]
+
+
+def _first_broken(losses: list[Measure]) -> int | None:
+    """The first batch, from 1, whose loss or gradient is not finite."""
+    for number, pair in enumerate(losses, 1):
+        if not all(map(math.isfinite, pair)):
+            return number
+    return None
+
+
+def train_epoch(
+    state: TrainState,
+    frozen: Frozen,
+    stream: Stream,
+    settings: Settings,
+    number: int,
+    progress: Progress | None,
+    done: Sequence[Measure] = (),
+    offer: Callable[[TrainState, list[Any]], None] | None = None,
+) -> tuple[TrainState, list[Measure]]:
+    """Trains on the batches of an epoch that are not done, or up to a loss that is seen not to be finite.
+
+    Returns the new state, and the loss and gradient norm of each batch.
+    """
+    step, _ = compiled(settings)
+    measures: list[Any] = list(done)
+    batches = _batches(stream, settings.config)[len(done) :]
+    for (first, rows), ready in zip(batches, stream.for_batches(batches, settings), strict=False):
+        state, loss, norm = step(state, frozen, ready, first, np.int32(number))
+        measures.append((loss, norm))
+        if len(measures) % _BATCHES_BETWEEN_REPORTS == 0:
+            if not math.isfinite(float(loss)):
+                break
+            if progress:
+                progress(number, int(first) + rows, float(loss))
+        if offer:
+            offer(state, measures)
+    return state, _on_host(measures)

@@ -1,1 +1,0 @@
-"""The five printed reports, rebuilt from their own tables."""

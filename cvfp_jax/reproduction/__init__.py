@@ -1,0 +1,1 @@
+"""The five printed reports rebuilt, with the original's own fitting procedures."""

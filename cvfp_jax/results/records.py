@@ -1,0 +1,296 @@
+"""Records: one JSON object a finished cell, a line each."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cvfp_jax.errors import UserError, file_error
+
+FILE_NAME = "records.jsonl"
+OK = "ok"
+
+Record = dict[str, Any]
+
+_MOST = 2**63  # whole numbers beyond it have no float and no array to stand in
+_SHOWN = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a field may hold."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _or_null(kind: Kind) -> Kind:
+    return Kind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
+
+
+def _whole(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value < _MOST  # not isinstance: True is an int
+
+
+def _number(value: Any) -> bool:
+    return _whole(value, -_MOST) or (type(value) is float and math.isfinite(value))
+
+
+_TEXT = Kind("a text", lambda value: isinstance(value, str))
+_FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+_COUNT = Kind("a whole number from 0 on", lambda value: _whole(value, 0))
+_SIZE = Kind("a whole number from 1 on", lambda value: _whole(value, 1))
+_NUMBER = Kind("a number", _number)
+_POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
+_COUNTS = Kind(
+    "a list of whole numbers", lambda value: isinstance(value, list) and all(_whole(v, 0) for v in value)
+)
+_OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+
+# Null is what was not reached or was not finite.
+SCHEMA: dict[str, Kind] = {
+    **dict.fromkeys(("experiment", "preset"), _TEXT),
+    "cell": _OBJECT,
+    **dict.fromkeys(("series", "status", "config_name"), _TEXT),
+    **dict.fromkeys(("context_dim", "num_layers", "num_input_tokens", "embed_dim"), _SIZE),
+    **dict.fromkeys(("vocab_size", "num_samples", "train_tokens"), _SIZE),
+    "val_tokens": _COUNT,
+    **dict.fromkeys(("corpus", "corpus_sha256", "embedding", "embedding_sha256", "vocabulary"), _TEXT),
+    **dict.fromkeys(("params_context_block", "params_token_block", "params_head", "params_total"), _COUNT),
+    **dict.fromkeys(("params_trainable_phase2", "phase1_iterations"), _COUNT),
+    "phase1_status": _TEXT,
+    "phase1_convergence_rate": _or_null(_NUMBER),
+    "phase1_block_iterations": _COUNTS,
+    **dict.fromkeys(("phase1_loss", "residual_mean", "residual_max"), _or_null(_NUMBER)),
+    **dict.fromkeys(("train_effective_rank", "val_effective_rank"), _or_null(_NUMBER)),
+    **dict.fromkeys(("rank_verdict", "val_convergence_status"), _or_null(_TEXT)),
+    "val_convergence_slope": _or_null(_NUMBER),
+    **dict.fromkeys(("is_identity", "is_zero_solution", "is_global_attractor"), _or_null(_FLAG)),
+    **dict.fromkeys(("context_norm_mean", "context_distance_mean"), _or_null(_NUMBER)),
+    "phase2_epochs": _COUNT,
+    "phase2_status": _TEXT,
+    "best_epoch": _COUNT,
+    **dict.fromkeys(("train_loss", "val_loss"), _or_null(_NUMBER)),
+    **dict.fromkeys(("train_ppl", "val_ppl"), _or_null(_POSITIVE)),
+    "val_acc": _or_null(_NUMBER),
+    "unigram_loss": _NUMBER,
+    "unigram_ppl": _POSITIVE,
+    "seed": _COUNT,
+    **dict.fromkeys(("precision", "device"), _TEXT),
+    **dict.fromkeys(("phase1_seconds", "contexts_seconds", "effective_rank_seconds"), _NUMBER),
+    **dict.fromkeys(("diagnostics_seconds", "phase2_seconds", "compile_seconds"), _NUMBER),
+}
+# Every record has these; a record may have more.
+FIELDS = tuple(SCHEMA)
+
+
+def misfit(record: dict[str, Any]) -> str | None:
+    """Returns what is wrong with the first field that holds what it may not; None if all are fine.
+
+    Args:
+      record: a value for each field of ``SCHEMA``, and others.
+
+    >>> misfit({name: 1 for name in SCHEMA})
+    'experiment=1 is not a text'
+    """
+    for name, kind in SCHEMA.items():
+        if not kind.holds(record[name]):
+            shown = repr(record[name])
+            shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+            return f"{name}={shown} is not {kind.words}"
+    return None
+
+
+def perplexity(loss: float) -> float:
+    """Returns exp(loss), infinite where it overflows.
+
+    >>> round(perplexity(math.log(50257.0)), 3), perplexity(1e4)
+    (50257.0, inf)
+    """
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def to_json(record: Record) -> str:
+    """Returns a record as one line of JSON; numbers that are not finite become null, and its status says so.
+
+    >>> to_json({"status": "ok", "val_loss": 800.0, "val_ppl": math.inf})
+    '{"status": "ok; not finite: val_ppl", "val_loss": 800.0, "val_ppl": null}'
+    """
+    lost = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    if lost:
+        nulls = dict.fromkeys(lost)
+        record = {**record, **nulls, "status": f"{record['status']}; not finite: {', '.join(lost)}"}
+    return json.dumps(record, allow_nan=False)
+
+
+def append(path: Path, record: Record) -> Record:
+    """Appends a record to a file, on the disk when this returns.
+
+    Args:
+      path: the file, made if it is missing.
+      record: a value for each of ``FIELDS``, and others.
+
+    Returns:
+      The record as a reader will find it.
+
+    Raises:
+      KeyError: a field is missing.
+      UserError: the file cannot be written.
+    """
+    missing = [name for name in FIELDS if name not in record]
+    if missing:
+        raise KeyError(f"record without {', '.join(missing)}")
+    line = to_json(record)
+    try:
+        _append_line(path, line)
+    except OSError as error:
+        raise file_error(
+            f"cannot write {path}: {error.strerror}; the records before are kept: make room, and give the"
+            " same command again.",
+            error,
+        ) from None
+    return json.loads(line)
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Appends a line, all of it or nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            data = line.encode() + b"\n"
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), before)
+            raise
+
+
+def repair(path: Path) -> bool:
+    """Cuts off a last line that a killed writer left unfinished, or ends one that lacks only its end.
+
+    Args:
+      path: a file that ``append`` wrote, or none.
+
+    Returns:
+      Whether a line was cut off: its cell has to run again.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        with path.open("r+b") as file:
+            *_, last = file.read().split(b"\n")
+            if not last:
+                return False
+            try:
+                whole = isinstance(json.loads(last), dict)
+            except (ValueError, RecursionError):
+                whole = False
+            if whole:
+                file.write(b"\n")
+            else:
+                file.truncate(file.tell() - len(last))
+            return not whole
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> UserError:
+    return file_error(
+        f"cannot use {path}: {error.strerror}; check its permissions, or use another --workdir.", error
+    )
+
+
+def read(path: Path) -> list[Record]:
+    """Returns the records of a file; none if there is no file.
+
+    Args:
+      path: a file that ``append`` wrote.
+
+    Returns:
+      The records, in the order of the file.
+
+    Raises:
+      UserError: a line is not a record, or a field holds what it may not; the message names both.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unusable(path, error) from None
+    found = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, parse_constant=_finite, parse_float=_finite)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: not valid JSON ({error}); delete the line to run its cell again."
+            ) from None
+        missing = [name for name in FIELDS if not isinstance(record, dict) or name not in record]
+        if missing:
+            raise UserError(
+                f"{path}, line {number}: not a record of this version (no {', '.join(missing[:3])});"
+                " use another --workdir."
+            )
+        wrong = misfit(record)
+        if wrong:
+            raise UserError(
+                f"{path}, line {number}: {wrong}; mend it, or delete the line to run its cell again."
+            )
+        found.append(record)
+    return found
+
+
+def _finite(text: str) -> float:
+    """Reads a number of a record; what is not finite stands in none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+def cell_key(place: Record) -> str:
+    """Returns what tells a cell from the others of its sweep: its value on each axis.
+
+    >>> cell_key({"num_samples": 50, "model.context_dim": 8})
+    '{"model.context_dim": 8, "num_samples": 50}'
+    """
+    return json.dumps(place, sort_keys=True)
+
+
+def failed(record: Record) -> bool:
+    """Says whether a cell broke down.
+
+    >>> failed({"status": "failed: phase 1 was not finite at iteration 2"}), failed({"status": "ok"})
+    (True, False)
+    """
+    return bool(record["status"].startswith("failed"))
+
+
+def label(record: Record) -> str:
+    """Returns a cell's name for people."""
+    return f"{record['series']}, {record['num_samples']} samples"
+
+
+def seconds(record: Record) -> tuple[float, float]:
+    """Returns what a cell took: seconds of work and, apart from them, of compiling.
+
+    >>> seconds({"phase1_seconds": 2.0, "phase2_seconds": 0.5, "compile_seconds": 4.0})
+    (2.5, 4.0)
+    """
+    compiling = record["compile_seconds"]
+    return sum(value for name, value in record.items() if name.endswith("_seconds")) - compiling, compiling

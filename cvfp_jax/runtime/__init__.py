@@ -1,0 +1,1 @@
+"""Files, signals, clocks and the compiler."""

@@ -1,0 +1,1 @@
+"""One cell, and all cells of a sweep."""

@@ -1,0 +1,353 @@
+"""A sweep: its cells one after the other, each finished cell a record, and the report of them all."""
+
+import contextlib
+import functools
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from cvfp_jax.checkpointing.orbax import FOLDER as CHECKPOINTS
+from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import flat_fields
+from cvfp_jax.config.settings import RunConfig
+from cvfp_jax.data import dataset
+from cvfp_jax.data.cache import content_hash
+from cvfp_jax.distributed import processes
+from cvfp_jax.distributed.mesh import make_mesh, meet
+from cvfp_jax.errors import MachineError, UserError
+from cvfp_jax.planning.plan import SMALLER, check_counted, contexts_go_to_disk, plan_cell, work
+from cvfp_jax.report import tables
+from cvfp_jax.report.document import write_report
+from cvfp_jax.report.tables import duration
+from cvfp_jax.report.terminal import show_report
+from cvfp_jax.results import records
+from cvfp_jax.results.records import Record
+from cvfp_jax.runtime import files, signals
+from cvfp_jax.runtime.memory import available_memory
+from cvfp_jax.sweep import workdir
+from cvfp_jax.sweep.cell import device_name, run_cell
+from cvfp_jax.sweep.profiler import FOLDER as PROFILES
+from cvfp_jax.sweep.profiler import Profiler, ProfilingKeeper
+from cvfp_jax.sweep.progress import CellProgress
+
+CONTEXTS = "contexts"  # the folder of those that are kept on the disk
+
+
+def _title(config: RunConfig) -> str:
+    return f"{config.experiment}, preset {config.preset}"
+
+
+def _range(values: list[int]) -> str:
+    """Writes the least and the greatest of sorted numbers, once if they are the same.
+
+    >>> _range([6289, 58797]), _range([1024])
+    ('6,289 to 58,797', '1,024')
+    """
+    return " to ".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]]))
+
+
+def run_sweep(
+    grid: Grid,
+    folder: Path,
+    checkpoint_minutes: float = 5.0,
+    force: bool = False,
+    profile: bool = False,
+    mesh_shape: Mapping[str, int] | None = None,
+    contexts_in: str = "auto",
+) -> bool:
+    """Runs the cells that have no record yet and writes the report of all records.
+
+    Args:
+      grid: the sweep.
+      folder: its work directory.
+      checkpoint_minutes: the time between two saves of a cell's state; 0 saves after every step.
+      force: run cells that are expected not to fit in memory.
+      profile: trace the first steps of each phase, which changes no number.
+      mesh_shape: how devices share the work; all on ``data`` if none is given.
+      contexts_in: ``memory``, ``disk`` or ``auto``, which changes no number; see ``contexts_go_to_disk``.
+
+    Returns:
+      Whether every cell of the grid ended well.
+
+    Raises:
+      UserError: the data, the settings or the folder cannot be used.
+    """
+    mesh = make_mesh(mesh_shape)
+    if contexts_in == "disk" and mesh.size > 1:
+        raise UserError(
+            f"--contexts_in=disk is for one device, and there are {mesh.size}: use --contexts_in=memory,"
+            " and each holds a part."
+        )
+    if processes.several():
+        meet(mesh)
+    writes = processes.is_first()
+    profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
+    processes.check_same(_launched(grid, checkpoint_minutes, mesh))
+    with files.held(folder) if writes else contextlib.nullcontext():
+        ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler, mesh, contexts_in)
+    if profiler is not None and profiler.missing():
+        print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
+    return ended_well
+
+
+def _run_sweep(
+    grid: Grid,
+    folder: Path,
+    checkpoint_minutes: float,
+    force: bool,
+    profiler: Profiler | None,
+    mesh: Mesh,
+    contexts_in: str,
+) -> bool:
+    path = folder / records.FILE_NAME
+    found = processes.by_first(lambda: _claimed(grid, folder, path))
+    done = {records.cell_key(record["cell"]): record for record in found}
+    wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
+    if cells_left(grid, done):
+        _run_cells(grid, done, folder, checkpoint_minutes, force, profiler, mesh, contexts_in)
+    else:
+        skipped = sum(key not in done for key in wanted)
+        ended = f", and the search ended before the other {skipped}" if skipped else ""
+        print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
+    if processes.is_first():
+        show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
+    failed = [done[key] for key in wanted if key in done and records.failed(done[key])]
+    for record in failed:
+        print(f"{records.label(record)}: {record['status']}")
+    return not failed
+
+
+def _launched(grid: Grid, checkpoint_minutes: float, mesh: Mesh) -> dict[str, Any]:
+    """What several processes must have alike."""
+    return {
+        **{f"config.{name}": value for name, value in grid.shared_fields().items()},
+        "axes": {name: list(values) for name, values in grid.axes.items()},
+        "checkpoint_minutes": checkpoint_minutes,
+        "mesh": dict(mesh.shape),
+        "jax": jax.__version__,
+    }
+
+
+def _claimed(grid: Grid, folder: Path, path: Path) -> list[Record]:
+    """Makes a folder the sweep's own and returns the records in it."""
+    if records.repair(path):
+        print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
+    found = records.read(path)
+    workdir.claim(folder, grid, device_name(), has_records=bool(found))
+    return found
+
+
+def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
+    """Returns the cells that are still to be run, in order.
+
+    A search leaves out the values behind ``patience`` in a row without a better perplexity, the other
+    axes being equal.
+    """
+    left: list[RunConfig] = []
+    best: dict[str, float] = {}
+    failures: dict[str, int] = {}
+    for cell in grid.cells():
+        place = grid.place(cell)
+        record = done.get(records.cell_key(place))
+        if grid.search is None:
+            left += [] if record else [cell]
+            continue
+        others = records.cell_key({name: value for name, value in place.items() if name != grid.search.axis})
+        if failures.get(others, 0) >= grid.search.patience:
+            continue
+        if record is None:
+            left.append(cell)
+            continue
+        loss = math.inf if record["val_loss"] is None else record["val_loss"]
+        failures[others] = 0 if loss < best.get(others, math.inf) else failures.get(others, 0) + 1
+        best[others] = min(loss, best.get(others, math.inf))
+    return left
+
+
+def _run_cells(
+    grid: Grid,
+    done: dict[str, Record],
+    folder: Path,
+    checkpoint_minutes: float,
+    force: bool,
+    profiler: Profiler | None,
+    mesh: Mesh,
+    contexts_in: str,
+) -> None:
+    """Reads the data, shows the plan, and runs the cells that are left, adding their records."""
+    cells, left = grid.cells(), cells_left(grid, done)
+    # The sizes of finished cells too, so that they can be checked to have read the same text.
+    counts = sorted(
+        {cell.num_samples for cell in cells} | {record["num_samples"] for record in done.values()}
+    )
+    print(f"reading corpus {cells[0].data.corpus} ...", flush=True)
+    data = dataset.load(cells[0].data, counts)
+    processes.check_same({"corpus": data.sha256(counts[-1])})
+    _check_same_corpus(data, list(done.values()))
+    tokens = {count: len(data.train_ids(count)) for count in counts}
+    vocab_size = data.vocabulary.size
+    most = max(tokens.values())
+    check_counted(most)
+    plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], most, grid.series(cell)) for cell in cells]
+    val_tokens = sorted({len(data.val_ids(count)) for count in counts})
+    devices = f"{mesh.size} x {device_name()}" if mesh.size > 1 else device_name()
+    print(
+        f"{_title(cells[0])}: {len(cells)} cells on {devices}, {_range(val_tokens)} validation"
+        f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
+    )
+    available = None if force else available_memory()
+    waiting = {records.cell_key(grid.place(cell)) for cell in left}
+    on_disk = waiting if contexts_in == "disk" else set()
+    if available is not None:
+        keys = [records.cell_key(grid.place(cell)) for cell in cells]
+        on_disk = {
+            key
+            for key, plan in zip(keys, plans, strict=True)
+            if key in waiting and contexts_go_to_disk(contexts_in, plan, most, *available, mesh.size)
+        }
+    if on_disk:
+        print(f"contexts of {len(on_disk)} cells are kept on the disk, in {folder / CONTEXTS}")
+    if len(left) < len(cells):
+        print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
+    made: list[tuple[RunConfig, Record]] = []
+    while left:
+        cell = left[0]
+        number = f"[{len(made) + 1}/{len(made) + len(left)}]"
+        place, series = grid.place(cell), grid.series(cell)
+        disk = folder / CONTEXTS if records.cell_key(place) in on_disk else None
+        progress = CellProgress(f"{number} {series} {cell.num_samples} samples", visible=processes.is_first())
+        cell_data = data.cell(cell)
+        processes.check_same({"embedding": cell_data.table_sha256})
+        _check_same_table(cell, cell_data, list(done.values()))
+        # A signal waits until the state is saved.
+        with signals.deferred():
+            saved = _checkpoints(grid, cell, cell_data, folder, checkpoint_minutes)
+            if saved.found:
+                print(
+                    f"{number} {series}, {cell.num_samples} samples: going on from {saved.found}", flush=True
+                )
+            try:
+                with saved, _memory_told(cell, series), profiler or contextlib.nullcontext():
+                    keeper = ProfilingKeeper(saved, profiler) if profiler else saved
+                    record = {
+                        "cell": place,
+                        "series": series,
+                        **run_cell(cell, cell_data, progress, keeper, mesh, disk),
+                    }
+            finally:
+                progress.close()
+            record = processes.by_first(functools.partial(_finish, folder, record, saved))
+        done[records.cell_key(place)] = record
+        made.append((cell, record))
+        left = cells_left(grid, done)
+        print(_cell_line(number, record, _seconds_left(made, left, tokens, vocab_size)), flush=True)
+        if processes.several() and processes.any_of(signals.asked()):
+            processes.part()
+            raise KeyboardInterrupt
+        signals.check()
+
+
+def _finish(folder: Path, record: Record, saved: Checkpoints) -> Record:
+    """Writes a record, which takes the place of checkpoints."""
+    record = records.append(folder / records.FILE_NAME, record)
+    if not records.failed(record):
+        saved.discard()
+    return record
+
+
+def _checkpoints(
+    grid: Grid, cell: RunConfig, data: dataset.CellData, folder: Path, minutes: float
+) -> Checkpoints:
+    """The checkpoints of a cell, which are those of its config and its data only."""
+    identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
+    identity |= {"corpus_sha256": data.corpus_sha256, "embedding_sha256": data.table_sha256}
+    where = {"device": device_name(), "jax": jax.__version__}
+    key = content_hash([records.cell_key(grid.place(cell))])[:12]
+    name = f"{cell.config_name}-{cell.num_samples}-{key}"
+    return Checkpoints(folder / CHECKPOINTS / name, identity, minutes, where)
+
+
+def _say_above_bar(line: str) -> None:
+    """Prints a line while a progress bar may stand on standard error."""
+    with tqdm.external_write_mode(sys.stderr):
+        print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _memory_told(cell: RunConfig, series: str) -> Iterator[None]:
+    """Says in one line that a device has run out of memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MachineError(
+            f"{series}, {cell.num_samples} samples: {device_name()} has not enough memory: {SMALLER}."
+        ) from None
+
+
+def _seconds_left(
+    made: list[tuple[RunConfig, Record]],
+    left: list[RunConfig],
+    tokens: dict[int, int],
+    vocab_size: int,
+) -> float:
+    """Foretells the cells to come from the pace of those made, as if they took as many iterations."""
+    iterations, epochs = (
+        sum(record[name] for _, record in made) / len(made) for name in ("phase1_iterations", "phase2_epochs")
+    )
+
+    def total(cells: list[RunConfig]) -> float:
+        return sum(work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells)
+
+    # What is compiled for one cell mostly serves the later ones too.
+    busy = sum(records.seconds(record)[0] for _, record in made)
+    return busy / total([cell for cell, _ in made]) * total(left)
+
+
+def _check_same_corpus(data: dataset.SweepData, finished: list[Record]) -> None:
+    """Refuses to set new cells beside finished ones that read other text."""
+    hashes = {count: data.sha256(count) for count in {record["num_samples"] for record in finished}}
+    for record in finished:
+        _refuse_change(f"corpus {record['corpus']}", record, "corpus_sha256", hashes[record["num_samples"]])
+
+
+def _check_same_table(cell: RunConfig, data: dataset.CellData, finished: list[Record]) -> None:
+    """Refuses to set a cell beside finished ones that had another embedding table."""
+    for record in finished:
+        if record["embed_dim"] != cell.model.embed_dim:
+            continue
+        # Each size has a spectral table of its own, and each seed a random one.
+        own = {"spectral": "num_samples", "random": "seed"}.get(cell.data.embedding)
+        if own is None or record[own] == getattr(cell, own):
+            what = f"embedding {record['embedding']}"
+            _refuse_change(what, record, "embedding_sha256", data.table_sha256)
+
+
+def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
+    if record[field] != found:
+        raise UserError(
+            f"{what} has changed since {records.label(record)}, was run"
+            f" ({field} {record[field][:12]}, now {found[:12]}): use another --workdir."
+        )
+
+
+def _cell_line(number: str, record: Record, remaining: float) -> str:
+    """What a finished cell says of itself."""
+    left = f"; about {duration(remaining)} left" if remaining else ""
+    work, compiling = records.seconds(record)
+    return (
+        f"{number} {records.label(record)}:"
+        f" val PPL {tables.number(record['val_ppl'])} (unigram {tables.number(record['unigram_ppl'])}),"
+        f" accuracy {tables.percent(record['val_acc'])},"
+        f" val ER {tables.percent(record['val_effective_rank'])},"
+        f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
+        f" {duration(work)}, compiling {duration(compiling)}{left}"
+    )

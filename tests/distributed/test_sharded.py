@@ -1,0 +1,34 @@
+"""Several devices compute what one does: each case of ``sharded`` in a process with eight virtual devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = [
+    "phase1_whole_batches",
+    "phase1_pieces",
+    "contexts",
+    "contexts_that_never_forget",
+    "ranks",
+    "phase2",
+    "cell",
+    "other_devices_go_on",
+    "cost",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_compute_what_one_does(case):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.distributed.sharded", case],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "equal", run.stderr[-3000:]

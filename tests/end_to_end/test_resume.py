@@ -1,0 +1,305 @@
+"""Left anywhere and taken up again, work ends with the very bits of work that was never left."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.config.overrides import replace
+from cvfp_jax.config.settings import ModelConfig
+from cvfp_jax.contexts import recurrence
+from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.phase1.multi_block import exact_contexts, learn_blocks
+from cvfp_jax.phase1.train import learn_contexts
+from cvfp_jax.phase2.train import learn_tokens
+from cvfp_jax.runtime import signals
+from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweep.progress import CellProgress
+from tests.phase1.test_multi_block import Phase1Config
+from tests.phase1.test_train import small_problem
+from tests.phase2.test_train import problem
+from tests.sweep.test_cell import CONFIG, TIMES, append, data_of
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ROOT = Path(__file__).parents[2]
+NEVER = 1e6  # minutes
+
+
+class StoppedError(Exception):
+    """The process is gone."""
+
+
+class Stopping(Checkpoints):
+    """Stops at the k-th offer: by a signal, or, with everything saved as soon as offered, without a word."""
+
+    def __init__(self, folder, stop_at, by_signal, identity=None):
+        super().__init__(folder, identity or {"config": 1}, NEVER if by_signal else 0)
+        self.offers, self.stop_at, self.by_signal = 0, stop_at, by_signal
+
+    def offer(self, part, make, stage_end=False):
+        self.offers += 1
+        last = self.offers == self.stop_at
+        if last and self.by_signal:
+            signals._asked = signal.SIGTERM
+        super().offer(part, make, stage_end)
+        if last:
+            raise StoppedError
+
+
+@pytest.fixture
+def resumed(tmp_path, monkeypatch):
+    """Runs work in as many launches as it takes, each stopped at its k-th offer; returns its last result."""
+    monkeypatch.setattr(signals, "_asked", 0)
+
+    def run(work, every, by_signal=True, identity=None):
+        launches, said = 0, []
+        while True:
+            launches += 1
+            assert launches < 100
+            signals._asked = 0
+            try:
+                with Stopping(tmp_path / "cell", every, by_signal, identity) as keeper:
+                    assert (keeper.found is None) == (launches == 1)
+                    result = work(keeper)
+                assert launches > 1, "the case must be stopped"
+                keeper.discard()
+                assert all(text.startswith("saved in ") for text in said)
+                return result
+            except KeyboardInterrupt as stop:
+                said.append(str(stop))
+            except StoppedError:
+                pass
+
+    return run
+
+
+def equal(found, expected):
+    """Asserts that two results have the same leaves, bit for bit."""
+
+    def leaves(result):
+        fields = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result._asdict()
+        parts = []
+        for name, value in fields.items():
+            value = nnx.split(value)[1] if isinstance(value, nnx.Module) else value
+            found, _ = jax.tree_util.tree_flatten_with_path(value)
+            parts += [(name + jax.tree_util.keystr(path), leaf) for path, leaf in found]
+        return parts
+
+    for (name, ours), (other, theirs) in zip(leaves(found), leaves(expected), strict=True):
+        assert name == other
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs), err_msg=name, strict=True)
+
+
+PHASE1 = {
+    "noise": {"context_noise": 0.1, "min_converged_ratio": 1.0},
+    "random_loss": {"diversity": "UNIF", "convergence_threshold": 1e-9},
+    "improvement": {"stop": "improvement", "convergence_threshold": 0.5, "no_improvement_patience": 3},
+    "watched": {"stop": "val_effective_rank", "val_frequency": 2, "val_patience": 2},
+}
+
+
+@pytest.mark.parametrize("name", PHASE1)
+def test_phase1_stopped_after_every_kth_step(resumed, name):
+    block, vectors, ids, config = small_problem(max_iterations=7, **PHASE1[name])
+
+    def work(keeper=None):
+        return learn_contexts(
+            block, vectors, ids, config, jax.random.key(1), val_ids=ids[:20], capacity=50, keeper=keeper
+        )
+
+    whole = work()
+    assert whole.iterations > 4, "the case must make some steps"
+    for every in (1, 2, 3) if name == "noise" else (1,):
+        equal(resumed(work, every), whole)
+    equal(resumed(work, 2, by_signal=False), whole)
+
+
+def test_blocks_stopped_after_every_kth_step(resumed):
+    _, vectors, ids, _ = small_problem(tokens=60)
+    blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
+    config = Phase1Config(max_iterations=4, batch_size=16, gradient_clip=0.01, compat_stale_clip=True)
+
+    def work(keeper=None):
+        return learn_blocks(blocks, vectors, ids, config, jax.random.key(1), keeper=keeper)
+
+    whole = work()
+    for every in (1, 4):
+        for ours, theirs in zip(resumed(work, every), whole, strict=True):
+            equal(ours, theirs)
+
+
+@pytest.mark.parametrize("tokens", [64, 61])
+def test_contexts_stopped_after_every_kth_chunk(resumed, monkeypatch, tokens):
+    monkeypatch.setattr(recurrence, "CHUNK", 8)
+    _, vectors, ids, _ = small_problem(tokens=tokens)
+    blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
+
+    def work(keeper=None):
+        return exact_contexts(blocks, vectors, ids, keeper=keeper, part="x")
+
+    whole = work()
+    assert whole.shape == (tokens, 16)
+    for every in (1, 2, 3):
+        np.testing.assert_array_equal(resumed(work, every), whole, strict=True)
+
+
+PHASE2 = {
+    "frozen": {"patience": 9},
+    "early_stop": {"learning_rate": 0.05, "epochs": 12, "patience": 2},
+    "table_and_dropout": {"freeze_embedding": False, "dropout": 0.2, "weight_decay": 0.01},
+    "recomputed": {"train_contexts": "recomputed"},
+}
+
+
+@pytest.mark.parametrize("name", PHASE2)
+def test_phase2_stopped_after_every_kth_batch(resumed, name):
+    model, config, train, val = problem(**{"epochs": 3, **PHASE2[name]})
+
+    def work(keeper=None):
+        return learn_tokens(model, train, val, config, one_device(), key=jax.random.key(2), keeper=keeper)
+
+    whole = work()
+    per_epoch = 4
+    assert len(whole.batch_losses) == per_epoch * len(whole.epochs)
+    for every in (1, 3, per_epoch) if name == "frozen" else (3,):
+        equal(resumed(work, every), whole)
+    equal(resumed(work, 3, by_signal=False), whole)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"phase2.train_contexts": "sequential", "model.num_blocks": 2, "model.context_mode": "A"},
+        {"phase2.train_contexts": "recomputed", "model.num_layers": 2, "phase1.stop": "val_effective_rank"},
+        {"model.num_layers": 2, "model.use_weight_tying": False},
+    ],
+)
+def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
+    monkeypatch.setattr(recurrence, "CHUNK", 64)
+    config, data = replace(CONFIG, changes), data_of(capacity=250, val_capacity=120)
+
+    def work(keeper=None):
+        cell_data = data if keeper is None else next(rooms)
+        return run_cell(config, cell_data, CellProgress("", visible=False), keeper)
+
+    # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
+    rooms = iter([data] + [data_of(capacity=400, val_capacity=200)] * 100)
+    whole = work()
+    record = resumed(work, 4)
+    for name, value in whole.items():
+        if name not in TIMES:
+            assert record[name] == value, name
+
+
+def test_seconds_add_up_over_launches(resumed, monkeypatch):
+    spent = []
+
+    def work(keeper):
+        before = keeper.facts("seconds") or {}
+        record = run_cell(CONFIG, data_of(), CellProgress("", visible=False), keeper)
+        spent.append((before, record))
+        return record
+
+    resumed(work, 15)
+    ((before, record),) = spent
+    for stage in ("phase1", "contexts", "diagnostics"):
+        assert 0 < before[stage][0] <= record[f"{stage}_seconds"] + 5e-4
+    assert record["phase2_seconds"] > before["phase2"][0] > 0
+
+
+def finite(folder):
+    """Whether all numbers of the newest checkpoint are finite."""
+    with Checkpoints(folder, {"config": 1}, NEVER) as keeper:
+        assert keeper.found
+        arrays = [array for saved in keeper._saved.values() for array in saved.arrays]
+    return all(np.isfinite(array).all() for array in arrays)
+
+
+def test_a_phase2_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
+    config = replace(CONFIG, {"phase2.learning_rate": 1e30})
+    with Checkpoints(tmp_path, {"config": 1}, 0) as keeper:
+        record = run_cell(config, data_of(), CellProgress("", visible=False), keeper)
+    assert record["status"] == "failed: phase 2 was not finite in epoch 1, batch 2"
+    assert record["phase2_epochs"] == 1
+    assert finite(tmp_path)
+
+
+def test_a_phase1_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
+    block, vectors, ids, config = small_problem(learning_rate=1e38, max_iterations=6)
+    with Checkpoints(tmp_path, {"config": 1}, 0) as keeper:
+        result = learn_contexts(block, vectors, ids, config, jax.random.key(1), keeper=keeper)
+    assert result.status.label == "non-finite"
+    assert result.iterations > 2, "the case must make a good step first"
+    assert finite(tmp_path)
+
+
+@pytest.mark.parametrize(("stream", "length"), [("validation", 99), ("training", 200)])
+def test_contexts_that_are_not_finite_end_the_cell(monkeypatch, tmp_path, stream, length):
+    def broken(blocks, vectors, ids, **options):
+        contexts = exact_contexts(blocks, vectors, ids, **options)
+        return contexts.at[7, 2].set(jnp.nan) if len(ids) == length else contexts
+
+    monkeypatch.setattr("cvfp_jax.sweep.cell.exact_contexts", broken)
+    config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
+    record = run_cell(config, data_of(), CellProgress("", visible=False))
+    assert record["status"] == f"failed: {stream} contexts were not finite at token 8"
+    assert (record["phase2_status"], record["phase1_status"] != "non-finite") == ("not run", True)
+    append(tmp_path, record)
+
+
+DEVICES = """
+import sys
+import jax
+import numpy as np
+from pathlib import Path
+from tests.phase2.test_train import problem
+from tests.end_to_end.test_resume import Stopping, learn_tokens, signals
+from cvfp_jax.distributed.mesh import make_mesh, one_device
+
+assert jax.device_count() == 8
+model, config, train, val = problem(batch_size=20, epochs=2)
+
+def work(mesh, keeper=None):
+    return learn_tokens(model, train, val, config, mesh, keeper=keeper)
+
+whole = work(one_device())
+try:
+    with Stopping(Path(sys.argv[1]), 4, True) as keeper:
+        work(one_device(), keeper)
+except KeyboardInterrupt:
+    signals._asked = 0
+with Stopping(Path(sys.argv[1]), -1, True) as keeper:
+    assert keeper.found
+    more = work(make_mesh(), keeper)
+assert (more.batch_losses[:4] == whole.batch_losses[:4]).all()
+np.testing.assert_allclose(more.batch_losses, whole.batch_losses, rtol=1e-5)
+np.testing.assert_allclose([e.val_loss for e in more.epochs], [e.val_loss for e in whole.epochs], rtol=1e-5)
+for ours, theirs in zip(jax.tree.leaves(more.best_params), jax.tree.leaves(whole.best_params), strict=True):
+    assert len(ours.sharding.device_set) == 8
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+print("equal")
+"""
+
+
+def test_one_device_goes_on_as_eight(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", DEVICES, str(tmp_path / "cell")],
+        env={**os.environ, **flags},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "equal", run.stderr[-2000:]

@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvfp_jax.config.settings import ModelConfig
+from cvfp_jax.core.model import ContextBlock, token_windows
+from cvfp_jax.kernels.token_tables import (
+    add_rows,
+    add_terms,
+    distinct_tokens,
+    terms_of,
+    token_tables,
+    window_places,
+    windowed,
+)
+
+CONFIGS = [
+    ModelConfig(6, 5, 1, 1),
+    ModelConfig(6, 5, 2, 3),
+    ModelConfig(6, 5, 3, 2, token_input_all_layers=False),
+    ModelConfig(6, 5, 1, 2, ffn_num_layers=2),
+]
+
+
+def stream(K, tokens=17, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = jnp.asarray(rng.normal(size=(11, 5)), jnp.float32)
+    return vectors, rng.integers(0, 11, tokens)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(0, 300))
+def test_places_stand_for_the_tokens(ids, capacity):
+    vectors = jnp.arange(1.0, 10.0)[:, None]
+    found, places = distinct_tokens(vectors, np.array(ids), capacity)
+    assert np.asarray(found)[places, 0].tolist() == [float(i + 1) for i in ids]
+    assert len(found) > max(capacity, len(set(ids)))
+    assert not np.asarray(found[len(set(ids)) :]).any()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_terms_are_those_of_the_windows(config):
+    K = config.num_input_tokens
+    vectors, ids = stream(K)
+    block = ContextBlock(config, rngs=nnx.Rngs(0))
+    found, places = distinct_tokens(vectors, ids)
+    in_row = jnp.asarray(windowed(places, K, len(found)))
+    places = window_places(in_row, jnp.arange(len(ids)), K)
+    window = token_windows(vectors, jnp.asarray(ids), jnp.arange(len(ids)), K)
+    for tables, expected in zip(token_tables(block, found), block.token_terms(window), strict=True):
+        terms = jnp.broadcast_to(terms_of(tables, places), expected.shape)
+        np.testing.assert_allclose(terms, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_added_terms_are_the_gradient_of_terms(config):
+    K = config.num_input_tokens
+    vectors, ids = stream(K)
+    found, places = distinct_tokens(vectors, ids)
+    in_row = jnp.asarray(windowed(places, K, len(found)))
+    places = window_places(in_row, jnp.arange(len(ids)), K)
+    block = ContextBlock(config, rngs=nnx.Rngs(0))
+    for tables in token_tables(block, found):
+        shape = len(ids), tables[0].shape[1]
+        gradient = jax.random.normal(jax.random.key(1), shape)
+
+        def spread(tables, shape=shape):
+            return jnp.broadcast_to(terms_of(tables, places), shape)
+
+        (expected,) = jax.vjp(spread, tables)[1](gradient)
+        zeros = jax.tree.map(jnp.zeros_like, tables)
+        for a, b in zip(add_terms(zeros, places, gradient), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+ADD = jax.jit(add_rows)
+
+
+def check(places, num_places, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((len(places), 3)).astype(np.float32)
+    table = rng.standard_normal((num_places, 3)).astype(np.float32)
+    expected = table.astype(np.float64)
+    np.add.at(expected, places, rows)
+    found = ADD(jnp.asarray(table), jnp.asarray(places, jnp.int32), jnp.asarray(rows))
+    # As far as sums of so many numbers of size one can be apart.
+    np.testing.assert_allclose(found, expected, atol=1e-6 * (1 + len(places)) ** 0.5 * 5)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from((1, 128, 700)),
+    st.sampled_from((2, 200)),
+    st.floats(0.2, 3),
+    st.integers(0, 9),
+)
+def test_rows_are_added_at_their_places(num_rows, num_places, skew, seed):
+    # From all rows at one place, through places that span several stretches, to each at its own.
+    share = np.random.default_rng(seed).random(num_rows) ** skew
+    check((share * num_places).astype(int), num_places, seed)
+
+
+@pytest.mark.parametrize("num_rows", [128, 256, 640])
+def test_places_that_begin_and_end_with_stretches(num_rows):
+    check(np.repeat(np.arange(num_rows // 64), 64)[::-1], 11)
+    check(np.repeat(np.arange(num_rows // 128), 128), 11)
+    check(np.zeros(num_rows, int), 1)
+    check(np.arange(num_rows), num_rows)
+
+
+def test_the_order_of_rows_in_other_places_changes_no_bit():
+    rng = np.random.default_rng(0)
+    places = np.sort(rng.integers(0, 40, 1000))
+    rows = rng.standard_normal((1000, 4)).astype(np.float32)
+    table = jnp.zeros((40, 4))
+    mixed = np.argsort(rng.permutation(40)[places], kind="stable")  # places moved, their rows in order
+    one = ADD(table, jnp.asarray(places, jnp.int32), jnp.asarray(rows))
+    other = ADD(table, jnp.asarray(places[mixed], jnp.int32), jnp.asarray(rows[mixed]))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_token_terms_take_it_on_accelerators(monkeypatch):
+    tables = [jnp.zeros((5, 2)), jnp.zeros((5, 2))]
+    places, gradient = jnp.array([[4, 0, 4], [0, 4, 1]]), jnp.arange(6.0).reshape(3, 2)
+    on_cpu = add_terms(tables, places, gradient)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    elsewhere = add_terms(tables, places, gradient)
+    assert "argsort" in str(jax.make_jaxpr(add_terms)(tables, places, gradient))
+    for one, other in zip(on_cpu, elsewhere, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)

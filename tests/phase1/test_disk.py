@@ -1,0 +1,187 @@
+"""Contexts on the disk: the very numbers of contexts in memory, wherever work is left and taken up again."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cvfp_jax.checkpointing import row_file
+from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.checkpointing.row_file import RowFiles
+from cvfp_jax.config.overrides import replace
+from cvfp_jax.contexts import parallel, recurrence
+from cvfp_jax.phase1.train import learn_contexts
+from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweep.progress import CellProgress
+from tests.end_to_end.test_resume import StoppedError, equal, resumed  # noqa: F401
+from tests.phase1.test_train import small_problem
+from tests.sweep.test_cell import CONFIG, TIMES, data_of
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(autouse=True)
+def short_stretches(monkeypatch):
+    """Of two micro-batches at most; and passes of few rows at a time, so that there are several."""
+    monkeypatch.setattr(row_file, "STRETCH_BYTES", 2 * 16 * 8 * 4)
+    monkeypatch.setattr(parallel, "_CPU_ROWS", 32)
+    monkeypatch.setattr(recurrence, "CHUNK", 64)
+
+
+def in_memory(result):
+    return result._replace(contexts_NxD=np.asarray(result.contexts_NxD[: len(result.contexts_NxD)]))
+
+
+CASES = {
+    "wrapped, noise": [131, {"context_noise": 0.1}],
+    "zero first, exact start": [100, {"first_context": "zero", "initial_contexts": "sequential"}],
+    "one loss": [40, {"batch_size": 0, "diversity": "OACD"}],
+    "rounded": [131, {"context_dtype": "bfloat16", "stop": "improvement", "convergence_threshold": 0.5}],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_phase1_has_the_bits_of_memory(tmp_path, name):
+    tokens, changes = CASES[name]
+    block, vectors, ids, config = small_problem(tokens, **changes)
+    whole = learn_contexts(block, vectors, ids, config, jax.random.key(1), capacity=tokens + 60)
+    with RowFiles(tmp_path / "rows") as disk:
+        streamed = learn_contexts(
+            block, vectors, ids, config, jax.random.key(1), capacity=tokens + 60, disk=disk
+        )
+        equal(in_memory(streamed), in_memory(whole))
+    assert whole.iterations > 3
+    assert not (tmp_path / "rows").exists()
+
+
+CELLS = {
+    "parallel": {},
+    "several layers, drawn rows": {
+        "model.num_layers": 2, "model.num_input_tokens": 2, "phase1.context_dtype": "bfloat16",
+        "effective_rank_rows": 60,
+    },
+    "blocks": {
+        "model.num_blocks": 2, "model.context_mode": "A", "phase2.train_contexts": "sequential",
+        "model.prev_context_steps": 2,
+    },
+    "recomputed": {"phase2.train_contexts": "recomputed"},
+}  # fmt: skip
+
+
+def cell(config, keeper=None, disk=None):
+    record = run_cell(config, data_of(capacity=260), CellProgress("", visible=False), keeper, disk=disk)
+    return {name: value for name, value in record.items() if name not in TIMES}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_has_the_record_of_memory(tmp_path, name):
+    config = replace(CONFIG, CELLS[name])
+    assert cell(config, disk=tmp_path / "rows") == cell(config)
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_cell_is_left_and_taken_up_again_on_the_disk_or_in_memory(tmp_path, resumed):  # noqa: F811
+    whole, launches = cell(CONFIG), []
+    # Phase 2 reads phase 1's own file.
+    layers = replace(CONFIG, {"model.num_layers": 2})
+
+    def work(keeper):
+        launches.append(keeper)
+        return cell(layers, keeper, tmp_path / "rows" if len(launches) % 2 else None)
+
+    assert resumed(work, 4) == cell(layers)
+    assert len(launches) > 3
+    assert resumed(lambda keeper: cell(CONFIG, keeper, tmp_path / "rows"), 3, by_signal=False) == whole
+
+
+class SavedOnce(Checkpoints):
+    """Saves at the second offer only, and is gone at the fifth."""
+
+    offers = 0
+
+    def offer(self, part, make, stage_end=False):
+        self.offers += 1
+        self._interval = 0.0 if self.offers == 2 else 1e9
+        super().offer(part, make, stage_end)
+        if self.offers == 5:
+            raise StoppedError
+
+
+def test_steps_after_a_save_do_not_write_over_what_was_saved(tmp_path):
+    block, vectors, ids, config = small_problem(100, convergence_threshold=1e-9, max_iterations=60)
+
+    def learn(keeper, disk):
+        key = jax.random.key(1)
+        return in_memory(learn_contexts(block, vectors, ids, config, key, keeper=keeper, disk=disk))
+
+    keeper = SavedOnce(tmp_path / "cell", {}, 0)
+    with contextlib.suppress(StoppedError), RowFiles(tmp_path / "rows") as disk, keeper:
+        learn(keeper, disk)
+    assert keeper.offers == 5
+    with RowFiles(tmp_path / "rows") as disk, Checkpoints(tmp_path / "cell", {}, 1e6) as keeper:
+        assert keeper.facts("phase 1")["steps"] < 4
+        equal(learn(keeper, disk), learn(None, None))
+
+
+# A process of its own, which may take no more memory for data than it has and some MiB.
+LIMITED = """
+import json, re, resource, sys
+import jax
+import numpy as np
+from pathlib import Path
+from cvfp_jax import parallel_pass, recurrence, row_file
+from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.config.settings import RunConfig
+from cvfp_jax.data.dataset import CellData
+from cvfp_jax.config.overrides import replace
+from cvfp_jax.sweep.progress import CellProgress
+from cvfp_jax.sweep.cell import run_cell
+
+def held():
+    return 1024 * int(re.search("VmData:(.*) kB", Path("/proc/self/status").read_text())[1])
+
+mebibytes, disk = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+row_file.STRETCH_BYTES = 2**20
+changes = {
+    "model.context_dim": 96, "model.embed_dim": 32, "phase1.max_iterations": 3, "phase1.batch_size": 2000,
+    "phase2.epochs": 1, "phase2.batch_size": 2000, "num_samples": 1,
+}
+config = replace(RunConfig(), changes)
+rng = np.random.default_rng(0)
+table = rng.normal(size=(500, 32)).astype(np.float32)
+
+def run(tokens, disk=None):
+    ids = rng.integers(0, 500, tokens + 500).astype(np.int32)
+    data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
+    return run_cell(config, data, CellProgress("", visible=False), disk=disk)
+
+run(4000)
+if mebibytes:
+    limit = held() + mebibytes * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+record = run(600_000, disk)
+print(json.dumps({name: value for name, value in record.items() if not name.endswith("_seconds")}))
+"""
+
+
+def limited(*arguments):
+    command = [sys.executable, "-c", LIMITED, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_contexts_longer_than_memory_end_with_the_record_of_memory(tmp_path):
+    """Contexts take 220 MiB, and phase 2's are made beside them."""
+    whole, streamed, refused = limited(0), limited(340, tmp_path / "rows"), limited(340)
+    assert streamed.returncode == whole.returncode == 0, streamed.stderr[-2000:]
+    assert json.loads(streamed.stdout) == json.loads(whole.stdout)
+    assert refused.returncode != 0
+    # Whatever it is that asks for too much.
+    told = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "Cannot allocate memory")
+    assert any(word in refused.stderr for word in told), refused.stderr[-2000:]

@@ -1,0 +1,107 @@
+"""Every product of the compiled steps is counted, and no other."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from cvfp_jax.config.settings import ModelConfig, Phase2Config
+from cvfp_jax.core.model import ContextBlock, TokenBlock
+from cvfp_jax.core.widths import context_widths, token_context_widths
+from cvfp_jax.kernels.block_vjp import backward, forward
+from cvfp_jax.kernels.cross_entropy import frozen_head_losses, trained_head_losses
+from cvfp_jax.kernels.token_tables import token_tables
+from cvfp_jax.planning import flops
+
+N, U, V = 7, 5, 11
+MODELS = {
+    "one layer": ModelConfig(context_dim=3, embed_dim=5),
+    "a window": ModelConfig(context_dim=3, embed_dim=5, num_input_tokens=2),
+    "three layers": ModelConfig(context_dim=3, embed_dim=5, num_layers=3),
+    "falling widths": ModelConfig(context_dim=3, embed_dim=5, num_layers=3, token_input_all_layers=False),
+    "two maps": ModelConfig(context_dim=3, embed_dim=5, num_layers=2, ffn_num_layers=2, num_input_tokens=2),
+    "mode F": ModelConfig(context_dim=3, embed_dim=5, num_layers=2, context_mode="F", num_input_tokens=2),
+}
+
+
+def products(function, *args):
+    """The operations of all products of a traced function, those of loops as often as they run."""
+    return _of(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of(jaxpr):
+    total = 0
+    for line in jaxpr.eqns:
+        # A sum by weight, a vector by a matrix, is no product of matrices.
+        if line.primitive.name == "dot_general" and all(a.aval.ndim == 2 for a in line.invars):
+            (contracted, _), (batched, _) = line.params["dimension_numbers"]
+            assert not batched
+            shape = line.invars[0].aval.shape
+            total += 2 * math.prod(line.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)
+        times = line.params.get("length", 1) if line.primitive.name == "scan" else 1
+        assert line.primitive.name != "while", "nobody knows how often it runs"
+        for inner in jax.tree.leaves(list(line.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if (body := getattr(inner, "jaxpr", inner)) is not inner or hasattr(inner, "eqns"):
+                total += times * _of(body)
+    return total
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_phase_1_multiplies_what_is_counted(name):
+    model = MODELS[name]
+    block = ContextBlock(model, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(block)
+    vectors, contexts = jnp.zeros((U, model.embed_dim)), jnp.zeros((N, model.context_dim))
+    widths = context_widths(model)[1:]
+    inner = [layer.linear.kernel.shape[1] for layer in block.layers]
+    assert model.ffn_num_layers == 2 or inner == widths
+
+    def iterate(contexts):
+        terms = [jnp.zeros((N, width)) for width in inner]
+        made, kept = forward(block, contexts, terms)
+        return backward(block, contexts, kept, made)
+
+    def tables(params):
+        return token_tables(nnx.merge(graphdef, params), vectors)
+
+    made = products(iterate, contexts)
+    of_tables = products(tables, params)
+    both = products(lambda params: jax.vjp(tables, params)[1](tables(params)), params)
+    assert of_tables == flops.token_terms(model, U)
+    assert both - 2 * of_tables == of_tables, "the tables are made twice here, and their gradient once"
+    assert made + 2 * of_tables == flops.phase1_iteration(model, N, U)
+    once = products(lambda contexts: forward(block, contexts, [jnp.zeros((N, w)) for w in inner]), contexts)
+    assert once == flops.exact_contexts(model, N)
+    assert once + of_tables == flops.parallel_pass(model, N, U)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_phase_2_multiplies_what_is_counted(name):
+    model = MODELS[name]
+    block = TokenBlock(model, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(block)
+    contexts = [jnp.zeros((N, width)) for width in token_context_widths(model)]
+    window = jnp.zeros((N, model.num_input_tokens * model.embed_dim))
+    table, targets, valid = jnp.zeros((V, model.embed_dim)), jnp.zeros(N, jnp.int32), jnp.ones(N, bool)
+    remade = 2 * N * sum(map(sum, flops._context_layers(model))) if model.reads_every_layer else 0
+
+    def loss(params, table, head):
+        hidden = nnx.merge(graphdef, params)(contexts, window)
+        return head(hidden, table, targets, valid).loss
+
+    forwards = products(lambda params: loss(params, table, frozen_head_losses), params)
+    assert forwards + remade == flops.phase2_forward(model, V, N)
+    trained = products(jax.grad(lambda params: loss(params, table, frozen_head_losses)), params)
+    assert trained + remade == flops.phase2_training(model, Phase2Config(), V, N)
+    both = jax.grad(lambda params, table: loss(params, table, trained_head_losses), argnums=(0, 1))
+    learned = Phase2Config(freeze_embedding=False)
+    assert products(both, params, table) + remade == flops.phase2_training(model, learned, V, N)
+
+
+def test_blocks_read_all_tokens_and_learn_on_their_shares():
+    one, three = (ModelConfig(context_dim=3, embed_dim=5, context_mode="A", num_blocks=b) for b in (1, 3))
+    assert flops.exact_contexts(three, N) == 3 * flops.exact_contexts(one, N)
+    of_tables = 2 * flops.token_terms(one, U)
+    assert flops.phase1_iteration(three, N, U) == flops.phase1_iteration(one, N, U) + 2 * of_tables

@@ -1,0 +1,64 @@
+import pytest
+
+from cvfp_jax.report.page import (
+    Bullets,
+    Facts,
+    Figure,
+    Heading,
+    Note,
+    Page,
+    Paragraph,
+    Terms,
+    markdown,
+)
+from cvfp_jax.report.tables import Table
+from tests.report.made_records import NAMES
+
+
+def test_every_block_is_written():
+    page = Page(
+        "A title",
+        [
+            Facts([("seed", "42")]),
+            Heading(2, "Part"),
+            Paragraph("Some text."),
+            Note("Mind."),
+            Bullets(["one", "two"]),
+            Bullets([]),
+            Heading(3, "Deeper"),
+            Table(["a", "b"], [["x", "1"]], "A caption"),
+            Table(["a"], []),
+            Figure("f.png", "what it shows", "what it is"),
+            Terms([("PPL", "perplexity")]),
+        ],
+    )
+    assert markdown(page) == (
+        "# A title\n\n- seed: 42\n\n## Part\n\nSome text.\n\n> Mind.\n\n- one\n- two\n\n- none\n\n"
+        "### Deeper\n\nA caption\n\n| a | b |\n|:---|---:|\n| x | 1 |\n\n| a |\n|:---|\n\n"
+        "![what it shows](figures/f.png)\n\nwhat it is\n\n- PPL: perplexity\n"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_from_outside_are_escaped_everywhere(name):
+    page = Page(
+        name,
+        [
+            Facts([(name, name)]),
+            Heading(2, name),
+            Paragraph(name),
+            Note(name),
+            Bullets([name]),
+            Table([name], [[name], [name]], name),
+            Figure("f.png", name, name),
+            Terms([(name, name)]),
+        ],
+    )
+    text = markdown(page)
+    assert "<" not in text
+    assert text.count("&lt;") == 15 * name.count("<")
+
+
+def test_a_name_neither_links_nor_ends_its_line():
+    text = markdown(Page("![x](http://x)", [Bullets(["a\n# b", "`c`"])]))
+    assert text == "# !\\[x\\](http://x)\n\n- a # b\n- \\`c\\`\n"

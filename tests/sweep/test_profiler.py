@@ -1,0 +1,174 @@
+"""Three steps of each phase, traced, in a cell that ends with the very same numbers."""
+
+import collections
+import gzip
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cvfp_jax.checkpointing.checkpointer import Keeper
+from cvfp_jax.config.overrides import replace
+from cvfp_jax.config.settings import RunConfig
+from cvfp_jax.data.dataset import CellData
+from cvfp_jax.sweep import profiler
+from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweep.profiler import Profiler, ProfilingKeeper
+from cvfp_jax.sweep.progress import CellProgress
+
+CONFIG = replace(
+    RunConfig(preset="test", num_samples=5),
+    {
+        "model.context_dim": 6,
+        "model.embed_dim": 4,
+        "phase1.max_iterations": 12,
+        "phase1.batch_size": 50,
+        "phase2.epochs": 2,
+        "phase2.batch_size": 25,
+        "phase2.patience": 2,
+    },
+)
+
+
+def run(keeper):
+    rng = np.random.default_rng(0)
+    ids, table = rng.integers(0, 9, 300).astype(np.int32), rng.normal(size=(9, 4)).astype(np.float32)
+    data = CellData(ids[:200], ids[200:], table, "0" * 64, "1" * 64, 2.5)
+    return run_cell(CONFIG, data, CellProgress("test", visible=False), keeper)
+
+
+def events(folder):
+    """The events of the only trace in a folder that have a name and a duration."""
+    (path,) = folder.rglob("*.trace.json.gz")
+    with gzip.open(path) as file:
+        return [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
+
+
+def test_a_cell_is_traced_and_its_numbers_stay(quick_compilation, tmp_path):
+    said = []
+    with Profiler(tmp_path, said.append) as tracer:
+        traced = run(ProfilingKeeper(Keeper(), tracer))
+    assert tracer.missing() == []
+    assert [line.split(": ")[0] for line in said] == [
+        "traced 3 of 3 steps of phase 1, block 1",
+        "traced 3 of 3 steps of phase 2",
+    ]
+    plain = run(Keeper())
+    assert {name for name in plain if traced[name] != plain[name]} <= {
+        name for name in plain if name.endswith("_seconds")
+    }
+    for phase, function in (("phase1", "advance"), ("phase2", "_train_step")):
+        found = events(tmp_path / phase)
+        steps = [event for event in found if event["name"] == phase]
+        assert [event["args"]["step_num"] for event in steps] == ["1", "2", "3"]
+        # One call a step, and what it computed: nothing was compiled meanwhile.
+        calls = [event for event in found if event["name"] == f"PjitFunction({function})"]
+        for step in steps:
+            assert any(step["ts"] <= call["ts"] <= step["ts"] + step["dur"] for call in calls)
+        runs = collections.defaultdict(set)
+        for event in found:
+            arguments = event.get("args", {})
+            if "hlo_module" in arguments:
+                runs[arguments["hlo_module"]].add(arguments["run_id"])
+        assert len(runs[f"jit_{function}"]) == 3
+        assert not [event["name"] for event in found if "backend_compile" in event["name"]]
+
+
+class Calls:
+    """What a profiler has JAX do, in order."""
+
+    def __init__(self, monkeypatch, tmp_path):
+        self.made = []
+
+        def start(folder, **_):
+            self.made.append(f"start {folder.name}")
+            self.folder = folder
+
+        def stop():
+            self.made.append("stop")
+            (self.folder / "now").mkdir(parents=True)
+            (self.folder / "now" / "x.trace.json.gz").touch()
+
+        monkeypatch.setattr(jax.profiler, "start_trace", start)
+        monkeypatch.setattr(jax.profiler, "stop_trace", stop)
+        self.said = []
+        self.tracer = Profiler(tmp_path, self.said.append)
+        self.keeper = ProfilingKeeper(Keeper(), self.tracer)
+
+    def offer(self, part, stage_end=False):
+        self.keeper.offer(part, lambda: self.made.append("wait"), stage_end)
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    return Calls(monkeypatch, tmp_path)
+
+
+PHASE1 = "phase 1, block 1"
+
+
+def test_the_first_step_is_left_out_and_then_every_step_is_waited_for(calls):
+    assert calls.keeper.seconds_left() == np.inf
+    calls.offer(PHASE1)
+    assert calls.made == ["wait", "start phase1"]
+    for _ in range(3):
+        assert calls.keeper.seconds_left() == 0.0, "work looks up after each step"
+        calls.offer(PHASE1)
+    assert calls.made == ["wait", "start phase1", "wait", "wait", "wait", "stop"]
+    assert calls.keeper.seconds_left() == np.inf
+    calls.offer(PHASE1)
+    calls.offer("phase 1, block 2")
+    assert calls.made[-1] == "stop", "a phase is traced once"
+    assert calls.tracer.missing() == ["phase 2"]
+
+
+def test_a_phase_of_few_steps_is_traced_as_far_as_it_goes(calls):
+    calls.offer(PHASE1)
+    calls.offer(PHASE1, stage_end=True)
+    assert calls.made[-1] == "stop"
+    assert calls.said[0].startswith("traced 1 of 3 steps of phase 1, block 1: ")
+
+
+def test_a_phase_of_one_step_leaves_the_trace_to_the_next_cell(calls):
+    calls.offer(PHASE1, stage_end=True)
+    assert calls.made == []
+    assert PHASE1 in calls.tracer.missing()
+    with calls.tracer:
+        calls.offer("phase 2")
+    assert calls.made == ["wait", "start phase2", "stop"]
+    assert calls.said == []
+    assert "phase 2" in calls.tracer.missing()
+
+
+def test_a_trace_ends_with_its_part_and_with_the_cell(calls):
+    calls.offer(PHASE1)
+    calls.offer(PHASE1)
+    calls.offer("validation contexts, block 1")
+    assert calls.made == ["wait", "start phase1", "wait", "stop"]
+    calls.offer("phase 2")
+    calls.offer("phase 2")
+    with pytest.raises(KeyboardInterrupt), calls.tracer:
+        raise KeyboardInterrupt
+    assert calls.made[-1] == "stop"
+    assert calls.tracer.missing() == []
+    assert profiler.STEPS == 3
+
+
+def test_what_keeps_a_cell_keeps_it_still():
+    asked = []
+
+    class Recorder(Keeper):
+        def __getattribute__(self, name):
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    keeper = ProfilingKeeper(Recorder(), Profiler.__new__(Profiler))
+    with pytest.raises(KeyError):
+        keeper.take("part", ())
+    keeper.facts("part")
+    keeper.keep("part", {})
+    keeper.drop("part")
+    assert asked == ["take", "facts", "keep", "drop"]
+    public = {name for name in vars(Keeper) if not name.startswith("_")}
+    assert public == {name for name in vars(ProfilingKeeper) if not name.startswith("_")}
