@@ -13,7 +13,7 @@ from cvfp_jax.contexts import parallel, recurrence
 from cvfp_jax.contexts.effective_rank import effective_rank
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import LanguageModel
-from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1 import step as phase1_step
 from cvfp_jax.phase1 import train as phase1
 from cvfp_jax.phase2 import step as phase2_step
@@ -78,7 +78,9 @@ def _phase1(model: LanguageModel, part: Part) -> Run:
 def _phase2(model: LanguageModel, part: Part) -> Run:
     """One batch, the first of the stream."""
     config = Phase2Config(batch_size=part.rows)
-    state, frozen, settings = phase2.prepare(model, config, one_device(), jax.random.key(part.work.seed))
+    state, frozen, settings = phase2.prepare(
+        model, config, single_device_mesh(), jax.random.key(part.work.seed)
+    )
     stream = Stream.of(part.work.ids(), jnp.asarray(part.work.contexts(part.work.tokens)))
     train, evaluate = phase2_step.compiled(settings)
 

@@ -39,7 +39,7 @@ class FirstRows:
         return np.array(rows_on_host(self.array, self.shape[0]).view(self.dtype), dtype=dtype, copy=copy)
 
 
-class Keeper:
+class Checkpointer:
     """Keeps nothing: for work that starts from the beginning each time."""
 
     def facts(self, part: str) -> Facts | None:
@@ -47,7 +47,7 @@ class Keeper:
         del part
         return None
 
-    def take(self, part: str, template: Any) -> Any:
+    def restore(self, part: str, template: Any) -> Any:
         """Returns the saved arrays of a part.
 
         Args:
@@ -59,13 +59,13 @@ class Keeper:
         """
         raise KeyError(part)
 
-    def keep(self, part: str, facts: Facts | Callable[[], Facts], arrays: Any = ()) -> None:
+    def include(self, part: str, facts: Facts | Callable[[], Facts], arrays: Any = ()) -> None:
         """Has a part saved along from now on: its facts, or what makes them, and arrays that stay."""
 
-    def drop(self, *parts: str) -> None:
+    def exclude(self, *parts: str) -> None:
         """Has parts saved no longer."""
 
-    def offer(self, part: str, make: Make, stage_end: bool = False) -> None:
+    def maybe_save(self, part: str, make: Make, stage_end: bool = False) -> None:
         """Saves the state if it is time, and ends the run if that is asked for."""
         del part, make, stage_end
         signals.check()
@@ -96,7 +96,7 @@ class Pace:
         if self._seconds > 0.0:
             self._steps = max(1, int(min(2 * self._last, free * self._last / self._seconds)))
         # Clocks differ, and all processes must make the same steps.
-        self._steps = processes.told(self._steps)
+        self._steps = processes.broadcast(self._steps)
         self._last = self._steps
         return self._steps
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvfp_jax.checkpointing.checkpointer import Facts, Keeper, Looks, Make
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, Looks, Make
 from cvfp_jax.checkpointing.row_file import RowFile
 from cvfp_jax.checkpointing.seal import damage, seal
 from cvfp_jax.distributed import processes
@@ -91,7 +91,7 @@ def _as_wanted(saved: Any, wanted: Any) -> Any:
     return jnp.array(np.asarray(saved))
 
 
-class Checkpoints(Keeper):
+class OrbaxCheckpointer(Checkpointer):
     """The checkpoints of one cell.
 
     Two are kept. Each is written by a thread of its own while the work goes on, and sealed once all of
@@ -130,13 +130,13 @@ class Checkpoints(Keeper):
         # Work that offers often is not held up by asking the other processes each time.
         self._looks = Looks()
         try:
-            step = processes.by_first(self._find)
+            step = processes.on_process_0(self._find)
             if step is not None:
                 self._restore(self._folder / str(step))
         except OSError as error:
             raise self._unusable(error) from None
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> "OrbaxCheckpointer":
         """Returns itself."""
         return self
 
@@ -227,8 +227,8 @@ class Checkpoints(Keeper):
         """Returns the saved facts of a part; None if it has none."""
         return self._saved[part].facts if part in self._saved else None
 
-    def take(self, part: str, template: Any) -> Any:
-        """Returns the saved arrays of a part; see ``Keeper``.
+    def restore(self, part: str, template: Any) -> Any:
+        """Returns the saved arrays of a part; see ``Checkpointer``.
 
         Raises:
           UserError: the arrays of this version have other names, types or shapes.
@@ -253,11 +253,11 @@ class Checkpoints(Keeper):
 
     # What is to be saved.
 
-    def keep(self, part: str, facts: Facts | Callable[[], Facts], arrays: Any = ()) -> None:
-        """Has a part saved along from now on; see ``Keeper``."""
+    def include(self, part: str, facts: Facts | Callable[[], Facts], arrays: Any = ()) -> None:
+        """Has a part saved along from now on; see ``Checkpointer``."""
         self._kept[part] = (facts, arrays)
 
-    def drop(self, *parts: str) -> None:
+    def exclude(self, *parts: str) -> None:
         """Has parts saved no longer."""
         for part in parts:
             self._kept.pop(part, None)
@@ -267,26 +267,26 @@ class Checkpoints(Keeper):
         """Returns the time to the next save."""
         return max(0.0, self._last + self._interval - time.monotonic())
 
-    def offer(self, part: str, make: Make, stage_end: bool = False) -> None:
+    def maybe_save(self, part: str, make: Make, stage_end: bool = False) -> None:
         """Saves if it is time, at a stage's end a little earlier; ends the run if that is asked for.
 
         Raises:
           KeyboardInterrupt: a signal has come; the state is saved.
           MachineError: this save or the one before could not be written; an older one is still there.
         """
-        if processes.several() and not (self._looks.due(part, self.seconds_left()) or stage_end):
+        if processes.is_multiprocess() and not (self._looks.due(part, self.seconds_left()) or stage_end):
             return
         if self._pending is not None and self._pending.done():
             self._wait()
-        asked = processes.any_of(signals.asked())
+        asked = processes.any_process(signals.asked())
         passed = time.monotonic() - self._last
         due = passed >= self._interval * (_STAGE_END_SHARE if stage_end else 1.0)
-        if processes.told(asked or (due and (self._pending is None or self._interval == 0.0))):
+        if processes.broadcast(asked or (due and (self._pending is None or self._interval == 0.0))):
             self._wait()
             saved = self._save(part, make)
             if asked:
                 self._wait()
-                processes.part()
+                processes.shutdown()
                 raise KeyboardInterrupt(f"saved in {part}" if saved else "")
 
     def _save(self, part: str, make: Make) -> bool:
@@ -312,7 +312,7 @@ class Checkpoints(Keeper):
                 elif leaf.size:
                     # The next step donates what is offered, so that is copied; what is kept stays.
                     state[_name(name, index)] = np.array(leaf) if name == part else np.asarray(leaf)
-        if not processes.is_first():
+        if not processes.is_process_0():
             return True
         names = {name: f"{number}{_ROWS}" for number, name in enumerate(files)}
         meta["files"] = names

@@ -15,7 +15,7 @@ from cvfp_jax.core.effective_rank import (
     singular_values,
     triangular_factor,
 )
-from cvfp_jax.distributed.mesh import ROWS, everywhere, in_line, on_each, one_device, rows_at
+from cvfp_jax.distributed.mesh import ROWS, all_gather, line_mesh, rows_at, shard_map, single_device_mesh
 
 # Rows that a host turns into double precision at a time.
 _HOST_ROWS = 2048
@@ -44,9 +44,9 @@ def sharded_singular_values(matrix_NxD: jax.Array, mesh: Mesh) -> jax.Array:
         factor = triangular_factor(matrix_NxD)
         if len(factor) > factor.shape[1]:
             factor = jnp.linalg.qr(factor, mode="r")
-        return jnp.linalg.svd(everywhere(factor), compute_uv=False)
+        return jnp.linalg.svd(all_gather(factor), compute_uv=False)
 
-    return on_each(own, in_line(mesh), (ROWS,))(matrix_NxD)
+    return shard_map(own, line_mesh(mesh), (ROWS,))(matrix_NxD)
 
 
 def _streamed_singular_values(matrix: RowFile) -> jax.Array:
@@ -126,7 +126,7 @@ def effective_rank(
             contexts_NxD = jnp.pad(drawn, ((0, max_rows - len(drawn)), (0, 0)))
         else:
             at = jnp.asarray(rows, jnp.int32)
-            contexts_NxD, mesh = _drawn(contexts_NxD, at, mesh or one_device()), None
+            contexts_NxD, mesh = _drawn(contexts_NxD, at, mesh or single_device_mesh()), None
     if mesh is not None and mesh.size > 1:
         values = sharded_singular_values(contexts_NxD.astype(jnp.float32), mesh)
     elif jax.default_backend() == "cpu":
@@ -143,5 +143,5 @@ def effective_rank(
 def _drawn(contexts_NxD: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
     """The contexts of some rows, zero where there is no such row, whole on each device."""
     is_there = rows < len(contexts_NxD)
-    drawn = rows_at(contexts_NxD, jnp.where(is_there, rows, 0), in_line(mesh))
+    drawn = rows_at(contexts_NxD, jnp.where(is_there, rows, 0), line_mesh(mesh))
     return jnp.where(is_there[:, None], drawn, 0)

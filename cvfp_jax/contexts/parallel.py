@@ -16,7 +16,16 @@ from jax.sharding import Mesh
 from cvfp_jax.checkpointing.row_file import RowFile, read_ahead, write_behind
 from cvfp_jax.contexts.recurrence import host_tokens, line_tokens, predecessors
 from cvfp_jax.core.model import ContextBlock, token_windows
-from cvfp_jax.distributed.mesh import ROWS, WHOLE, from_previous, in_line, number, on_each, one_device, placed
+from cvfp_jax.distributed.mesh import (
+    REPLICATED,
+    ROWS,
+    axis_index,
+    device_put,
+    from_previous,
+    line_mesh,
+    shard_map,
+    single_device_mesh,
+)
 
 # Rows at a time, on a CPU and elsewhere.
 _CPU_ROWS, _ROWS = 1024, 8192
@@ -48,7 +57,7 @@ def _apply(
         block = nnx.merge(graphdef, params)
         rows, dtype = len(contexts_NxD), vectors_UxE.dtype
         chunk, around = _rows_at_a_time(rows), block.num_input_tokens - 1
-        before_D = jnp.where(number() == 0, start_D, from_previous(contexts_NxD[-1], mesh.size))
+        before_D = jnp.where(axis_index() == 0, start_D, from_previous(contexts_NxD[-1], mesh.size))
 
         def visit(first: jax.Array) -> jax.Array:
             places_B = first + jnp.arange(chunk, dtype=jnp.int32)
@@ -60,8 +69,8 @@ def _apply(
         contexts_MxBxD = lax.map(visit, jnp.arange(0, rows, chunk, dtype=jnp.int32))
         return contexts_MxBxD.reshape(-1, block.context_dim)[:rows]
 
-    specs = (WHOLE, WHOLE, ROWS, ROWS, WHOLE)
-    each = on_each(apply_own, mesh, specs, ROWS)
+    specs = (REPLICATED, REPLICATED, ROWS, ROWS, REPLICATED)
+    each = shard_map(apply_own, mesh, specs, ROWS)
     return each(params, vectors_UxE, places_N, contexts_NxD, start_D)
 
 
@@ -91,11 +100,11 @@ def parallel_contexts(
       rato-tokyo/new-llm, report of 2025-11-30.
     """
     graphdef, params = nnx.split(block)
-    line = in_line(mesh or one_device())
+    line = line_mesh(mesh or single_device_mesh())
     own_rows = len(contexts_NxD) // line.size
     vectors_UxE, places_N = line_tokens(block, vectors_VxE, ids, own_rows, line)
-    start_D = placed(jnp.zeros((block.context_dim,), contexts_NxD.dtype), line)
-    return _apply(placed(params, line), vectors_UxE, places_N, contexts_NxD, start_D, graphdef, line)
+    start_D = device_put(jnp.zeros((block.context_dim,), contexts_NxD.dtype), line)
+    return _apply(device_put(params, line), vectors_UxE, places_N, contexts_NxD, start_D, graphdef, line)
 
 
 def write_parallel(
@@ -113,10 +122,13 @@ def write_parallel(
       A new file of as many rows, zero beyond the stream.
     """
     graphdef, params = nnx.split(block)
-    line, made = in_line(one_device()), contexts.files.make(contexts.shape, vectors_VxE.dtype, len(ids))
+    line, made = (
+        line_mesh(single_device_mesh()),
+        contexts.files.make(contexts.shape, vectors_VxE.dtype, len(ids)),
+    )
     places = made.stretches(_rows_at_a_time(len(contexts)))
     vectors_UxE, places_M = host_tokens(block, vectors_VxE, ids, sum(places[-1]))
-    params, vectors_UxE = placed((params, vectors_UxE), line)
+    params, vectors_UxE = device_put((params, vectors_UxE), line)
     stretches = [(first, rows) for first, rows in places if first < len(ids)]
     with write_behind(made.write) as write:
         for (first, rows), old_CxD in read_ahead(stretches, lambda a, rows: contexts.read(a - 1, rows + 1)):

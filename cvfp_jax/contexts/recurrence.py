@@ -15,21 +15,21 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
-from cvfp_jax.checkpointing.checkpointer import Facts, FirstRows, Keeper, Pace
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, FirstRows, Pace
 from cvfp_jax.checkpointing.row_file import RowFile, write_behind
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.distributed.layout import with_overlap
 from cvfp_jax.distributed.mesh import (
+    REPLICATED,
     ROWS,
-    WHOLE,
+    axis_index,
+    device_put,
     from_previous,
-    in_line,
-    largest,
-    number,
-    on_each,
-    one_device,
-    placed,
-    with_rows,
+    line_mesh,
+    pmax,
+    resize_rows,
+    shard_map,
+    single_device_mesh,
 )
 from cvfp_jax.kernels import parallel_scan
 from cvfp_jax.kernels.token_tables import (
@@ -75,7 +75,7 @@ class _Walked(NamedTuple):
     num_tokens: jax.Array  # int32, of the stream
 
 
-_SHARED = _Walked(WHOLE, WHOLE, ROWS, WHOLE, WHOLE)
+_SHARED = _Walked(REPLICATED, REPLICATED, ROWS, REPLICATED, REPLICATED)
 
 
 def _stepper(walked: _Walked, graphdef: nnx.GraphDef) -> Callable[[jax.Array, int], parallel_scan.LaneStep]:
@@ -97,7 +97,7 @@ def _stepper(walked: _Walked, graphdef: nnx.GraphDef) -> Callable[[jax.Array, in
 
 def _write(contexts_NxD: jax.Array, new_BxD: jax.Array, first: jax.Array, walked: _Walked) -> jax.Array:
     """Writes contexts of a device's range, zeros beyond the stream."""
-    places_B = number() * len(contexts_NxD) + first + jnp.arange(len(new_BxD), dtype=jnp.int32)
+    places_B = axis_index() * len(contexts_NxD) + first + jnp.arange(len(new_BxD), dtype=jnp.int32)
     kept_BxD = jnp.where((places_B < walked.num_tokens)[:, None], new_BxD, 0)
     return lax.dynamic_update_slice_in_dim(contexts_NxD, kept_BxD, first, axis=0)
 
@@ -129,11 +129,13 @@ def _scan(
             return _write(contexts_NxD, new_BxD, place * chunk, walked), new_BxD[-1]
 
         before_D = predecessors(contexts_NxD, jnp.reshape(first * chunk, (1,)))[0]
-        start_D = jnp.where(number() == 0, walked.start_D, 0)
+        start_D = jnp.where(axis_index() == 0, walked.start_D, 0)
         before_D = jnp.where(first == 0, start_D, before_D)
         return lax.fori_loop(first, until, chunk_step, (contexts_NxD, before_D))[0]
 
-    return on_each(scan_own, mesh, (_SHARED, ROWS, WHOLE, WHOLE), ROWS)(walked, contexts_NxD, first, until)
+    return shard_map(scan_own, mesh, (_SHARED, ROWS, REPLICATED, REPLICATED), ROWS)(
+        walked, contexts_NxD, first, until
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "mesh"), donate_argnames="contexts_NxD")
@@ -171,18 +173,18 @@ def _join(walked: _Walked, contexts_NxD: jax.Array, graphdef: nnx.GraphDef, mesh
 
         def improve(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
             contexts_NxD, rounds, _ = carry
-            last_D, device = contexts_NxD[-1], number()
+            last_D, device = contexts_NxD[-1], axis_index()
             before_D = from_previous(last_D, mesh.size)
             # Beyond the stream's end there is nothing to walk along, and the first device's are right.
             settled = (device == 0) | (device * own_rows >= walked.num_tokens)
             contexts_NxD = lax.while_loop(unmet, walk, (contexts_NxD, jnp.int32(0), before_D, settled))[0]
             is_same = parallel_scan.same(contexts_NxD[-1:], last_D[None, :])[0]
-            return contexts_NxD, rounds + 1, largest(~is_same)
+            return contexts_NxD, rounds + 1, pmax(~is_same)
 
         start = contexts_NxD, jnp.int32(0), jnp.ones((), bool)
         return lax.while_loop(goes_on, improve, start)[0]
 
-    return on_each(join_own, mesh, (_SHARED, ROWS), ROWS)(walked, contexts_NxD)
+    return shard_map(join_own, mesh, (_SHARED, ROWS), ROWS)(walked, contexts_NxD)
 
 
 def _lanes(rows: int) -> tuple[int, int]:
@@ -199,7 +201,7 @@ def sequential_contexts(
     start_D: jax.Array | None = None,
     *,
     capacity: int = 0,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     part: str = "contexts",
     mesh: Mesh | None = None,
 ) -> jax.Array:
@@ -215,7 +217,7 @@ def sequential_contexts(
       ids: int [N], the stream.
       start_D: the context before the first token; zero if none is given.
       capacity: the least number of rows to compile for; streams of one capacity share their program.
-      keeper: what they are saved by on the way, and taken up again from.
+      checkpointer: what they are saved by on the way, and taken up again from.
       part: their name there.
       mesh: the devices; the first one if none are given.
 
@@ -226,12 +228,12 @@ def sequential_contexts(
     References:
       rato-tokyo/new-llm, report of 2025-11-30.
     """
-    keeper = keeper or Keeper()
+    checkpointer = checkpointer or Checkpointer()
     graphdef, _ = nnx.split(block)
     num_tokens, dtype = len(ids), vectors_VxE.dtype
     if start_D is None:
         start_D = jnp.zeros((block.context_dim,), dtype)
-    room, line = max(capacity, num_tokens), in_line(mesh or one_device())
+    room, line = max(capacity, num_tokens), line_mesh(mesh or single_device_mesh())
     devices = line.size
     num_lanes, chunk = _lanes(-(-room // devices))
     own_rows = -(-room // (devices * chunk)) * chunk
@@ -240,14 +242,14 @@ def sequential_contexts(
     kept_rows = room + -room % devices
     chunks = -(-min(num_tokens, own_rows) // chunk)
     done, finished, contexts_NxD = 0, False, None
-    if facts := keeper.facts(part):
+    if facts := checkpointer.facts(part):
         done, finished = facts["chunks"], facts["finished"]
         saved = jax.ShapeDtypeStruct((facts["rows"], block.context_dim), dtype)
-        contexts_NxD = keeper.take(part, saved)
+        contexts_NxD = checkpointer.restore(part, saved)
         if finished:
-            contexts_NxD = with_rows(contexts_NxD, kept_rows, line)
+            contexts_NxD = resize_rows(contexts_NxD, kept_rows, line)
         elif facts["devices"] == devices:
-            contexts_NxD = with_rows(contexts_NxD, rows, line)
+            contexts_NxD = resize_rows(contexts_NxD, rows, line)
         else:  # each of those had made the first contexts of its own range
             done, contexts_NxD = 0, None
     if contexts_NxD is None:
@@ -262,7 +264,7 @@ def sequential_contexts(
     walked = _walked(block, vectors_VxE, ids, start_D, own_rows, line) if not finished else None
     pace = Pace()
     while walked is not None and not finished:
-        until = min(chunks, done + pace.steps(keeper.seconds_left()))
+        until = min(chunks, done + pace.steps(checkpointer.seconds_left()))
         with pace:
             contexts_NxD = _scan(
                 walked, contexts_NxD, jnp.int32(done), jnp.int32(until), graphdef, num_lanes, chunk, line
@@ -272,9 +274,9 @@ def sequential_contexts(
         if done == chunks:
             if devices > 1:
                 contexts_NxD = _join(walked, contexts_NxD, graphdef, line)
-            contexts_NxD, finished = with_rows(contexts_NxD, kept_rows, line), True
-        keeper.offer(part, state)
-    keeper.keep(part, *state())
+            contexts_NxD, finished = resize_rows(contexts_NxD, kept_rows, line), True
+        checkpointer.maybe_save(part, state)
+    checkpointer.include(part, *state())
     return contexts_NxD
 
 
@@ -289,7 +291,7 @@ def _walked(
     """Returns what walking along a stream reads, on the devices."""
     graphdef, params = nnx.split(block)
     vectors_UxE, places_N = line_tokens(block, vectors_VxE, ids, own_rows, line)
-    params, start_D, num_tokens = placed((params, start_D, jnp.int32(len(ids))), line)
+    params, start_D, num_tokens = device_put((params, start_D, jnp.int32(len(ids))), line)
     return _Walked(params, _tables(params, vectors_UxE, graphdef), places_N, start_D, num_tokens)
 
 
@@ -309,7 +311,7 @@ def line_tokens(
     """The same on the devices: distinct tokens whole on each, and each range's places."""
     vectors_UxE, places = host_tokens(block, vectors_VxE, ids, own_rows * line.size)
     places = with_overlap(places, block.num_input_tokens - 1, own_rows, line.size)
-    return placed(vectors_UxE, line), placed(jnp.asarray(places), line, ROWS)
+    return device_put(vectors_UxE, line), device_put(jnp.asarray(places), line, ROWS)
 
 
 def write_sequential(
@@ -320,7 +322,7 @@ def write_sequential(
     *,
     capacity: int = 0,
     column: int = 0,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     part: str = "contexts",
 ) -> None:
     """Writes the contexts that ``sequential_contexts`` returns to a file, a chunk at a time on the device.
@@ -332,10 +334,10 @@ def write_sequential(
       ids: int [N], the stream.
       capacity: as for ``sequential_contexts``.
       column: the first column.
-      keeper: is told between chunks. They are not saved: taken up again, they are made from the start.
+      checkpointer: is told between chunks. They are not saved: taken up again, they are made from the start.
       part: their name there.
     """
-    keeper, line = keeper or Keeper(), in_line(one_device())
+    checkpointer, line = checkpointer or Checkpointer(), line_mesh(single_device_mesh())
     graphdef, params = nnx.split(block)
     num_lanes, chunk = _lanes(max(capacity, len(ids)))
     vectors_UxE, places = host_tokens(block, vectors_VxE, ids, -(-len(ids) // chunk) * chunk)
@@ -346,12 +348,12 @@ def write_sequential(
         for first in range(0, len(ids), chunk):
             places_W = places[first : first + chunk + block.num_input_tokens - 1]
             left = jnp.int32(len(ids) - first)
-            walked = placed(_Walked(params, tables, jnp.asarray(places_W), before_D, left), line)
+            walked = device_put(_Walked(params, tables, jnp.asarray(places_W), before_D, left), line)
             blank = jnp.zeros((chunk, block.context_dim), before_D.dtype)
             made = _scan(walked, blank, zero, one, graphdef, num_lanes, chunk, line)
             before_D = made[-1]
             write(first, made)
-            keeper.offer(f"{part}, on disk", lambda: ({}, ()))
+            checkpointer.maybe_save(f"{part}, on disk", lambda: ({}, ()))
 
 
 def predecessors(contexts_NxD: jax.Array, places_B: jax.Array) -> jax.Array:

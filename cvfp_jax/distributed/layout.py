@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from cvfp_jax.distributed.mesh import in_line, num_pieces
+from cvfp_jax.distributed.mesh import line_mesh, num_pieces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def lay_out(mesh: Mesh, num_rows: int, batch_size: int) -> Layout:
     (4, 3, 12)
     """
     rows, batches, pieces = range_of_device(mesh.size, num_rows, batch_size)
-    return Layout(in_line(mesh, pieces), rows, batches)
+    return Layout(line_mesh(mesh, pieces), rows, batches)
 
 
 def with_overlap(array_M: np.ndarray, before: int, own_rows: int, devices: int) -> np.ndarray:

@@ -23,7 +23,7 @@ AXES = (DATA, MODEL)
 _BATCHES, _PIECES = "batches", "pieces"
 _LINE = (_BATCHES, _PIECES)
 # What every device holds whole, and what each holds a range of the rows of.
-WHOLE: Any = PartitionSpec()
+REPLICATED: Any = PartitionSpec()
 ROWS: Any = PartitionSpec(_LINE)
 
 # In phase 2: a range of a batch's rows on each device along ``data``, of the vocabulary along ``model``.
@@ -94,12 +94,12 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Devi
     return jax.make_mesh((sizes[DATA], sizes[MODEL]), AXES, axis_types=(AxisType.Auto,) * 2, devices=chosen)
 
 
-def one_device() -> Mesh:
+def single_device_mesh() -> Mesh:
     """Returns a mesh of this process's first device alone."""
     return make_mesh(devices=jax.local_devices()[:1])
 
 
-def in_line(mesh: Mesh, pieces: int = 1) -> Mesh:
+def line_mesh(mesh: Mesh, pieces: int = 1) -> Mesh:
     """Returns the same devices in a line, so many of them in a row sharing a micro-batch."""
     shape = (mesh.size // pieces, pieces)
     return jax.make_mesh(shape, _LINE, axis_types=(AxisType.Auto,) * 2, devices=list(mesh.devices.flat))
@@ -110,44 +110,44 @@ def num_pieces(line: Mesh) -> int:
     return line.shape[_PIECES]
 
 
-def on_each(
-    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any = WHOLE
+def shard_map(
+    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any = REPLICATED
 ) -> Callable[..., Any]:
     """Returns a function that each device runs on what it holds."""
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def number() -> jax.Array:
+def axis_index() -> jax.Array:
     """The place in the line of the device that runs this, int32 from 0."""
     return lax.axis_index(_LINE).astype(jnp.int32)
 
 
-def total(tree: Tree) -> Tree:
+def psum(tree: Tree) -> Tree:
     """Sums over all devices of a line."""
     return lax.psum(tree, _LINE)
 
 
-def largest(tree: Tree) -> Tree:
+def pmax(tree: Tree) -> Tree:
     """Maxima over all devices of a line."""
     return lax.pmax(tree, _LINE)
 
 
-def total_of_pieces(tree: Tree) -> Tree:
+def psum_pieces(tree: Tree) -> Tree:
     """Sums over the devices that share a micro-batch."""
     return lax.psum(tree, _PIECES)
 
 
-def piece() -> jax.Array:
+def piece_index() -> jax.Array:
     """Which piece of a micro-batch is here, int32 from 0."""
     return lax.axis_index(_PIECES).astype(jnp.int32)
 
 
-def all_pieces(array: jax.Array) -> jax.Array:
+def all_gather_pieces(array: jax.Array) -> jax.Array:
     """The rows of all pieces of a micro-batch."""
     return lax.all_gather(array, _PIECES, tiled=True)
 
 
-def everywhere(array: jax.Array) -> jax.Array:
+def all_gather(array: jax.Array) -> jax.Array:
     """The rows of all devices of a line; for what does not grow with the tokens."""
     return lax.all_gather(array, _LINE, tiled=True)
 
@@ -157,27 +157,27 @@ def from_previous(array: jax.Array, devices: int) -> jax.Array:
     return lax.ppermute(array, _LINE, [(place, place + 1) for place in range(devices - 1)])
 
 
-def total_of_batch(tree: Tree) -> Tree:
+def psum_data(tree: Tree) -> Tree:
     """Sums over the devices that share a batch."""
     return lax.psum(tree, DATA)
 
 
-def total_of_vocabulary(tree: Tree) -> Tree:
+def psum_model(tree: Tree) -> Tree:
     """Sums over the devices that share the vocabulary."""
     return lax.psum(tree, MODEL)
 
 
-def largest_of_vocabulary(tree: Tree) -> Tree:
+def pmax_model(tree: Tree) -> Tree:
     """Maxima over the devices that share the vocabulary."""
     return lax.pmax(tree, MODEL)
 
 
-def part_of_vocabulary() -> jax.Array:
+def model_index() -> jax.Array:
     """Which range of the vocabulary is here, int32 from 0."""
     return lax.axis_index(MODEL).astype(jnp.int32)
 
 
-def vocabulary_parts(mesh: Mesh) -> int:
+def model_size(mesh: Mesh) -> int:
     """Returns in how many ranges the vocabulary is shared out."""
     return mesh.shape[MODEL]
 
@@ -194,7 +194,7 @@ def over_all(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
-    return NamedSharding(mesh, WHOLE)
+    return NamedSharding(mesh, REPLICATED)
 
 
 def over_rows(mesh: Mesh) -> NamedSharding:
@@ -202,7 +202,7 @@ def over_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
-def placed(tree: Tree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> Tree:
+def device_put(tree: Tree, mesh: Mesh, spec: PartitionSpec = REPLICATED) -> Tree:
     """Returns arrays on the devices of a mesh, whole on each or a range of rows on each.
 
     Args:
@@ -230,7 +230,7 @@ def placed(tree: Tree, mesh: Mesh, spec: PartitionSpec = WHOLE) -> Tree:
     return jax.tree.map(place, tree)
 
 
-def on_one_device(tree: Tree) -> Tree:
+def to_local_device(tree: Tree) -> Tree:
     """Returns arrays that every device has whole as this process's first device has them."""
     device = jax.local_devices()[0]
 
@@ -242,7 +242,7 @@ def on_one_device(tree: Tree) -> Tree:
     return jax.tree.map(own, tree)
 
 
-def with_rows(array: jax.Array, rows: int, mesh: Mesh) -> jax.Array:
+def resize_rows(array: jax.Array, rows: int, mesh: Mesh) -> jax.Array:
     """Returns an array of so many rows, zeros beyond its own, a range of them on each device of a line.
 
     Args:
@@ -254,10 +254,10 @@ def with_rows(array: jax.Array, rows: int, mesh: Mesh) -> jax.Array:
       [rows, ...].
     """
     if len(array) == rows:
-        return placed(array, mesh, ROWS)
+        return device_put(array, mesh, ROWS)
     if set(array.devices()) == set(mesh.devices.flat):
         return _fitting(rows, NamedSharding(mesh, ROWS))(array)
-    return placed(_fit(array, rows), mesh, ROWS)
+    return device_put(_fit(array, rows), mesh, ROWS)
 
 
 def _fit(array: jax.Array, rows: int) -> jax.Array:
@@ -299,10 +299,10 @@ def rows_at(array: jax.Array, places_B: jax.Array, mesh: Mesh) -> jax.Array:
 
     if mesh.size == 1:
         return array[places_B]
-    return on_each(visit, mesh, (PartitionSpec(axes), WHOLE))(array, places_B)
+    return shard_map(visit, mesh, (PartitionSpec(axes), REPLICATED))(array, places_B)
 
 
-def meet(mesh: Mesh) -> None:
+def warm_up_collectives(mesh: Mesh) -> None:
     """Has all devices tell each other a number, along each axis and all together.
 
     Gloo waits half a minute for a process at its first word with others and long afterwards, and processes
@@ -313,7 +313,7 @@ def meet(mesh: Mesh) -> None:
         own = lax.axis_index(AXES).astype(jnp.float32)
         return [lax.psum(own, axes) for axes in (AXES, DATA, MODEL)]
 
-    jax.block_until_ready(jax.jit(on_each(visit, mesh, ()))())
+    jax.block_until_ready(jax.jit(shard_map(visit, mesh, ()))())
 
 
 def rows_on_host(array: jax.Array, rows: int) -> np.ndarray:
@@ -338,7 +338,7 @@ def rows_on_host(array: jax.Array, rows: int) -> np.ndarray:
     for first in range(0, rows, stretch):
         places_B = np.minimum(first + np.arange(stretch), rows - 1).astype(np.int32)
         part = _rows_at(array, places_B, array.sharding.mesh)
-        if processes.is_first():
+        if processes.is_process_0():
             found[first : first + stretch] = np.asarray(part)[: rows - first]
         jax.block_until_ready(part)
     return found

@@ -37,12 +37,12 @@ _GONE = (
 _last_words = _GONE
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Says whether there are several processes."""
     return jax.process_count() > 1
 
 
-def is_first() -> bool:
+def is_process_0() -> bool:
     """Says whether this is the process that decides and writes."""
     return jax.process_index() == 0
 
@@ -51,7 +51,7 @@ def _sent(words: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(words))
 
 
-def told(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Returns what process 0 has; all processes must ask at the same point.
 
     Args:
@@ -60,12 +60,12 @@ def told(value: Any) -> Any:
     Returns:
       The value, in a single process the very same object.
 
-    >>> told([1, None, "a"])
+    >>> broadcast([1, None, "a"])
     [1, None, 'a']
     """
-    if not several():
+    if not is_multiprocess():
         return value
-    data = json.dumps(value).encode() if is_first() else b""
+    data = json.dumps(value).encode() if is_process_0() else b""
     head = np.zeros(_FEW_WORDS, np.int32)
     words = np.frombuffer(data + bytes(-len(data) % 4), np.int32)
     head[0], room = len(data), _FEW_WORDS - 1
@@ -73,29 +73,29 @@ def told(value: Any) -> Any:
     head = _sent(head)
     parts, length = [head[1:]], int(head[0])
     while 4 * sum(map(len, parts)) < length:
-        part, done = np.zeros(_MANY_WORDS, np.int32), sum(map(len, parts))
+        piece, done = np.zeros(_MANY_WORDS, np.int32), sum(map(len, parts))
         own = words[done : done + _MANY_WORDS]
-        part[: len(own)] = own
-        parts.append(_sent(part))
+        piece[: len(own)] = own
+        parts.append(_sent(piece))
     return json.loads(np.concatenate(parts).tobytes()[:length])
 
 
-def by_first(work: Callable[[], Any]) -> Any:
+def on_process_0(work: Callable[[], Any]) -> Any:
     """Has process 0 do some work, and returns what it comes to (JSON) in all processes.
 
-    >>> by_first(lambda: 1)
+    >>> on_process_0(lambda: 1)
     1
     """
-    return told(work() if is_first() else None)
+    return broadcast(work() if is_process_0() else None)
 
 
-def any_of(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Says whether a flag is set in any process.
 
-    >>> any_of(False), any_of(True)
+    >>> any_process(False), any_of(True)
     (False, True)
     """
-    if not several():
+    if not is_multiprocess():
         return flag
     return bool(np.asarray(multihost_utils.process_allgather(np.int32(flag))).any())
 
@@ -109,10 +109,10 @@ def check_same(facts: dict[str, Any]) -> None:
     Raises:
       UserError: one differs from process 0's.
     """
-    if not several():
+    if not is_multiprocess():
         return
     own = json.loads(json.dumps(facts))
-    for name, first in told(facts).items():
+    for name, first in broadcast(facts).items():
         if own.get(name) != first:
             raise UserError(
                 f"process {jax.process_index()} has {name}={own.get(name)}, and process 0 {first}: give all"
@@ -120,9 +120,9 @@ def check_same(facts: dict[str, Any]) -> None:
             )
 
 
-def part() -> None:
+def shutdown() -> None:
     """Waits for the other processes, which are here too, and ends what binds them."""
-    if several():
+    if is_multiprocess():
         jax.distributed.shutdown()
 
 
@@ -148,7 +148,7 @@ def joined(place: Place | None, seconds: int = _JOIN_SECONDS) -> Iterator[None]:
     _join(place, seconds)
     try:
         yield
-        part()
+        shutdown()
     except jax.errors.JaxRuntimeError as error:
         if any(word in str(error).lower() for word in _LOST):
             raise MachineError(_GONE) from None
@@ -176,7 +176,7 @@ def _join(place: Place, seconds: int) -> None:
             shutdown_timeout_seconds=_PART_SECONDS,
         )
         # Devices wait long for one another, but not for those that they have never met.
-        told(None)
+        broadcast(None)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise MachineError(f"{not_found} ({str(error)[:200]})") from None
     _last_words = _GONE

@@ -23,7 +23,7 @@ from cvfp_jax.core.matmul import (
 from cvfp_jax.core.model import LAYER_NORM_EPSILON, ContextBlock, Layer, affine, array_of
 
 
-class Kept(NamedTuple):
+class Residuals(NamedTuple):
     """What a layer's pass backward needs."""
 
     centred: jax.Array  # [T, D], what the LayerNorm reads less its mean
@@ -49,7 +49,7 @@ class LayerGradient(NamedTuple):
 
 def forward(
     block: ContextBlock, context_TxD: jax.Array, terms: list[jax.Array]
-) -> tuple[jax.Array, list[Kept]]:
+) -> tuple[jax.Array, list[Residuals]]:
     """Returns the contexts after the last layer, and what ``backward`` needs.
 
     Args:
@@ -58,7 +58,7 @@ def forward(
       terms: each layer's token terms, [T, D_i].
 
     Returns:
-      [T, D], and a ``Kept`` a layer.
+      [T, D], and a ``Residuals`` a layer.
     """
     kept = []
     for layer, term in zip(block.layers, terms, strict=True):
@@ -67,7 +67,7 @@ def forward(
     return context_TxD, kept
 
 
-def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[jax.Array, Kept]:
+def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[jax.Array, Residuals]:
     kind = layer.kind
     first = lax.optimization_barrier(
         product(context, layer.linear.kernel[: layer.context_dim], kind.precision) + term
@@ -83,16 +83,16 @@ def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[j
     total = lax.optimization_barrier(start + delta)
     centred = lax.optimization_barrier(total - total.mean(axis=1, keepdims=True))
     inverse_std = lax.rsqrt(jnp.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
-    kept = Kept(centred, inverse_std, slopes, second_input)
+    kept = Residuals(centred, inverse_std, slopes, second_input)
     return output(layer, kept), kept
 
 
-def output(layer: Layer, kept: Kept) -> jax.Array:
+def output(layer: Layer, kept: Residuals) -> jax.Array:
     """Returns a layer's output, given what is kept of it."""
     return kept.normal * array_of(layer.norm.scale)[None, :] + array_of(layer.norm.bias)[None, :]
 
 
-def output_sum(layer: Layer, kept: Kept, weights_T: jax.Array) -> jax.Array:
+def output_sum(layer: Layer, kept: Residuals, weights_T: jax.Array) -> jax.Array:
     """Returns the sum of a layer's output over rows by weight, [D], of which no row is written down."""
     normal_D = weighted_sum(weights_T * kept.inverse_std[:, 0], kept.centred)
     return normal_D * array_of(layer.norm.scale) + array_of(layer.norm.bias) * weights_T.sum()
@@ -127,7 +127,7 @@ def no_gradient(block: ContextBlock) -> list[LayerGradient]:
 
 
 def backward(
-    block: ContextBlock, context_TxD: jax.Array, kept: list[Kept], gradient_TxD: jax.Array
+    block: ContextBlock, context_TxD: jax.Array, kept: list[Residuals], gradient_TxD: jax.Array
 ) -> tuple[list[LayerGradient], list[jax.Array]]:
     """Returns the gradients of a block's parameters and of its token terms.
 
@@ -167,7 +167,7 @@ def backward(
 
 
 def _layer_backward(
-    layer: Layer, context: jax.Array, kept: Kept, gradient: jax.Array
+    layer: Layer, context: jax.Array, kept: Residuals, gradient: jax.Array
 ) -> tuple[LayerGradient, jax.Array, jax.Array]:
     """The gradients of a layer's parameters, of its token term and of the sum that its LayerNorm reads."""
     precision = layer.kind.precision

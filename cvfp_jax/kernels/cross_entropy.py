@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from cvfp_jax.core.matmul import as_numbers, contract, operand, product
 from cvfp_jax.distributed.mesh import (
     BATCH,
+    REPLICATED,
     VOCABULARY,
-    WHOLE,
-    largest_of_vocabulary,
-    on_each,
-    part_of_vocabulary,
-    total_of_batch,
-    total_of_vocabulary,
-    vocabulary_parts,
+    model_index,
+    model_size,
+    pmax_model,
+    psum_data,
+    psum_model,
+    shard_map,
 )
 
 # Larger temporaries cost page faults on a CPU each time they are made.
@@ -208,7 +208,9 @@ def _frozen(
         return _own(hidden_BxE, table_VxE, targets_B, valid_B, precision, None, with_gradient)
     own = functools.partial(_own, precision=precision, shares=shares, with_gradient=with_gradient)
     gradient_spec = BATCH if with_gradient else None
-    each = on_each(own, shares.mesh, (BATCH, VOCABULARY, BATCH, BATCH), (Losses(WHOLE, WHOLE), gradient_spec))
+    each = shard_map(
+        own, shares.mesh, (BATCH, VOCABULARY, BATCH, BATCH), (Losses(REPLICATED, REPLICATED), gradient_spec)
+    )
     sums, gradient_BxE = each(hidden_BxE, table_VxE, targets_B, valid_B)
     return sums, gradient_BxE
 
@@ -225,9 +227,9 @@ def _own(
     """What ``_frozen`` returns, of a device's own rows and tokens."""
     count = None
     if shares is not None:
-        first = part_of_vocabulary() * len(table_VxE)
+        first = model_index() * len(table_VxE)
         targets_B = targets_B - first
-        if shares.vocab_size < len(table_VxE) * vocabulary_parts(shares.mesh):
+        if shares.vocab_size < len(table_VxE) * model_size(shares.mesh):
             count = shares.vocab_size - first
     on_cpu = _CPU_LOGITS if with_gradient else _CPU_LOSS_LOGITS
     limit, stretch = on_cpu if jax.default_backend() == "cpu" else _LOGITS
@@ -266,26 +268,26 @@ def _own(
             is_here_C = (targets_C >= 0) & (targets_C < len(table_VxE))
             target_CxE = as_numbers(table_VxE[jnp.where(is_here_C, targets_C, 0)]).astype(dtype)
             gradient_CxE -= jnp.where(is_here_C[:, None], target_CxE, 0)
-            gradient_CxE = total_of_vocabulary(gradient_CxE)
+            gradient_CxE = psum_model(gradient_CxE)
         return sums, jnp.where(valid_C[:, None], gradient_CxE, 0)
 
     sums, gradient = lax.map(visit, _chunks((hidden_BxE, targets_B, valid_B), limit))
     if gradient is not None:
         gradient = gradient.reshape(-1, hidden_BxE.shape[1])[: len(hidden_BxE)]
     sums = Losses(sums.loss.sum(), sums.hits.sum(dtype=jnp.int32))
-    return (sums if shares is None else total_of_batch(sums)), gradient
+    return (sums if shares is None else psum_data(sums)), gradient
 
 
 def _joined(seen: _Seen) -> _Seen:
     """What is known once all devices have told what they have seen; each keeps its own pull."""
-    largest_C = largest_of_vocabulary(seen.largest_C)
+    largest_C = pmax_model(seen.largest_C)
     fades_C = jnp.exp(seen.largest_C - largest_C)
     return _Seen(
         largest_C,
-        total_of_vocabulary(seen.total_C * fades_C),
+        psum_model(seen.total_C * fades_C),
         # Zero everywhere but on the device that has the target.
-        total_of_vocabulary(seen.target_C),
-        largest_of_vocabulary(seen.before_C),
+        psum_model(seen.target_C),
+        pmax_model(seen.before_C),
         None if seen.pull_CxE is None else seen.pull_CxE * fades_C[:, None],
     )
 

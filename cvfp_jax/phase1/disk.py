@@ -14,7 +14,7 @@ from cvfp_jax.checkpointing.row_file import RowFile, Stretch, read_ahead, write_
 from cvfp_jax.core import fixed_point
 from cvfp_jax.core.fixed_point import Solution, Status, StepResult
 from cvfp_jax.core.matmul import as_kept, as_numbers
-from cvfp_jax.distributed.mesh import WHOLE, on_each
+from cvfp_jax.distributed.mesh import REPLICATED, shard_map
 from cvfp_jax.kernels.token_tables import LayerTables
 from cvfp_jax.phase1.micro_batches import Range, num_batches
 from cvfp_jax.phase1.step import (
@@ -32,7 +32,7 @@ from cvfp_jax.phase1.step import (
 
 def _whole(function: Any, settings: Settings) -> Any:
     """What the one device runs as each of several would."""
-    return on_each(function, settings.layout.mesh, WHOLE)
+    return shard_map(function, settings.layout.mesh, REPLICATED)
 
 
 def _fixed(inputs: Inputs) -> Inputs:

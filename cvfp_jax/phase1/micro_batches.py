@@ -14,7 +14,7 @@ from jax import lax
 
 from cvfp_jax.core.matmul import as_kept, as_numbers, numbers_type
 from cvfp_jax.distributed.layout import Layout
-from cvfp_jax.distributed.mesh import from_previous, number, total
+from cvfp_jax.distributed.mesh import axis_index, from_previous, psum
 from cvfp_jax.kernels.token_tables import window_places
 
 
@@ -66,13 +66,13 @@ def own_range(contexts_NxD: jax.Array, tokens: Tokens, layout: Layout, wrap: boo
       Its ``Range``. Devices that share micro-batches visit theirs even where it holds no token, because
       they wait for each other there.
     """
-    device = number()
+    device = axis_index()
     first_row, first_batch = device * layout.own_rows, device * layout.batches // layout.pieces
     before_D = from_previous(as_numbers(contexts_NxD[-1]), layout.mesh.size)
     if wrap:
         last = tokens.num_tokens - 1 - first_row
         is_here = (last >= 0) & (last < len(contexts_NxD))
-        last_D = total(jnp.where(is_here, as_numbers(contexts_NxD[jnp.where(is_here, last, 0)]), 0))
+        last_D = psum(jnp.where(is_here, as_numbers(contexts_NxD[jnp.where(is_here, last, 0)]), 0))
         before_D = jnp.where(device == 0, last_D, before_D)
     count = jnp.clip(num_batches(tokens, layout.batch_size) - first_batch, 0, layout.batches)
     count = jnp.ones_like(count) if layout.pieces > 1 else count

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import Keeper
+from cvfp_jax.checkpointing.checkpointer import Checkpointer
 from cvfp_jax.checkpointing.row_file import RowFile, RowFiles
 from cvfp_jax.config.settings import Phase1Config
 from cvfp_jax.contexts.recurrence import sequential_contexts, write_sequential
@@ -55,7 +55,7 @@ def learn_blocks(
     val_capacity: int = 0,
     distinct_capacity: int = 0,
     progress: Callable[[int, int], Progress] | None = None,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     mesh: Mesh | None = None,
     disk: RowFiles | None = None,
 ) -> list[Phase1Result]:
@@ -73,7 +73,7 @@ def learn_blocks(
       val_capacity: that of the validation stream.
       distinct_capacity: the least number of distinct tokens.
       progress: makes the progress of a block, given its number from 0 and its number of tokens.
-      keeper: what the blocks are saved by on the way, and taken up again from.
+      checkpointer: what the blocks are saved by on the way, and taken up again from.
       mesh: the devices; the first one if none are given.
       disk: where their contexts are kept in files; in memory if it is not said.
 
@@ -101,7 +101,7 @@ def learn_blocks(
             distinct_capacity=distinct_capacity,
             stale_norm=stale_norm,
             progress=progress(number, len(ids[part])) if progress else None,
-            keeper=keeper,
+            checkpointer=checkpointer,
             part=phase1_part(number),
             mesh=mesh,
             disk=disk,
@@ -120,7 +120,7 @@ def exact_contexts(
     ids: np.ndarray,
     *,
     capacity: int = 0,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     part: str = "contexts",
     mesh: Mesh | None = None,
 ) -> jax.Array:
@@ -135,7 +135,7 @@ def exact_contexts(
             vectors_VxE,
             ids,
             capacity=capacity,
-            keeper=keeper,
+            checkpointer=checkpointer,
             part=contexts_part(part, number),
             mesh=mesh,
         )
@@ -151,7 +151,7 @@ def write_exact_contexts(
     ids: np.ndarray,
     *,
     capacity: int = 0,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     part: str = "contexts",
 ) -> RowFile:
     """Returns the same in a file, which has no part in what is saved."""
@@ -165,7 +165,7 @@ def write_exact_contexts(
             ids,
             capacity=capacity,
             column=number * width,
-            keeper=keeper,
+            checkpointer=checkpointer,
             part=contexts_part(part, number),
         )
     return made

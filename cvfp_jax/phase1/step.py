@@ -20,10 +20,19 @@ from cvfp_jax.core.fixed_point import Solution, StepResult
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.optimizer import adam
 from cvfp_jax.distributed.layout import Layout
-from cvfp_jax.distributed.mesh import ROWS, WHOLE, all_pieces, largest, on_each, piece, total, total_of_pieces
+from cvfp_jax.distributed.mesh import (
+    REPLICATED,
+    ROWS,
+    all_gather_pieces,
+    piece_index,
+    pmax,
+    psum,
+    psum_pieces,
+    shard_map,
+)
 from cvfp_jax.kernels.block_vjp import (
-    Kept,
     LayerGradient,
+    Residuals,
     backward,
     forward,
     into_params,
@@ -107,7 +116,7 @@ class State(NamedTuple):
 class _Scratch(NamedTuple):
     """What the pass backward over a micro-batch needs of the pass forward, a tile after the other."""
 
-    kept: list[Kept]
+    kept: list[Residuals]
     change: jax.Array  # each token's mean squared change
 
 
@@ -163,7 +172,7 @@ def _own_piece(rows_BxD: jax.Array, layout: Layout) -> jax.Array:
     """Of a micro-batch's rows those that are this device's."""
     if layout.pieces == 1:
         return rows_BxD
-    return lax.dynamic_slice_in_dim(rows_BxD, piece() * layout.rows, layout.rows)
+    return lax.dynamic_slice_in_dim(rows_BxD, piece_index() * layout.rows, layout.rows)
 
 
 def _diversity(
@@ -172,11 +181,11 @@ def _diversity(
     """The diversity loss of a micro-batch, and its gradient for this device's rows."""
     name, layout = settings.config.diversity, settings.layout
     if of_moments(name):
-        return from_moments(name, moments if layout.pieces == 1 else of_all(moments, total_of_pieces))
+        return from_moments(name, moments if layout.pieces == 1 else of_all(moments, psum_pieces))
     if layout.pieces == 1:
         return from_rows(name, contexts_BxD, valid_B, key)
-    every_B = all_pieces(valid_B)
-    loss, gradient = from_rows(name, all_pieces(contexts_BxD), every_B, key)
+    every_B = all_gather_pieces(valid_B)
+    loss, gradient = from_rows(name, all_gather_pieces(contexts_BxD), every_B, key)
     assert gradient.rest_BxD is not None
     own = gradient._replace(rest_BxD=_own_piece(gradient.rest_BxD, layout))
     return jnp.where(every_B.any(), loss, 0), own
@@ -220,7 +229,7 @@ def _renew(
     scratch, moments = lax.fori_loop(0, tiles, forward_tile, start)
     contexts_BxD = jax.vmap(lambda kept: output(last, kept))(scratch.kept[-1]).reshape(-1, dim)
     change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1), 0)
-    whole = total_of_pieces if layout.pieces > 1 else lambda own: own
+    whole = psum_pieces if layout.pieces > 1 else lambda own: own
     count, changed = whole(batch.valid_B.sum()), whole(change_B.sum())
     n = jnp.maximum(count, 1).astype(change_B.dtype)
     diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
@@ -306,7 +315,7 @@ def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, settings: Se
     )
     (of_terms,) = of_params(sums.tables)
     # All that devices tell each other beside a row each: no more, however many tokens there are.
-    gradient, sums_of_all = total((into_params(settings.block, of_terms, sums.gradients), sums.metrics))
+    gradient, sums_of_all = psum((into_params(settings.block, of_terms, sums.gradients), sums.metrics))
     n = inputs.tokens.num_tokens.astype(vectors_UxE.dtype)
     metrics = {name: sums_of_all[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
     metrics["converged_tokens"] = converged = sums_of_all["converged_tokens"]
@@ -338,9 +347,9 @@ def with_contexts(solution: Solution, contexts: Any) -> Solution:
 
 
 # Which of it each device has a range of.
-_STATE = State(WHOLE, WHOLE, ROWS, WHOLE)
-_INPUTS = Inputs(Tokens(WHOLE, ROWS, WHOLE), WHOLE, WHOLE)
-_SOLUTION = Solution(_STATE, WHOLE, WHOLE, WHOLE)
+_STATE = State(REPLICATED, REPLICATED, ROWS, REPLICATED)
+_INPUTS = Inputs(Tokens(REPLICATED, ROWS, REPLICATED), REPLICATED, REPLICATED)
+_SOLUTION = Solution(_STATE, REPLICATED, REPLICATED, REPLICATED)
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
@@ -351,7 +360,7 @@ def start(state: State, inputs: Inputs, settings: Settings) -> Solution:
         step = functools.partial(_step, inputs=inputs, settings=settings)
         return fixed_point.start(step, state, settings.config.max_iterations - 1)
 
-    return on_each(begin, settings.layout.mesh, (_STATE, _INPUTS), _SOLUTION)(state, inputs)
+    return shard_map(begin, settings.layout.mesh, (_STATE, _INPUTS), _SOLUTION)(state, inputs)
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="solution")
@@ -362,7 +371,7 @@ def advance(solution: Solution, inputs: Inputs, until: jax.Array, settings: Sett
         step = functools.partial(_step, inputs=inputs, settings=settings)
         return fixed_point.iterate(step, solution, until)
 
-    each = on_each(go_on, settings.layout.mesh, (_SOLUTION, _INPUTS, WHOLE), _SOLUTION)
+    each = shard_map(go_on, settings.layout.mesh, (_SOLUTION, _INPUTS, REPLICATED), _SOLUTION)
     return each(solution, inputs, until)
 
 
@@ -371,8 +380,8 @@ def residual(
     params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and maximum over tokens of the squared change that one more noise-free pass would make."""
-    specs = (WHOLE, ROWS, _INPUTS)
-    each = on_each(functools.partial(_residual, settings=settings), settings.layout.mesh, specs)
+    specs = (REPLICATED, ROWS, _INPUTS)
+    each = shard_map(functools.partial(_residual, settings=settings), settings.layout.mesh, specs)
     return each(params, contexts_NxD, inputs)
 
 
@@ -383,7 +392,7 @@ def _residual(
     zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
     tables = token_tables(nnx.merge(settings.block, params), inputs.tokens.vectors_UxE)
     sums = residual_sums(contexts_NxD, own, (zero, zero), params, tables, inputs, settings)
-    return total(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), largest(sums[1])
+    return psum(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), pmax(sums[1])
 
 
 def residual_sums(

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import Facts, FirstRows, Keeper, Pace
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, FirstRows, Pace
 from cvfp_jax.checkpointing.row_file import RowFile, RowFiles
 from cvfp_jax.config.settings import Phase1Config
 from cvfp_jax.contexts.effective_rank import effective_rank
@@ -26,14 +26,14 @@ from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.layout import Layout, lay_out, with_overlap
 from cvfp_jax.distributed.mesh import (
+    REPLICATED,
     ROWS,
-    WHOLE,
-    number,
-    on_each,
-    on_one_device,
-    one_device,
-    placed,
-    with_rows,
+    axis_index,
+    device_put,
+    resize_rows,
+    shard_map,
+    single_device_mesh,
+    to_local_device,
 )
 from cvfp_jax.kernels.token_tables import distinct_tokens, windowed
 from cvfp_jax.phase1 import disk as phase1_disk
@@ -78,9 +78,9 @@ def _initial_contexts(
         contexts_NxD = sequential_contexts(
             block, vectors_VxE, ids, capacity=layout.all_rows, mesh=layout.mesh
         )
-        return with_rows(as_kept(contexts_NxD.astype(dtype)), layout.all_rows, layout.mesh)
-    num_tokens, first = placed((jnp.int32(len(ids)), jnp.int32(0)), layout.mesh)
-    return _random_contexts(placed(key, layout.mesh), num_tokens, first, layout, block.context_dim, dtype)
+        return resize_rows(as_kept(contexts_NxD.astype(dtype)), layout.all_rows, layout.mesh)
+    num_tokens, first = device_put((jnp.int32(len(ids)), jnp.int32(0)), layout.mesh)
+    return _random_contexts(device_put(key, layout.mesh), num_tokens, first, layout, block.context_dim, dtype)
 
 
 def _write_initial(
@@ -119,7 +119,7 @@ def _random_contexts(
         def draw(part: jax.Array, contexts_NxD: jax.Array) -> jax.Array:
             # The last rows overlap with those before.
             first = jnp.minimum(part * rows, room - rows)
-            places = start + number() * room + first + jnp.arange(rows, dtype=jnp.int32)
+            places = start + axis_index() * room + first + jnp.arange(rows, dtype=jnp.int32)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
             drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
             drawn = as_kept(jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype))
@@ -127,7 +127,9 @@ def _random_contexts(
 
         return jax.lax.fori_loop(0, -(-room // rows), draw, as_kept(jnp.zeros((room, dim), dtype)))
 
-    return on_each(draw_own, layout.mesh, (WHOLE, WHOLE, WHOLE), ROWS)(key, num_tokens, first)
+    return shard_map(draw_own, layout.mesh, (REPLICATED, REPLICATED, REPLICATED), ROWS)(
+        key, num_tokens, first
+    )
 
 
 def prepare(
@@ -147,7 +149,7 @@ def prepare(
 ) -> tuple[Solution, Inputs, Settings]:
     """Returns the iteration before its first step; the arguments are those of ``learn_contexts``."""
     num_tokens = len(ids)
-    layout = lay_out(mesh or one_device(), max(capacity, num_tokens), config.batch_size)
+    layout = lay_out(mesh or single_device_mesh(), max(capacity, num_tokens), config.batch_size)
     graphdef, params = nnx.split(block)
     start_key, noise_key = jax.random.split(key)
     dtype = vectors_VxE.dtype if config.context_dtype == "float32" else config.context_dtype
@@ -162,13 +164,13 @@ def prepare(
         contexts_NxD = _initial_contexts(block, vectors_VxE, ids, layout, config, start_key, dtype)
     else:
         contexts_NxD = as_kept(jnp.asarray(initial_contexts, dtype))
-        contexts_NxD = with_rows(contexts_NxD, layout.all_rows, layout.mesh)
+        contexts_NxD = resize_rows(contexts_NxD, layout.all_rows, layout.mesh)
     vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
     before = block.num_input_tokens - 1
     places_M = np.pad(places_N, (0, layout.all_rows - num_tokens))
     places_M = windowed(places_M, block.num_input_tokens, len(vectors_UxE))
     places_M = with_overlap(places_M, before, layout.own_rows, layout.mesh.size)
-    place = functools.partial(placed, mesh=layout.mesh)
+    place = functools.partial(device_put, mesh=layout.mesh)
     places_M = places_M.astype(np.int32)
     places_32: Any = places_M if disk is not None else place(jnp.asarray(places_M), spec=ROWS)
     tokens = Tokens(place(vectors_UxE), places_32, place(jnp.int32(num_tokens)))
@@ -194,7 +196,7 @@ def learn_contexts(
     distinct_capacity: int = 0,
     stale_norm: float | None = None,
     progress: Progress | None = None,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     part: str = "phase 1",
     mesh: Mesh | None = None,
     disk: RowFiles | None = None,
@@ -219,7 +221,7 @@ def learn_contexts(
       distinct_capacity: the least number of distinct tokens.
       stale_norm: counts in the gradient's norm when it is clipped (see ``optimizer``).
       progress: called about once a second.
-      keeper: what the iteration is saved by on the way, and taken up again from.
+      checkpointer: what the iteration is saved by on the way, and taken up again from.
       part: its name there.
       mesh: the devices, which have a range of the tokens each; the first one if none are given. What
         comes out does not depend on them, up to rounding.
@@ -234,11 +236,11 @@ def learn_contexts(
     References:
       rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
-    keeper = keeper or Keeper()
+    checkpointer = checkpointer or Checkpointer()
     watch = RankWatch(config) if config.stop == "val_effective_rank" else None
     if watch is not None and val_ids is None:
         raise ValueError("stop=val_effective_rank needs validation tokens")
-    saved = keeper.facts(part)
+    saved = checkpointer.facts(part)
     solution, inputs, settings = prepare(
         block,
         vectors_VxE,
@@ -253,9 +255,9 @@ def learn_contexts(
         mesh=mesh,
         disk=disk,
     )
-    saved_rows = lay_out(one_device(), max(capacity, len(ids)), config.batch_size).all_rows
+    saved_rows = lay_out(single_device_mesh(), max(capacity, len(ids)), config.batch_size).all_rows
     if saved is not None:
-        solution = _from_saved(keeper.take(part, _to_save(solution, saved_rows)), settings)
+        solution = _from_saved(checkpointer.restore(part, _to_save(solution, saved_rows)), settings)
         if watch is not None:
             watch.recall(saved["val_ranks"])
 
@@ -267,7 +269,7 @@ def learn_contexts(
     # compilation cache; leaving the loop costs microseconds and changes no digit.
     pace = Pace()
     while int(solution.status) == Status.RUNNING:
-        until = int(solution.steps) + pace.steps(keeper.seconds_left())
+        until = int(solution.steps) + pace.steps(checkpointer.seconds_left())
         if watch is not None:
             until = min(until, watch.next_check(int(solution.steps) + 1) - 1)
         with pace:
@@ -282,9 +284,9 @@ def learn_contexts(
             assert val_ids is not None
             solution = _check_rank(solution, watch, vectors_VxE, val_ids, val_capacity, settings)
         if int(solution.status) != Status.NON_FINITE:
-            keeper.offer(part, state, stage_end=int(solution.status) != Status.RUNNING)
+            checkpointer.maybe_save(part, state, stage_end=int(solution.status) != Status.RUNNING)
     if int(solution.status) != Status.NON_FINITE:
-        keeper.keep(part, *state())
+        checkpointer.include(part, *state())
     return conclude(solution, inputs, settings, watch.ranks if watch else [])
 
 
@@ -300,8 +302,8 @@ def _from_saved(solution: Solution, settings: Settings) -> Solution:
     """What was saved, on the devices."""
     layout, contexts_NxD = settings.layout, solution.state.contexts_NxD
     if not isinstance(contexts_NxD, RowFile):
-        contexts_NxD = with_rows(as_kept(contexts_NxD), layout.all_rows, layout.mesh)
-    rest = placed(with_contexts(solution, None), layout.mesh)
+        contexts_NxD = resize_rows(as_kept(contexts_NxD), layout.all_rows, layout.mesh)
+    rest = device_put(with_contexts(solution, None), layout.mesh)
     return with_contexts(rest, contexts_NxD)
 
 
@@ -315,17 +317,17 @@ def _check_rank(
 ) -> Solution:
     """Stops the iteration if the effective rank of exact contexts no longer grows."""
     # A copy, because the next steps donate the state that the block would share its arrays with.
-    block = nnx.merge(settings.block, on_one_device(jax.tree.map(jnp.copy, solution.state.params)))
+    block = nnx.merge(settings.block, to_local_device(jax.tree.map(jnp.copy, solution.state.params)))
     ids, room = ids[: settings.config.val_sample_size], min(capacity, settings.config.val_sample_size)
     contexts_MxD = sequential_contexts(block, vectors_VxE, ids[:-1], capacity=room)
     # Other hosts' last digits may differ, and all must stop at the same step.
-    rank = processes.told(effective_rank(contexts_MxD, len(ids) - 1))
+    rank = processes.broadcast(effective_rank(contexts_MxD, len(ids) - 1))
     status = int(solution.status)
     if not math.isfinite(rank):
         status = Status.NON_FINITE
     elif watch.stops(rank) and status in (Status.RUNNING, Status.MAX_STEPS):
         status = Status.STALLED
-    return solution._replace(status=placed(jnp.int32(status), settings.layout.mesh))
+    return solution._replace(status=device_put(jnp.int32(status), settings.layout.mesh))
 
 
 def _trace(solution: Solution) -> dict[str, np.ndarray]:
@@ -341,7 +343,7 @@ def conclude(
     residual = phase1_disk.residual if isinstance(state.contexts_NxD, RowFile) else phase1_step.residual
     residual_mean, residual_max = residual(state.params, state.contexts_NxD, inputs, settings)
     return Phase1Result(
-        nnx.merge(settings.block, on_one_device(state.params)),
+        nnx.merge(settings.block, to_local_device(state.params)),
         state.contexts_NxD if isinstance(state.contexts_NxD, RowFile) else as_numbers(state.contexts_NxD),
         Status(int(solution.status)),
         int(solution.steps) + 1,

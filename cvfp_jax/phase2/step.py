@@ -20,7 +20,15 @@ from cvfp_jax.checkpointing.row_file import RowFile, read_ahead
 from cvfp_jax.config.settings import ModelConfig, Phase2Config
 from cvfp_jax.core.model import token_windows
 from cvfp_jax.core.optimizer import adam
-from cvfp_jax.distributed.mesh import in_line, over_all, over_model, over_rows, placed, replicated, with_rows
+from cvfp_jax.distributed.mesh import (
+    device_put,
+    line_mesh,
+    over_all,
+    over_model,
+    over_rows,
+    replicated,
+    resize_rows,
+)
 from cvfp_jax.kernels.cross_entropy import Losses, Shares, frozen_head_losses, trained_head_losses
 from cvfp_jax.phase2.context_modes import cached_inputs, layer_inputs
 
@@ -56,8 +64,8 @@ class Stream(NamedTuple):
         contexts_NxD = self.contexts_NxD
         if not isinstance(contexts_NxD, RowFile):
             rows = len(contexts_NxD)
-            contexts_NxD = with_rows(contexts_NxD, rows + -rows % mesh.size, in_line(mesh))
-        return self._replace(ids_N=placed(self.ids_N, mesh), contexts_NxD=contexts_NxD)
+            contexts_NxD = resize_rows(contexts_NxD, rows + -rows % mesh.size, line_mesh(mesh))
+        return self._replace(ids_N=device_put(self.ids_N, mesh), contexts_NxD=contexts_NxD)
 
     def for_batches(
         self, batches: Sequence[tuple[np.int32, int]], settings: "Settings"

@@ -15,14 +15,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import Facts, Keeper
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts
 from cvfp_jax.config.settings import Phase2Config
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.matmul import as_kept, operand
 from cvfp_jax.core.model import LanguageModel, TokenBlock
 from cvfp_jax.distributed import processes
-from cvfp_jax.distributed.mesh import VOCABULARY, on_one_device, placed, vocabulary_parts
+from cvfp_jax.distributed.mesh import VOCABULARY, device_put, model_size, to_local_device
 from cvfp_jax.phase2.step import Frozen, Settings, Stream, Trained, TrainState, compiled
 
 # The host waits for the device every so many batches, so that progress tells of work done.
@@ -127,10 +127,10 @@ def _evaluate(params: Trained, frozen: Frozen, stream: Stream, settings: Setting
 def _renewed(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[Frozen, Stream]:
     """The token vectors and exact contexts of the embedding's LayerNorm as it is now."""
     vectors_VxE = nnx.merge(settings.embed_norm, params.embed_norm)(frozen.table_VxE)
-    block = nnx.merge(settings.context_block, on_one_device(frozen.context_block))
+    block = nnx.merge(settings.context_block, to_local_device(frozen.context_block))
     ids = np.asarray(stream.ids_N)[: stream.num_rows]
     contexts_NxD = sequential_contexts(
-        block, on_one_device(vectors_VxE), ids, capacity=len(stream.ids_N), mesh=settings.mesh
+        block, to_local_device(vectors_VxE), ids, capacity=len(stream.ids_N), mesh=settings.mesh
     )
     return frozen._replace(vectors_VxE=vectors_VxE), stream._replace(contexts_NxD=contexts_NxD)
 
@@ -144,7 +144,7 @@ def prepare(
     norm_graph, norm_params = nnx.split(model.embedding.norm)
     settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh, model.precision)
     table_VxE = model.embedding.table[...]
-    missing = -len(table_VxE) % vocabulary_parts(mesh)
+    missing = -len(table_VxE) % model_size(mesh)
     padded_VxE = jnp.pad(table_VxE, ((0, missing), (0, 0))) if missing else table_VxE
     head_VxE = as_kept(operand(padded_VxE, model.precision))
     frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, jnp.zeros(()), key)
@@ -155,7 +155,7 @@ def prepare(
         trained = trained._replace(table_VxE=table_VxE)
     if settings.recomputed:
         trained = trained._replace(embed_norm=norm_params)
-    place = functools.partial(placed, mesh=mesh)
+    place = functools.partial(device_put, mesh=mesh)
     # Each step donates its state, which must not share arrays with the caller's model.
     trained = jax.tree.map(jnp.copy, trained)
     context_D = jnp.zeros((model.config.context_dim,), table_VxE.dtype)
@@ -173,7 +173,7 @@ def learn_tokens(
     *,
     key: jax.Array | None = None,
     progress: Progress | None = None,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     part: str = "phase 2",
 ) -> Phase2Result:
     """Learns a token block that predicts the next token from frozen contexts.
@@ -191,7 +191,7 @@ def learn_tokens(
       mesh: the devices; each batch is shared among them by rows.
       key: draws what dropout leaves out.
       progress: called every few batches.
-      keeper: what training is saved by on the way, and taken up again from.
+      checkpointer: what training is saved by on the way, and taken up again from.
       part: its name there.
 
     Returns:
@@ -200,17 +200,17 @@ def learn_tokens(
     References:
       rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
-    keeper = keeper or Keeper()
+    checkpointer = checkpointer or Checkpointer()
     state, frozen, settings = prepare(model, config, mesh, jax.random.key(0) if key is None else key)
     train, val = train.on(mesh), val.on(mesh)
     best = jax.tree.map(jnp.copy, state.params)
     per_epoch = len(_batches(train, config))
     epochs: list[Epoch] = []
     steps: list[Measure] = []
-    if saved := keeper.facts(part):
+    if saved := checkpointer.facts(part):
         losses_T = jax.ShapeDtypeStruct((saved["batches"],), frozen.table_VxE.dtype)
-        state, best, losses_T, norms_T = keeper.take(part, (state, best, losses_T, losses_T))
-        state, best = placed((state, best), mesh)
+        state, best, losses_T, norms_T = checkpointer.restore(part, (state, best, losses_T, losses_T))
+        state, best = device_put((state, best), mesh)
         steps = [
             (float(loss), float(norm))
             for loss, norm in zip(np.asarray(losses_T), np.asarray(norms_T), strict=True)
@@ -222,7 +222,7 @@ def learn_tokens(
     status, failed_batch = Status.MAX_STEPS, None
     before, done = steps[: len(epochs) * per_epoch], steps[len(epochs) * per_epoch :]
     for number in range(len(epochs) + 1, config.epochs + 1):
-        offer = functools.partial(_offer, keeper, part, best, epochs, before)
+        offer = functools.partial(_offer, checkpointer, part, best, epochs, before)
         state, losses = train_epoch(state, frozen, train, settings, number, progress, done, offer)
         before, done = before + losses, []
         failed_batch = _first_broken(losses)
@@ -233,7 +233,7 @@ def learn_tokens(
         batches = zip(losses, _batches(train, config), strict=True)
         train_loss = math.fsum(loss * rows for (loss, _), (_, rows) in batches) / train.num_rows
         # Other hosts' last digits may differ, and all must stop at the same epoch.
-        val_loss, val_acc = processes.told(_evaluate(state.params, frozen, val, settings))
+        val_loss, val_acc = processes.broadcast(_evaluate(state.params, frozen, val, settings))
         epochs.append(Epoch(train_loss, val_loss, val_acc))
         if not math.isfinite(val_loss):
             status = Status.NON_FINITE
@@ -244,7 +244,7 @@ def learn_tokens(
             status = Status.CONVERGED
             break
     return Phase2Result(
-        nnx.merge(settings.token_block, on_one_device(best.token_block)),
+        nnx.merge(settings.token_block, to_local_device(best.token_block)),
         best,
         state.params,
         epochs,
@@ -257,7 +257,7 @@ def learn_tokens(
 
 
 def _offer(
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     part: str,
     best: Trained,
     epochs: list[Epoch],
@@ -276,7 +276,7 @@ def _offer(
         facts = {"epochs": [dataclasses.astuple(epoch) for epoch in epochs], "batches": len(measures)}
         return facts, arrays
 
-    keeper.offer(part, make)
+    checkpointer.maybe_save(part, make)
 
 
 def _on_host(losses: list[Any]) -> list[Measure]:

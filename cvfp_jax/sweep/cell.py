@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import FirstRows, Keeper
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, FirstRows
 from cvfp_jax.checkpointing.row_file import RowFile, RowFiles, read_ahead
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.contexts.diagnostics import block_diagnostics
@@ -24,7 +24,7 @@ from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import ContextBlock, LanguageModel
 from cvfp_jax.core.widths import num_params
 from cvfp_jax.data.dataset import CellData
-from cvfp_jax.distributed.mesh import in_line, one_device, with_rows
+from cvfp_jax.distributed.mesh import line_mesh, resize_rows, single_device_mesh
 from cvfp_jax.phase1.multi_block import (
     contexts_part,
     exact_contexts,
@@ -82,7 +82,7 @@ def run_cell(
     config: RunConfig,
     data: CellData,
     progress: CellProgress,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     mesh: Mesh | None = None,
     disk: Path | None = None,
 ) -> Record:
@@ -92,7 +92,7 @@ def run_cell(
       config: the cell.
       data: its tokens and table.
       progress: is told how the phases go.
-      keeper: what the cell is saved by on the way, and taken up again from.
+      checkpointer: what the cell is saved by on the way, and taken up again from.
       mesh: the devices; JAX's first one if none are given. No number depends on them, up to rounding.
       disk: a folder, made and removed, that training's contexts are kept in, of one device; in memory if
         none is given. No number depends on it.
@@ -105,7 +105,9 @@ def run_cell(
         jax.default_matmul_precision("highest"),
         contextlib.nullcontext() if disk is None else RowFiles(disk) as files,
     ):
-        return _run_cell(config, data, progress, keeper or Keeper(), mesh or one_device(), files)
+        return _run_cell(
+            config, data, progress, checkpointer or Checkpointer(), mesh or single_device_mesh(), files
+        )
 
 
 class _Contexts(NamedTuple):
@@ -125,7 +127,7 @@ class _Cell(NamedTuple):
     keys: list[jax.Array]
     watches: _Watches
     progress: CellProgress
-    keeper: Keeper
+    checkpointer: Checkpointer
     mesh: Mesh
     disk: RowFiles | None
 
@@ -134,19 +136,19 @@ def _run_cell(
     config: RunConfig,
     data: CellData,
     progress: CellProgress,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     mesh: Mesh,
     disk: RowFiles | None,
 ) -> Record:
-    watches = _Watches(keeper.facts(_SECONDS) or {})
-    keeper.keep(_SECONDS, watches.spent)
+    watches = _Watches(checkpointer.facts(_SECONDS) or {})
+    checkpointer.include(_SECONDS, watches.spent)
     # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
     room = {name: getattr(data, name) for name in ("capacity", "val_capacity", "distinct_capacity")}
-    data = dataclasses.replace(data, **(keeper.facts(_ROOM) or room))
-    keeper.keep(_ROOM, {name: getattr(data, name) for name in room})
+    data = dataclasses.replace(data, **(checkpointer.facts(_ROOM) or room))
+    checkpointer.include(_ROOM, {name: getattr(data, name) for name in room})
     keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
     model = LanguageModel(config.model, jnp.asarray(data.table), config.precision, rngs=nnx.Rngs(keys[_INIT]))
-    cell = _Cell(config, data, model, keys, watches, progress, keeper, mesh, disk)
+    cell = _Cell(config, data, model, keys, watches, progress, checkpointer, mesh, disk)
     phase2 = config.phase2
     record: Record = {
         **_identity(config, data),
@@ -168,28 +170,28 @@ def _run_cell(
             mesh,
             key=keys[_DROPOUT],
             progress=progress.phase2(config, len(data.train_ids)),
-            keeper=keeper,
+            checkpointer=checkpointer,
         )
     return {**record, **measured, **_phase2_fields(second), **watches.fields()}
 
 
 def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     """Phase 1, contexts and their measures; no contexts if any of them are not finite."""
-    keeper = cell.keeper
+    checkpointer = cell.checkpointer
     blocks = list(cell.model.context_blocks)
     dtype, width = cell.data.table.dtype, len(blocks) * cell.config.model.context_dim
-    if measured := keeper.facts(_MEASURED):
+    if measured := checkpointer.facts(_MEASURED):
         rows = measured.pop("rows")
         shapes: list[Any] = [jax.ShapeDtypeStruct((count, width), dtype) for count in rows]
         if cell.disk is not None and shapes:
             shapes[0] = cell.disk.make((rows[0], width), dtype)
-        params, found = keeper.take(_MEASURED, (_params(blocks), shapes))
+        params, found = checkpointer.restore(_MEASURED, (_params(blocks), shapes))
         for block, learned in zip(blocks, params, strict=True):
             nnx.update(block, learned)
         contexts = _Contexts(blocks, *(found or (None, None)))
         if contexts.train_NxD is not None and not isinstance(contexts.train_NxD, RowFile):
             rows = len(contexts.train_NxD) + -len(contexts.train_NxD) % cell.mesh.size
-            on_devices = with_rows(contexts.train_NxD, rows, in_line(cell.mesh))
+            on_devices = resize_rows(contexts.train_NxD, rows, line_mesh(cell.mesh))
             contexts = contexts._replace(train_NxD=on_devices)
     else:
         measured, made = _make_contexts(cell)
@@ -205,8 +207,8 @@ def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         kept = train.cut(count) if isinstance(train, RowFile) else FirstRows(train, count)
         streams = [kept, contexts.val_MxD]
     facts = {**measured, "rows": [stream.shape[0] for stream in streams]}
-    keeper.keep(_MEASURED, facts, (params, streams))
-    keeper.offer(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
+    checkpointer.include(_MEASURED, facts, (params, streams))
+    checkpointer.maybe_save(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
     return measured, contexts
 
 
@@ -215,7 +217,7 @@ def _params(blocks: Sequence[ContextBlock]) -> list[nnx.State]:
 
 
 def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
-    config, data, keeper, watches = cell.config, cell.data, cell.keeper, cell.watches
+    config, data, checkpointer, watches = cell.config, cell.data, cell.checkpointer, cell.watches
     vectors_VxE = cell.model.embedding.token_vectors()
     with watches.phase1:
         learned = learn_blocks(
@@ -229,7 +231,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
             val_capacity=data.val_capacity,
             distinct_capacity=data.distinct_capacity,
             progress=functools.partial(cell.progress.phase1, config),
-            keeper=keeper,
+            checkpointer=checkpointer,
             mesh=cell.mesh,
             disk=cell.disk,
         )
@@ -250,7 +252,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
         # No token follows the last one, so nothing is predicted from its context.
         val_ids = data.val_ids[:-1]
         val_contexts_MxD = exact_contexts(
-            blocks, vectors_VxE, val_ids, capacity=data.val_capacity, keeper=keeper, part=_VAL
+            blocks, vectors_VxE, val_ids, capacity=data.val_capacity, checkpointer=checkpointer, part=_VAL
         )
         jax.block_until_ready(val_contexts_MxD)
         train_contexts_NxD = learned[0].contexts_NxD
@@ -261,7 +263,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
             if cell.disk is not None:
                 make = functools.partial(write_exact_contexts, cell.disk)
             train_contexts_NxD = make(
-                blocks, vectors_VxE, data.train_ids, capacity=room, keeper=keeper, part=_TRAIN
+                blocks, vectors_VxE, data.train_ids, capacity=room, checkpointer=checkpointer, part=_TRAIN
             )
         jax.block_until_ready(train_contexts_NxD)
         for name, contexts_NxD in (("validation", val_contexts_MxD), ("training", train_contexts_NxD)):
@@ -287,7 +289,7 @@ def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
     # What phase 1 ended with is not needed any more.
     del learned, ended
     for number in range(len(blocks)):
-        keeper.drop(phase1_part(number), contexts_part(_VAL, number), contexts_part(_TRAIN, number))
+        checkpointer.exclude(phase1_part(number), contexts_part(_VAL, number), contexts_part(_TRAIN, number))
     with watches.contexts:
         if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
             given = blocks[0], vectors_VxE, data.train_ids

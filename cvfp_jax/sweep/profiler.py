@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from cvfp_jax.checkpointing.checkpointer import Facts, Keeper, Make
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, Make
 
 FOLDER = "profile"
 STEPS = 3
@@ -105,38 +105,38 @@ class Profiler:
         self.close()
 
 
-class ProfilingKeeper(Keeper):
-    """Keeps what another keeper keeps, and lets a profiler look in between steps.
+class ProfilingCheckpointer(Checkpointer):
+    """Keeps what another checkpointer keeps, and lets a profiler look in between steps.
 
     A trace should hold whole steps, so work is made to look up after each while it is traced; that changes
     no digit.
     """
 
-    def __init__(self, keeper: Keeper, profiler: Profiler) -> None:
-        """Takes the keeper that does the keeping."""
-        self._keeper, self._profiler = keeper, profiler
+    def __init__(self, checkpointer: Checkpointer, profiler: Profiler) -> None:
+        """Takes the checkpointer that does the keeping."""
+        self._checkpointer, self._profiler = checkpointer, profiler
 
     def facts(self, part: str) -> Facts | None:
         """Returns the saved facts of a part; None if it has none."""
-        return self._keeper.facts(part)
+        return self._checkpointer.facts(part)
 
-    def take(self, part: str, template: Any) -> Any:
+    def restore(self, part: str, template: Any) -> Any:
         """Returns the saved arrays of a part."""
-        return self._keeper.take(part, template)
+        return self._checkpointer.restore(part, template)
 
-    def keep(self, part: str, facts: Facts | Callable[[], Facts], arrays: Any = ()) -> None:
+    def include(self, part: str, facts: Facts | Callable[[], Facts], arrays: Any = ()) -> None:
         """Has a part saved along from now on."""
-        self._keeper.keep(part, facts, arrays)
+        self._checkpointer.include(part, facts, arrays)
 
-    def drop(self, *parts: str) -> None:
+    def exclude(self, *parts: str) -> None:
         """Has parts saved no longer."""
-        self._keeper.drop(*parts)
+        self._checkpointer.exclude(*parts)
 
-    def offer(self, part: str, make: Make, stage_end: bool = False) -> None:
+    def maybe_save(self, part: str, make: Make, stage_end: bool = False) -> None:
         """Notes that a step has been made, then saves if it is time."""
         self._profiler.after_step(part, lambda: jax.block_until_ready(make()), stage_end)
-        self._keeper.offer(part, make, stage_end)
+        self._checkpointer.maybe_save(part, make, stage_end)
 
     def seconds_left(self) -> float:
         """Returns the time to the next save, or look of the profiler."""
-        return 0.0 if self._profiler.is_tracing else self._keeper.seconds_left()
+        return 0.0 if self._profiler.is_tracing else self._checkpointer.seconds_left()

@@ -13,14 +13,14 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from cvfp_jax.checkpointing.orbax import FOLDER as CHECKPOINTS
-from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import flat_fields
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data import dataset
 from cvfp_jax.data.cache import content_hash
 from cvfp_jax.distributed import processes
-from cvfp_jax.distributed.mesh import make_mesh, meet
+from cvfp_jax.distributed.mesh import make_mesh, warm_up_collectives
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.planning.plan import SMALLER, check_counted, contexts_go_to_disk, plan_cell, work
 from cvfp_jax.report import tables
@@ -34,7 +34,7 @@ from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.sweep import workdir
 from cvfp_jax.sweep.cell import device_name, run_cell
 from cvfp_jax.sweep.profiler import FOLDER as PROFILES
-from cvfp_jax.sweep.profiler import Profiler, ProfilingKeeper
+from cvfp_jax.sweep.profiler import Profiler, ProfilingCheckpointer
 from cvfp_jax.sweep.progress import CellProgress
 
 CONTEXTS = "contexts"  # the folder of those that are kept on the disk
@@ -85,9 +85,9 @@ def run_sweep(
             f"--contexts_in=disk is for one device, and there are {mesh.size}: use --contexts_in=memory,"
             " and each holds a part."
         )
-    if processes.several():
-        meet(mesh)
-    writes = processes.is_first()
+    if processes.is_multiprocess():
+        warm_up_collectives(mesh)
+    writes = processes.is_process_0()
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
     processes.check_same(_launched(grid, checkpoint_minutes, mesh))
     with files.held(folder) if writes else contextlib.nullcontext():
@@ -107,7 +107,7 @@ def _run_sweep(
     contexts_in: str,
 ) -> bool:
     path = folder / records.FILE_NAME
-    found = processes.by_first(lambda: _claimed(grid, folder, path))
+    found = processes.on_process_0(lambda: _claimed(grid, folder, path))
     done = {records.cell_key(record["cell"]): record for record in found}
     wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
     if cells_left(grid, done):
@@ -116,7 +116,7 @@ def _run_sweep(
         skipped = sum(key not in done for key in wanted)
         ended = f", and the search ended before the other {skipped}" if skipped else ""
         print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
-    if processes.is_first():
+    if processes.is_process_0():
         show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
     failed = [done[key] for key in wanted if key in done and records.failed(done[key])]
     for record in failed:
@@ -222,7 +222,9 @@ def _run_cells(
         number = f"[{len(made) + 1}/{len(made) + len(left)}]"
         place, series = grid.place(cell), grid.series(cell)
         disk = folder / CONTEXTS if records.cell_key(place) in on_disk else None
-        progress = CellProgress(f"{number} {series} {cell.num_samples} samples", visible=processes.is_first())
+        progress = CellProgress(
+            f"{number} {series} {cell.num_samples} samples", visible=processes.is_process_0()
+        )
         cell_data = data.cell(cell)
         processes.check_same({"embedding": cell_data.table_sha256})
         _check_same_table(cell, cell_data, list(done.values()))
@@ -235,26 +237,26 @@ def _run_cells(
                 )
             try:
                 with saved, _memory_told(cell, series), profiler or contextlib.nullcontext():
-                    keeper = ProfilingKeeper(saved, profiler) if profiler else saved
+                    checkpointer = ProfilingCheckpointer(saved, profiler) if profiler else saved
                     record = {
                         "cell": place,
                         "series": series,
-                        **run_cell(cell, cell_data, progress, keeper, mesh, disk),
+                        **run_cell(cell, cell_data, progress, checkpointer, mesh, disk),
                     }
             finally:
                 progress.close()
-            record = processes.by_first(functools.partial(_finish, folder, record, saved))
+            record = processes.on_process_0(functools.partial(_finish, folder, record, saved))
         done[records.cell_key(place)] = record
         made.append((cell, record))
         left = cells_left(grid, done)
         print(_cell_line(number, record, _seconds_left(made, left, tokens, vocab_size)), flush=True)
-        if processes.several() and processes.any_of(signals.asked()):
-            processes.part()
+        if processes.is_multiprocess() and processes.any_process(signals.asked()):
+            processes.shutdown()
             raise KeyboardInterrupt
         signals.check()
 
 
-def _finish(folder: Path, record: Record, saved: Checkpoints) -> Record:
+def _finish(folder: Path, record: Record, saved: OrbaxCheckpointer) -> Record:
     """Writes a record, which takes the place of checkpoints."""
     record = records.append(folder / records.FILE_NAME, record)
     if not records.failed(record):
@@ -264,14 +266,14 @@ def _finish(folder: Path, record: Record, saved: Checkpoints) -> Record:
 
 def _checkpoints(
     grid: Grid, cell: RunConfig, data: dataset.CellData, folder: Path, minutes: float
-) -> Checkpoints:
+) -> OrbaxCheckpointer:
     """The checkpoints of a cell, which are those of its config and its data only."""
     identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
     identity |= {"corpus_sha256": data.corpus_sha256, "embedding_sha256": data.table_sha256}
     where = {"device": device_name(), "jax": jax.__version__}
     key = content_hash([records.cell_key(grid.place(cell))])[:12]
     name = f"{cell.config_name}-{cell.num_samples}-{key}"
-    return Checkpoints(folder / CHECKPOINTS / name, identity, minutes, where)
+    return OrbaxCheckpointer(folder / CHECKPOINTS / name, identity, minutes, where)
 
 
 def _say_above_bar(line: str) -> None:

@@ -14,7 +14,7 @@ from benchmarks.workload import Workload
 from cvfp_jax.config.settings import Phase1Config, Phase2Config
 from cvfp_jax.contexts import parallel, recurrence
 from cvfp_jax.contexts.effective_rank import effective_rank
-from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1 import step as phase1_step
 from cvfp_jax.phase1 import train as phase1
 from cvfp_jax.phase2 import step as phase2_step
@@ -86,7 +86,7 @@ def test_phase2_is_the_same(both):
     batch = 100
     theirs.contexts_NxD = torch.from_numpy(WORK.contexts(WORK.tokens))
     state, frozen, settings = phase2.prepare(
-        mine, Phase2Config(batch_size=batch), one_device(), jax.random.key(0)
+        mine, Phase2Config(batch_size=batch), single_device_mesh(), jax.random.key(0)
     )
     stream = Stream.of(WORK.ids(), jnp.asarray(WORK.contexts(WORK.tokens)))
     train, evaluate = phase2_step.compiled(settings)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cvfp_jax.checkpointing import orbax
-from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.checkpointing.seal import damage
 from cvfp_jax.errors import MachineError, UserError
 
@@ -40,19 +40,19 @@ def state(number, rows=3):
 
 def saved(folder, count, **options):
     """A folder after so many saves, numbered from 1."""
-    with Checkpoints(folder, IDENTITY, 0, **options) as keeper:
+    with OrbaxCheckpointer(folder, IDENTITY, 0, **options) as checkpointer:
         for number in range(1, count + 1):
-            keeper.offer("part", lambda number=number: ({"number": number}, state(number)))
+            checkpointer.maybe_save("part", lambda number=number: ({"number": number}, state(number)))
     return folder
 
 
 def found(folder, **options):
     """The number of the save that a folder gives back; None if it gives none."""
-    with Checkpoints(folder, IDENTITY, 0, **options) as keeper:
-        facts = keeper.facts("part")
+    with OrbaxCheckpointer(folder, IDENTITY, 0, **options) as checkpointer:
+        facts = checkpointer.facts("part")
         if facts is None:
             return None
-        arrays = keeper.take("part", state(0))
+        arrays = checkpointer.restore("part", state(0))
     assert facts == {"number": int(arrays["n"])}
     np.testing.assert_array_equal(arrays["a"], np.full((3, 2), facts["number"], np.float32), strict=True)
     assert arrays["none"].shape == (0, 4)
@@ -68,19 +68,19 @@ def test_the_newest_two_are_kept_and_the_newest_counts(tmp_path):
 
 
 def test_what_is_kept_is_saved_along_until_it_is_dropped(tmp_path):
-    with Checkpoints(tmp_path, IDENTITY, 0) as keeper:
-        keeper.keep("done", lambda: {"seconds": 1.5}, (jnp.arange(3),))
-        keeper.offer("part", lambda: ({}, state(1)))
-    with Checkpoints(tmp_path, IDENTITY, 0) as keeper:
-        assert keeper.facts("done") == {"seconds": 1.5}
-        (kept,) = keeper.take("done", (jnp.zeros(3, jnp.int32),))
+    with OrbaxCheckpointer(tmp_path, IDENTITY, 0) as checkpointer:
+        checkpointer.include("done", lambda: {"seconds": 1.5}, (jnp.arange(3),))
+        checkpointer.maybe_save("part", lambda: ({}, state(1)))
+    with OrbaxCheckpointer(tmp_path, IDENTITY, 0) as checkpointer:
+        assert checkpointer.facts("done") == {"seconds": 1.5}
+        (kept,) = checkpointer.restore("done", (jnp.zeros(3, jnp.int32),))
         assert kept.tolist() == [0, 1, 2]
-        assert keeper.facts("done") is None, "what was taken is the work's again"
-        keeper.keep("done", {}, kept)
-        keeper.drop("done")
-        keeper.offer("part", lambda: ({}, state(2)))
-    with Checkpoints(tmp_path, IDENTITY, 0) as keeper:
-        assert keeper.facts("done") is None
+        assert checkpointer.facts("done") is None, "what was taken is the work's again"
+        checkpointer.include("done", {}, kept)
+        checkpointer.exclude("done")
+        checkpointer.maybe_save("part", lambda: ({}, state(2)))
+    with OrbaxCheckpointer(tmp_path, IDENTITY, 0) as checkpointer:
+        assert checkpointer.facts("done") is None
 
 
 def test_saves_wait_for_their_time(tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_saves_wait_for_their_time(tmp_path, monkeypatch):
         made.append(now[0])
         return {}, state(1)
 
-    with Checkpoints(tmp_path, IDENTITY, 5) as keeper:
+    with OrbaxCheckpointer(tmp_path, IDENTITY, 5) as checkpointer:
         for seconds, stage_end in (
             (0, True),
             (29, True),
@@ -102,20 +102,20 @@ def test_saves_wait_for_their_time(tmp_path, monkeypatch):
             (332, False),
         ):
             now[0] = 1000.0 + seconds
-            keeper.offer("part", make, bool(stage_end))
-            keeper._wait()
-        assert keeper.seconds_left() == 300.0
+            checkpointer.maybe_save("part", make, bool(stage_end))
+            checkpointer._wait()
+        assert checkpointer.seconds_left() == 300.0
     # A stage's end after a tenth of the time, a step after all of it; each counts from the last save.
     assert made == [1031.0, 1332.0]
-    with Checkpoints(tmp_path / "short", IDENTITY, 5) as keeper:
-        keeper.offer("part", make)
-        keeper.offer("part", make, stage_end=True)
+    with OrbaxCheckpointer(tmp_path / "short", IDENTITY, 5) as checkpointer:
+        checkpointer.maybe_save("part", make)
+        checkpointer.maybe_save("part", make, stage_end=True)
     assert not (tmp_path / "short").exists()
 
 
 def test_a_state_not_worth_saving_is_not_saved(tmp_path):
-    with Checkpoints(tmp_path, IDENTITY, 0) as keeper:
-        keeper.offer("part", lambda: None)
+    with OrbaxCheckpointer(tmp_path, IDENTITY, 0) as checkpointer:
+        checkpointer.maybe_save("part", lambda: None)
     assert found(tmp_path) is None
 
 
@@ -162,8 +162,8 @@ def test_a_torn_newest_falls_back_with_a_warning_that_names_it(tmp_path, caplog,
     (warning,) = caplog.messages
     assert f"removing checkpoint {folder / '3'}" in warning
     # What was torn does not come back, nor push out what is whole.
-    with Checkpoints(folder, IDENTITY, 0) as keeper:
-        keeper.offer("part", lambda: ({"number": 9}, state(9)))
+    with OrbaxCheckpointer(folder, IDENTITY, 0) as checkpointer:
+        checkpointer.maybe_save("part", lambda: ({"number": 9}, state(9)))
     assert found(folder) == 9
     assert (folder / "2").exists()
 
@@ -206,7 +206,7 @@ def test_without_a_whole_one_the_cell_starts_again(tmp_path, caplog):
 def test_a_checkpoint_of_another_config_is_refused(tmp_path, change, part):
     folder = saved(tmp_path / "cell", 2)
     with pytest.raises(UserError, match=f"{folder}/1 was made with {part}: .*--workdir"):
-        Checkpoints(folder, IDENTITY | change, 0)
+        OrbaxCheckpointer(folder, IDENTITY | change, 0)
     assert found(folder) == 2, "it is left as it is"
 
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_schema_is_refused(tmp_path, monkeypatch):
     folder, before = saved(tmp_path / "cell", 1), orbax.SCHEMA
     monkeypatch.setattr(orbax, "SCHEMA", before + 1)
     with pytest.raises(UserError, match=f"schema={before}, not {before + 1}"):
-        Checkpoints(folder, IDENTITY, 0)
+        OrbaxCheckpointer(folder, IDENTITY, 0)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,8 @@ def test_a_checkpoint_of_another_schema_is_refused(tmp_path, monkeypatch):
 )
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, template, part):
     folder = saved(tmp_path / "cell", 1)
-    with Checkpoints(folder, IDENTITY, 0) as keeper, pytest.raises(UserError, match=part):
-        keeper.take("part", template)
+    with OrbaxCheckpointer(folder, IDENTITY, 0) as checkpointer, pytest.raises(UserError, match=part):
+        checkpointer.restore("part", template)
 
 
 def test_another_device_is_told_and_not_refused(tmp_path, caplog):
@@ -262,7 +262,7 @@ def test_a_disk_that_refuses_leaves_the_older_checkpoint(tmp_path, monkeypatch, 
 
 FULL = """
 import resource, signal, sys
-from tests.checkpointing.test_orbax import Checkpoints, IDENTITY, np, saved
+from tests.checkpointing.test_orbax import OrbaxCheckpointer, IDENTITY, np, saved
 from cvfp_jax.errors import MachineError
 from pathlib import Path
 folder = saved(Path(sys.argv[1]), 2)
@@ -270,8 +270,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 big = np.random.default_rng(0).normal(size=400_000).astype(np.float32)
 try:
-    with Checkpoints(folder, IDENTITY, 0) as keeper:
-        keeper.offer("part", lambda: ({"number": 3}, {"a": big}))
+    with OrbaxCheckpointer(folder, IDENTITY, 0) as checkpointer:
+        checkpointer.maybe_save("part", lambda: ({"number": 3}, {"a": big}))
 except MachineError as error:
     print(error, error.exit_code)
 """

@@ -9,10 +9,9 @@ from cvfp_jax.contexts import effective_rank as module
 from cvfp_jax.contexts.effective_rank import (
     _streamed_singular_values,
     effective_rank,
-    effective_rank_of_spectrum,
     host_singular_values,
-    singular_values,
 )
+from cvfp_jax.core.effective_rank import effective_rank_of_spectrum, singular_values
 
 CASES = [
     "full_64x16", "rank5_100x24", "rank1_50x8", "N_lt_D_10x16", "N_lt_D_7x48", "one_row_1x8",
@@ -83,7 +82,7 @@ def test_the_spectrums_rank_lies_between_one_and_the_number_of_values(values):
 
 @pytest.mark.parametrize("rows", [63, 64, 65, 128, 300])
 def test_blocks_of_rows_give_the_singular_values_of_the_whole(monkeypatch, rows):
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr("cvfp_jax.core.effective_rank.BLOCK_ROWS", 64)
     singular_values.clear_cache()
     rng = np.random.default_rng(rows)
     matrix = rng.normal(size=(rows, 20)) * np.geomspace(1, 1e-4, 20)

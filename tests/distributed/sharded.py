@@ -17,7 +17,7 @@ from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.distributed.layout import lay_out
-from cvfp_jax.distributed.mesh import in_line, make_mesh, one_device, with_rows
+from cvfp_jax.distributed.mesh import line_mesh, make_mesh, resize_rows, single_device_mesh
 from cvfp_jax.phase1.step import advance
 from cvfp_jax.phase1.train import learn_contexts, prepare
 from cvfp_jax.sweep.cell import run_cell
@@ -75,7 +75,7 @@ def contexts():
         one, many = (sequential_contexts(block, vectors, ids, mesh=devices) for devices in (None, mesh))
         assert len(many.sharding.device_set) == 8
         np.testing.assert_allclose(many[:tokens], one, **MET)
-        given = with_rows(one, len(many), in_line(mesh))
+        given = resize_rows(one, len(many), line_mesh(mesh))
         many, one = (
             parallel_contexts(block, vectors, ids, given, mesh),
             parallel_contexts(block, vectors, ids, one),
@@ -100,7 +100,7 @@ def ranks():
     rng, mesh = np.random.default_rng(0), make_mesh()
     for rows, dim, most in ((24, 16, 0), (1000, 32, 0), (1000, 32, 100), (70000, 8, 0)):
         matrix = jnp.asarray(rng.normal(size=(rows, dim)) * rng.uniform(0.01, 1, dim), jnp.float32)
-        shared = with_rows(matrix, rows + -rows % 8, in_line(mesh))
+        shared = resize_rows(matrix, rows + -rows % 8, line_mesh(mesh))
         one = effective_rank(matrix, rows, most, np.random.default_rng(1))
         many = effective_rank(shared, rows, most, np.random.default_rng(1), mesh)
         np.testing.assert_allclose(many, one, rtol=1e-5)
@@ -109,7 +109,7 @@ def ranks():
 def phase2():
     for changes in ({}, {"freeze_embedding": False}, {"train_contexts": "recomputed"}, {"dropout": 0.2}):
         model, config, train, val = problem(batch_size=20, epochs=2, **changes)
-        one = learn(model, config, train, val, one_device())
+        one = learn(model, config, train, val, single_device_mesh())
         for shape in MESHES if changes in ({}, {"dropout": 0.2}) else MESHES[1:2]:
             many = learn(model, config, train, val, make_mesh(shape))
             np.testing.assert_allclose(many.batch_losses, one.batch_losses, rtol=1e-5)
@@ -139,10 +139,10 @@ def cell():
 
 def launched(config, folder, stop_at, mesh):
     """A cell's record, None if it was left at an offer, and the parts that it went on from."""
-    with Stopping(folder, stop_at, by_signal=False) as keeper:
-        parts = set(keeper._saved)
+    with Stopping(folder, stop_at, by_signal=False) as checkpointer:
+        parts = set(checkpointer._saved)
         try:
-            return run_cell(config, data_of(), CellProgress("", visible=False), keeper, mesh), parts
+            return run_cell(config, data_of(), CellProgress("", visible=False), checkpointer, mesh), parts
         except StoppedError:
             return None, parts
 
@@ -185,7 +185,7 @@ def cost():
     assert "all-reduce" in many.as_text()
     assert "collective-permute" in many.as_text()
     assert _told(few) == _told(many)
-    alone = _compiled(65536, one_device())
+    alone = _compiled(65536, single_device_mesh())
     sizes = [
         compiled.memory_analysis().argument_size_in_bytes + compiled.memory_analysis().temp_size_in_bytes
         for compiled in (alone, many, few)

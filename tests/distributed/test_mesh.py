@@ -5,25 +5,25 @@ import pytest
 
 from cvfp_jax.distributed.layout import lay_out, with_overlap
 from cvfp_jax.distributed.mesh import (
-    in_line,
+    line_mesh,
     make_mesh,
-    one_device,
     over_rows,
     parse_mesh,
     replicated,
-    with_rows,
+    resize_rows,
+    single_device_mesh,
 )
 from cvfp_jax.errors import UserError
 from cvfp_jax.runtime.compilation import told
 
 
 def test_a_mesh_of_one():
-    mesh = one_device()
+    mesh = single_device_mesh()
     assert dict(mesh.shape) == {"data": 1, "model": 1}
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
     assert over_rows(mesh).spec == jax.sharding.PartitionSpec("data")
     assert replicated(mesh).is_fully_replicated
-    assert dict(in_line(mesh).shape) == {"batches": 1, "pieces": 1}
+    assert dict(line_mesh(mesh).shape) == {"batches": 1, "pieces": 1}
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_ranges_overlap_by_what_stands_before_them():
 
 def test_rows_are_filled_up_with_zeros_and_cut_off():
     array = jnp.ones((3, 2))
-    assert with_rows(array, 5, in_line(one_device())).tolist() == [[1, 1]] * 3 + [[0, 0]] * 2
-    assert with_rows(array, 2, in_line(one_device())).tolist() == [[1, 1]] * 2
+    assert resize_rows(array, 5, line_mesh(single_device_mesh())).tolist() == [[1, 1]] * 3 + [[0, 0]] * 2
+    assert resize_rows(array, 2, line_mesh(single_device_mesh())).tolist() == [[1, 1]] * 2
 
 
 def test_rows_are_cut_by_one_program_however_often():
-    array, line, found = jnp.ones((7, 3)), in_line(one_device()), []
+    array, line, found = jnp.ones((7, 3)), line_mesh(single_device_mesh()), []
     with told(found.append):
         for _ in range(3):
-            with_rows(array, 5, line)
+            resize_rows(array, 5, line)
     assert len(found) == 1, [compilation.name for compilation in found]

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.contexts import recurrence
 from cvfp_jax.core.model import ContextBlock
-from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1.multi_block import exact_contexts, learn_blocks
 from cvfp_jax.phase1.train import learn_contexts
 from cvfp_jax.phase2.train import learn_tokens
@@ -40,19 +40,19 @@ class StoppedError(Exception):
     """The process is gone."""
 
 
-class Stopping(Checkpoints):
+class Stopping(OrbaxCheckpointer):
     """Stops at the k-th offer: by a signal, or, with everything saved as soon as offered, without a word."""
 
     def __init__(self, folder, stop_at, by_signal, identity=None):
         super().__init__(folder, identity or {"config": 1}, NEVER if by_signal else 0)
         self.offers, self.stop_at, self.by_signal = 0, stop_at, by_signal
 
-    def offer(self, part, make, stage_end=False):
+    def maybe_save(self, part, make, stage_end=False):
         self.offers += 1
         last = self.offers == self.stop_at
         if last and self.by_signal:
             signals._asked = signal.SIGTERM
-        super().offer(part, make, stage_end)
+        super().maybe_save(part, make, stage_end)
         if last:
             raise StoppedError
 
@@ -69,11 +69,11 @@ def resumed(tmp_path, monkeypatch):
             assert launches < 100
             signals._asked = 0
             try:
-                with Stopping(tmp_path / "cell", every, by_signal, identity) as keeper:
-                    assert (keeper.found is None) == (launches == 1)
-                    result = work(keeper)
+                with Stopping(tmp_path / "cell", every, by_signal, identity) as checkpointer:
+                    assert (checkpointer.found is None) == (launches == 1)
+                    result = work(checkpointer)
                 assert launches > 1, "the case must be stopped"
-                keeper.discard()
+                checkpointer.discard()
                 assert all(text.startswith("saved in ") for text in said)
                 return result
             except KeyboardInterrupt as stop:
@@ -113,9 +113,16 @@ PHASE1 = {
 def test_phase1_stopped_after_every_kth_step(resumed, name):
     block, vectors, ids, config = small_problem(max_iterations=7, **PHASE1[name])
 
-    def work(keeper=None):
+    def work(checkpointer=None):
         return learn_contexts(
-            block, vectors, ids, config, jax.random.key(1), val_ids=ids[:20], capacity=50, keeper=keeper
+            block,
+            vectors,
+            ids,
+            config,
+            jax.random.key(1),
+            val_ids=ids[:20],
+            capacity=50,
+            checkpointer=checkpointer,
         )
 
     whole = work()
@@ -130,8 +137,8 @@ def test_blocks_stopped_after_every_kth_step(resumed):
     blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
     config = Phase1Config(max_iterations=4, batch_size=16, gradient_clip=0.01, compat_stale_clip=True)
 
-    def work(keeper=None):
-        return learn_blocks(blocks, vectors, ids, config, jax.random.key(1), keeper=keeper)
+    def work(checkpointer=None):
+        return learn_blocks(blocks, vectors, ids, config, jax.random.key(1), checkpointer=checkpointer)
 
     whole = work()
     for every in (1, 4):
@@ -145,8 +152,8 @@ def test_contexts_stopped_after_every_kth_chunk(resumed, monkeypatch, tokens):
     _, vectors, ids, _ = small_problem(tokens=tokens)
     blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
 
-    def work(keeper=None):
-        return exact_contexts(blocks, vectors, ids, keeper=keeper, part="x")
+    def work(checkpointer=None):
+        return exact_contexts(blocks, vectors, ids, checkpointer=checkpointer, part="x")
 
     whole = work()
     assert whole.shape == (tokens, 16)
@@ -166,8 +173,10 @@ PHASE2 = {
 def test_phase2_stopped_after_every_kth_batch(resumed, name):
     model, config, train, val = problem(**{"epochs": 3, **PHASE2[name]})
 
-    def work(keeper=None):
-        return learn_tokens(model, train, val, config, one_device(), key=jax.random.key(2), keeper=keeper)
+    def work(checkpointer=None):
+        return learn_tokens(
+            model, train, val, config, single_device_mesh(), key=jax.random.key(2), checkpointer=checkpointer
+        )
 
     whole = work()
     per_epoch = 4
@@ -190,9 +199,9 @@ def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
     monkeypatch.setattr(recurrence, "CHUNK", 64)
     config, data = replace(CONFIG, changes), data_of(capacity=250, val_capacity=120)
 
-    def work(keeper=None):
-        cell_data = data if keeper is None else next(rooms)
-        return run_cell(config, cell_data, CellProgress("", visible=False), keeper)
+    def work(checkpointer=None):
+        cell_data = data if checkpointer is None else next(rooms)
+        return run_cell(config, cell_data, CellProgress("", visible=False), checkpointer)
 
     # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
     rooms = iter([data] + [data_of(capacity=400, val_capacity=200)] * 100)
@@ -206,9 +215,9 @@ def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
 def test_seconds_add_up_over_launches(resumed, monkeypatch):
     spent = []
 
-    def work(keeper):
-        before = keeper.facts("seconds") or {}
-        record = run_cell(CONFIG, data_of(), CellProgress("", visible=False), keeper)
+    def work(checkpointer):
+        before = checkpointer.facts("seconds") or {}
+        record = run_cell(CONFIG, data_of(), CellProgress("", visible=False), checkpointer)
         spent.append((before, record))
         return record
 
@@ -221,16 +230,16 @@ def test_seconds_add_up_over_launches(resumed, monkeypatch):
 
 def finite(folder):
     """Whether all numbers of the newest checkpoint are finite."""
-    with Checkpoints(folder, {"config": 1}, NEVER) as keeper:
-        assert keeper.found
-        arrays = [array for saved in keeper._saved.values() for array in saved.arrays]
+    with OrbaxCheckpointer(folder, {"config": 1}, NEVER) as checkpointer:
+        assert checkpointer.found
+        arrays = [array for saved in checkpointer._saved.values() for array in saved.arrays]
     return all(np.isfinite(array).all() for array in arrays)
 
 
 def test_a_phase2_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
     config = replace(CONFIG, {"phase2.learning_rate": 1e30})
-    with Checkpoints(tmp_path, {"config": 1}, 0) as keeper:
-        record = run_cell(config, data_of(), CellProgress("", visible=False), keeper)
+    with OrbaxCheckpointer(tmp_path, {"config": 1}, 0) as checkpointer:
+        record = run_cell(config, data_of(), CellProgress("", visible=False), checkpointer)
     assert record["status"] == "failed: phase 2 was not finite in epoch 1, batch 2"
     assert record["phase2_epochs"] == 1
     assert finite(tmp_path)
@@ -238,8 +247,8 @@ def test_a_phase2_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
 
 def test_a_phase1_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
     block, vectors, ids, config = small_problem(learning_rate=1e38, max_iterations=6)
-    with Checkpoints(tmp_path, {"config": 1}, 0) as keeper:
-        result = learn_contexts(block, vectors, ids, config, jax.random.key(1), keeper=keeper)
+    with OrbaxCheckpointer(tmp_path, {"config": 1}, 0) as checkpointer:
+        result = learn_contexts(block, vectors, ids, config, jax.random.key(1), checkpointer=checkpointer)
     assert result.status.label == "non-finite"
     assert result.iterations > 2, "the case must make a good step first"
     assert finite(tmp_path)
@@ -271,18 +280,18 @@ from cvfp_jax.distributed.mesh import make_mesh, one_device
 assert jax.device_count() == 8
 model, config, train, val = problem(batch_size=20, epochs=2)
 
-def work(mesh, keeper=None):
-    return learn_tokens(model, train, val, config, mesh, keeper=keeper)
+def work(mesh, checkpointer=None):
+    return learn_tokens(model, train, val, config, mesh, checkpointer=checkpointer)
 
 whole = work(one_device())
 try:
-    with Stopping(Path(sys.argv[1]), 4, True) as keeper:
-        work(one_device(), keeper)
+    with Stopping(Path(sys.argv[1]), 4, True) as checkpointer:
+        work(one_device(), checkpointer)
 except KeyboardInterrupt:
     signals._asked = 0
-with Stopping(Path(sys.argv[1]), -1, True) as keeper:
-    assert keeper.found
-    more = work(make_mesh(), keeper)
+with Stopping(Path(sys.argv[1]), -1, True) as checkpointer:
+    assert checkpointer.found
+    more = work(make_mesh(), checkpointer)
 assert (more.batch_losses[:4] == whole.batch_losses[:4]).all()
 np.testing.assert_allclose(more.batch_losses, whole.batch_losses, rtol=1e-5)
 np.testing.assert_allclose([e.val_loss for e in more.epochs], [e.val_loss for e in whole.epochs], rtol=1e-5)

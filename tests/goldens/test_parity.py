@@ -12,7 +12,7 @@ from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import predecessors, sequential_contexts
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import token_windows
-from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1.step import advance
 from cvfp_jax.phase1.train import conclude, prepare
 from cvfp_jax.phase2.step import Stream
@@ -128,7 +128,7 @@ def replay(request, golden):
             gradient_clip=case["p2_clip"],
             freeze_embedding=case["freeze"],
         ),
-        one_device(),
+        single_device_mesh(),
     )
     return {
         "name": request.param,

@@ -16,7 +16,7 @@ from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.optimizer import stale_norm_after
-from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1.multi_block import exact_contexts, shares
 from cvfp_jax.phase1.step import advance
 from cvfp_jax.phase1.stop_rules import RankWatch
@@ -177,7 +177,7 @@ def run(name, facts, arrays, dtype):
             Stream.of(ids, None if recomputed else train_contexts),
             Stream.of(val_ids, None if recomputed else val_contexts),
             phase2,
-            one_device(),
+            single_device_mesh(),
         ),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cvfp_jax.checkpointing import row_file
-from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.checkpointing.row_file import RowFiles
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.contexts import parallel, recurrence
@@ -74,8 +74,8 @@ CELLS = {
 }  # fmt: skip
 
 
-def cell(config, keeper=None, disk=None):
-    record = run_cell(config, data_of(capacity=260), CellProgress("", visible=False), keeper, disk=disk)
+def cell(config, checkpointer=None, disk=None):
+    record = run_cell(config, data_of(capacity=260), CellProgress("", visible=False), checkpointer, disk=disk)
     return {name: value for name, value in record.items() if name not in TIMES}
 
 
@@ -91,24 +91,27 @@ def test_a_cell_is_left_and_taken_up_again_on_the_disk_or_in_memory(tmp_path, re
     # Phase 2 reads phase 1's own file.
     layers = replace(CONFIG, {"model.num_layers": 2})
 
-    def work(keeper):
-        launches.append(keeper)
-        return cell(layers, keeper, tmp_path / "rows" if len(launches) % 2 else None)
+    def work(checkpointer):
+        launches.append(checkpointer)
+        return cell(layers, checkpointer, tmp_path / "rows" if len(launches) % 2 else None)
 
     assert resumed(work, 4) == cell(layers)
     assert len(launches) > 3
-    assert resumed(lambda keeper: cell(CONFIG, keeper, tmp_path / "rows"), 3, by_signal=False) == whole
+    assert (
+        resumed(lambda checkpointer: cell(CONFIG, checkpointer, tmp_path / "rows"), 3, by_signal=False)
+        == whole
+    )
 
 
-class SavedOnce(Checkpoints):
+class SavedOnce(OrbaxCheckpointer):
     """Saves at the second offer only, and is gone at the fifth."""
 
     offers = 0
 
-    def offer(self, part, make, stage_end=False):
+    def maybe_save(self, part, make, stage_end=False):
         self.offers += 1
         self._interval = 0.0 if self.offers == 2 else 1e9
-        super().offer(part, make, stage_end)
+        super().maybe_save(part, make, stage_end)
         if self.offers == 5:
             raise StoppedError
 
@@ -116,17 +119,19 @@ class SavedOnce(Checkpoints):
 def test_steps_after_a_save_do_not_write_over_what_was_saved(tmp_path):
     block, vectors, ids, config = small_problem(100, convergence_threshold=1e-9, max_iterations=60)
 
-    def learn(keeper, disk):
+    def learn(checkpointer, disk):
         key = jax.random.key(1)
-        return in_memory(learn_contexts(block, vectors, ids, config, key, keeper=keeper, disk=disk))
+        return in_memory(
+            learn_contexts(block, vectors, ids, config, key, checkpointer=checkpointer, disk=disk)
+        )
 
-    keeper = SavedOnce(tmp_path / "cell", {}, 0)
-    with contextlib.suppress(StoppedError), RowFiles(tmp_path / "rows") as disk, keeper:
-        learn(keeper, disk)
-    assert keeper.offers == 5
-    with RowFiles(tmp_path / "rows") as disk, Checkpoints(tmp_path / "cell", {}, 1e6) as keeper:
-        assert keeper.facts("phase 1")["steps"] < 4
-        equal(learn(keeper, disk), learn(None, None))
+    checkpointer = SavedOnce(tmp_path / "cell", {}, 0)
+    with contextlib.suppress(StoppedError), RowFiles(tmp_path / "rows") as disk, checkpointer:
+        learn(checkpointer, disk)
+    assert checkpointer.offers == 5
+    with RowFiles(tmp_path / "rows") as disk, OrbaxCheckpointer(tmp_path / "cell", {}, 1e6) as checkpointer:
+        assert checkpointer.facts("phase 1")["steps"] < 4
+        equal(learn(checkpointer, disk), learn(None, None))
 
 
 # A process of its own, which may take no more memory for data than it has and some MiB.
@@ -136,7 +141,7 @@ import jax
 import numpy as np
 from pathlib import Path
 from cvfp_jax import parallel_pass, recurrence, row_file
-from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.config.overrides import replace

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cvfp_jax.config.settings import ModelConfig, Phase1Config
 from cvfp_jax.core.model import ContextBlock, token_windows
 from cvfp_jax.distributed.layout import lay_out
-from cvfp_jax.distributed.mesh import ROWS, WHOLE, on_each, one_device
+from cvfp_jax.distributed.mesh import REPLICATED, ROWS, shard_map, single_device_mesh
 from cvfp_jax.phase1 import micro_batches
 from cvfp_jax.phase1.micro_batches import (
     Range,
@@ -38,9 +38,9 @@ def windows_of(batch, tokens, K):
 
 def range_of(contexts, tokens, batch_size, wrap):
     """The range of the only device."""
-    layout = lay_out(one_device(), len(contexts), batch_size)
-    each = on_each(
-        lambda contexts, tokens: own_range(contexts, tokens, layout, wrap), layout.mesh, (ROWS, WHOLE)
+    layout = lay_out(single_device_mesh(), len(contexts), batch_size)
+    each = shard_map(
+        lambda contexts, tokens: own_range(contexts, tokens, layout, wrap), layout.mesh, (ROWS, REPLICATED)
     )
     return each(contexts, tokens)
 

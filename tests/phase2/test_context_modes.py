@@ -7,7 +7,7 @@ from flax import nnx
 from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.model import token_windows
-from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.kernels.cross_entropy import trained_head_losses
 from cvfp_jax.phase2.context_modes import cached_inputs
 from tests.original import load_model, parameters
@@ -27,7 +27,7 @@ def test_modes_and_their_gradients_equal_the_original(golden, name):
     contexts = sequential_contexts(block, vectors, ids[:-1])
     np.testing.assert_allclose(contexts, arrays[f"{name}/contexts"][-1], rtol=0, atol=1e-5)
     window = token_windows(vectors, jnp.asarray(ids), places, config.num_input_tokens)
-    inputs = cached_inputs(config, block, contexts, places, window, one_device())
+    inputs = cached_inputs(config, block, contexts, places, window, single_device_mesh())
     if case["mode"] == "G":
         # The golden gives the previous contexts as an array; the right ones are the predecessors.
         inputs[0] = jnp.asarray(arrays[f"{name}/prev_context"])
@@ -55,7 +55,7 @@ def read(mode="A", layers=2, **fields):
     """What token layers read at each of five places whose contexts are 1, 2, ..., 5."""
     config = ModelConfig(1, 3, layers, context_mode=mode, **fields)
     contexts, places = jnp.arange(1.0, 6.0)[:, None], jnp.arange(5)
-    inputs = cached_inputs(config, None, contexts, places, jnp.zeros((5, 3)), one_device())
+    inputs = cached_inputs(config, None, contexts, places, jnp.zeros((5, 3)), single_device_mesh())
     return [np.asarray(array).T.tolist() for array in inputs]
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from cvfp_jax.config.settings import ModelConfig, Phase2Config
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import ContextBlock, TokenBlock
-from cvfp_jax.distributed.mesh import one_device
+from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase2 import step, train
 from cvfp_jax.phase2.step import Stream
 from cvfp_jax.phase2.train import EarlyStopping, learn_tokens
@@ -54,7 +54,7 @@ def test_a_step_and_then_an_epoch_equal_the_original(golden, monkeypatch, name):
     config = Phase2Config(case["lr"], 1, 1, case["b"], case["clip"], case["freeze"])
     model = make_model(model_config, arrays["emb"])
     model.context_blocks, model.token_block = nnx.List([context_block]), token_block
-    state, frozen, settings = train.prepare(model, config, one_device(), jax.random.key(0))
+    state, frozen, settings = train.prepare(model, config, single_device_mesh(), jax.random.key(0))
 
     def parameters(state):
         found = named(nnx.merge(settings.token_block, state.params.token_block))
@@ -96,7 +96,7 @@ def problem(seed=0, train_tokens=60, val_tokens=30, **changes):
 
 
 def learn(model, config, train, val, mesh=None, **options):
-    return learn_tokens(model, train, val, config, mesh or one_device(), **options)
+    return learn_tokens(model, train, val, config, mesh or single_device_mesh(), **options)
 
 
 def test_the_best_epochs_weights_are_kept():

@@ -96,7 +96,7 @@ MEASURE = """
 import json, sys
 import numpy as np
 from pathlib import Path
-from cvfp_jax.checkpointing.orbax import Checkpoints
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.config.overrides import replace
@@ -111,8 +111,8 @@ rng = np.random.default_rng(0)
 ids = rng.integers(0, vocab_size, tokens + 500).astype(np.int32)
 table = rng.normal(size=(vocab_size, config.model.embed_dim)).astype(np.float32)
 data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
-with Checkpoints(Path(folder), {}, 0.01) as keeper:
-    record = run_cell(config, data, CellProgress("", visible=False), keeper)
+with OrbaxCheckpointer(Path(folder), {}, 0.01) as checkpointer:
+    record = run_cell(config, data, CellProgress("", visible=False), checkpointer)
 assert record["status"] == "ok"
 # Not of getrusage, whose peak a child inherits.
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)

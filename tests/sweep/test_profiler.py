@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from cvfp_jax.checkpointing.checkpointer import Keeper
+from cvfp_jax.checkpointing.checkpointer import Checkpointer
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.sweep import profiler
 from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.profiler import Profiler, ProfilingKeeper
+from cvfp_jax.sweep.profiler import Profiler, ProfilingCheckpointer
 from cvfp_jax.sweep.progress import CellProgress
 
 CONFIG = replace(
@@ -31,11 +31,11 @@ CONFIG = replace(
 )
 
 
-def run(keeper):
+def run(checkpointer):
     rng = np.random.default_rng(0)
     ids, table = rng.integers(0, 9, 300).astype(np.int32), rng.normal(size=(9, 4)).astype(np.float32)
     data = CellData(ids[:200], ids[200:], table, "0" * 64, "1" * 64, 2.5)
-    return run_cell(CONFIG, data, CellProgress("test", visible=False), keeper)
+    return run_cell(CONFIG, data, CellProgress("test", visible=False), checkpointer)
 
 
 def events(folder):
@@ -48,13 +48,13 @@ def events(folder):
 def test_a_cell_is_traced_and_its_numbers_stay(quick_compilation, tmp_path):
     said = []
     with Profiler(tmp_path, said.append) as tracer:
-        traced = run(ProfilingKeeper(Keeper(), tracer))
+        traced = run(ProfilingCheckpointer(Checkpointer(), tracer))
     assert tracer.missing() == []
     assert [line.split(": ")[0] for line in said] == [
         "traced 3 of 3 steps of phase 1, block 1",
         "traced 3 of 3 steps of phase 2",
     ]
-    plain = run(Keeper())
+    plain = run(Checkpointer())
     assert {name for name in plain if traced[name] != plain[name]} <= {
         name for name in plain if name.endswith("_seconds")
     }
@@ -94,10 +94,10 @@ class Calls:
         monkeypatch.setattr(jax.profiler, "stop_trace", stop)
         self.said = []
         self.tracer = Profiler(tmp_path, self.said.append)
-        self.keeper = ProfilingKeeper(Keeper(), self.tracer)
+        self.checkpointer = ProfilingCheckpointer(Checkpointer(), self.tracer)
 
-    def offer(self, part, stage_end=False):
-        self.keeper.offer(part, lambda: self.made.append("wait"), stage_end)
+    def maybe_save(self, part, stage_end=False):
+        self.checkpointer.maybe_save(part, lambda: self.made.append("wait"), stage_end)
 
 
 @pytest.fixture
@@ -109,45 +109,45 @@ PHASE1 = "phase 1, block 1"
 
 
 def test_the_first_step_is_left_out_and_then_every_step_is_waited_for(calls):
-    assert calls.keeper.seconds_left() == np.inf
-    calls.offer(PHASE1)
+    assert calls.checkpointer.seconds_left() == np.inf
+    calls.maybe_save(PHASE1)
     assert calls.made == ["wait", "start phase1"]
     for _ in range(3):
-        assert calls.keeper.seconds_left() == 0.0, "work looks up after each step"
-        calls.offer(PHASE1)
+        assert calls.checkpointer.seconds_left() == 0.0, "work looks up after each step"
+        calls.maybe_save(PHASE1)
     assert calls.made == ["wait", "start phase1", "wait", "wait", "wait", "stop"]
-    assert calls.keeper.seconds_left() == np.inf
-    calls.offer(PHASE1)
-    calls.offer("phase 1, block 2")
+    assert calls.checkpointer.seconds_left() == np.inf
+    calls.maybe_save(PHASE1)
+    calls.maybe_save("phase 1, block 2")
     assert calls.made[-1] == "stop", "a phase is traced once"
     assert calls.tracer.missing() == ["phase 2"]
 
 
 def test_a_phase_of_few_steps_is_traced_as_far_as_it_goes(calls):
-    calls.offer(PHASE1)
-    calls.offer(PHASE1, stage_end=True)
+    calls.maybe_save(PHASE1)
+    calls.maybe_save(PHASE1, stage_end=True)
     assert calls.made[-1] == "stop"
     assert calls.said[0].startswith("traced 1 of 3 steps of phase 1, block 1: ")
 
 
 def test_a_phase_of_one_step_leaves_the_trace_to_the_next_cell(calls):
-    calls.offer(PHASE1, stage_end=True)
+    calls.maybe_save(PHASE1, stage_end=True)
     assert calls.made == []
     assert PHASE1 in calls.tracer.missing()
     with calls.tracer:
-        calls.offer("phase 2")
+        calls.maybe_save("phase 2")
     assert calls.made == ["wait", "start phase2", "stop"]
     assert calls.said == []
     assert "phase 2" in calls.tracer.missing()
 
 
 def test_a_trace_ends_with_its_part_and_with_the_cell(calls):
-    calls.offer(PHASE1)
-    calls.offer(PHASE1)
-    calls.offer("validation contexts, block 1")
+    calls.maybe_save(PHASE1)
+    calls.maybe_save(PHASE1)
+    calls.maybe_save("validation contexts, block 1")
     assert calls.made == ["wait", "start phase1", "wait", "stop"]
-    calls.offer("phase 2")
-    calls.offer("phase 2")
+    calls.maybe_save("phase 2")
+    calls.maybe_save("phase 2")
     with pytest.raises(KeyboardInterrupt), calls.tracer:
         raise KeyboardInterrupt
     assert calls.made[-1] == "stop"
@@ -158,17 +158,17 @@ def test_a_trace_ends_with_its_part_and_with_the_cell(calls):
 def test_what_keeps_a_cell_keeps_it_still():
     asked = []
 
-    class Recorder(Keeper):
+    class Recorder(Checkpointer):
         def __getattribute__(self, name):
             asked.append(name)
             return super().__getattribute__(name)
 
-    keeper = ProfilingKeeper(Recorder(), Profiler.__new__(Profiler))
+    checkpointer = ProfilingCheckpointer(Recorder(), Profiler.__new__(Profiler))
     with pytest.raises(KeyError):
-        keeper.take("part", ())
-    keeper.facts("part")
-    keeper.keep("part", {})
-    keeper.drop("part")
-    assert asked == ["take", "facts", "keep", "drop"]
-    public = {name for name in vars(Keeper) if not name.startswith("_")}
-    assert public == {name for name in vars(ProfilingKeeper) if not name.startswith("_")}
+        checkpointer.restore("part", ())
+    checkpointer.facts("part")
+    checkpointer.include("part", {})
+    checkpointer.exclude("part")
+    assert asked == ["restore", "facts", "include", "exclude"]
+    public = {name for name in vars(Checkpointer) if not name.startswith("_")}
+    assert public == {name for name in vars(ProfilingCheckpointer) if not name.startswith("_")}
