@@ -9,16 +9,18 @@ from benchmarks import parts
 from benchmarks.parts import Part
 from benchmarks.timing import Run
 from cvfp_jax.config.settings import ModelConfig, Phase1Config, Phase2Config
-from cvfp_jax.contexts import parallel, recurrence
 from cvfp_jax.contexts.effective_rank import effective_rank
+from cvfp_jax.contexts.parallel import parallel_contexts
+from cvfp_jax.contexts.recurrence import sequential_contexts
+from cvfp_jax.contexts.store import as_store
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import LanguageModel
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.mesh import single_device_mesh
-from cvfp_jax.phase1 import step as phase1_step
-from cvfp_jax.phase1 import train as phase1
-from cvfp_jax.phase2 import step as phase2_step
-from cvfp_jax.phase2 import train as phase2
-from cvfp_jax.phase2.step import Stream
+from cvfp_jax.phase1.train import begin_iteration
+from cvfp_jax.phase2.step import compiled
+from cvfp_jax.phase2.stream import Stream
+from cvfp_jax.phase2.train import begin_training
 
 
 def _model(part: Part, precision: str) -> LanguageModel:
@@ -28,6 +30,10 @@ def _model(part: Part, precision: str) -> LanguageModel:
         context_dim=work.context_dim, embed_dim=work.embed_dim, num_input_tokens=work.input_tokens
     )
     return LanguageModel(config, jnp.asarray(work.table()), precision, rngs=nnx.Rngs(work.seed))
+
+
+def _stream(model: LanguageModel, part: Part) -> TokenStream:
+    return TokenStream(model.embedding.token_vectors(), part.work.ids())
 
 
 def prepare(part: Part, precision: str) -> Run:
@@ -50,27 +56,23 @@ def _prepare(part: Part, precision: str) -> Run:
         return _phase1(model, part)
     if part.kind in (parts.TRAIN, parts.EVALUATE):
         return _phase2(model, part)
-    block, vectors_VxE, ids = model.context_blocks[0], model.embedding.token_vectors(), part.work.ids()
+    block, stream = model.context_blocks[0], _stream(model, part)
     if part.kind == parts.RECURRENCE:
-        return lambda: recurrence.sequential_contexts(block, vectors_VxE, ids).block_until_ready()
-    contexts_NxD = jnp.asarray(part.work.contexts(part.rows))
-    return lambda: parallel.parallel_contexts(block, vectors_VxE, ids, contexts_NxD).block_until_ready()
+        return lambda: sequential_contexts(block, stream).block_until_ready()
+    contexts = as_store(jnp.asarray(part.work.contexts(part.rows)))
+    return lambda: parallel_contexts(block, stream, contexts).block_until_ready()
 
 
 def _phase1(model: LanguageModel, part: Part) -> Run:
     """One iteration, from where the one before ended; it never counts as the last."""
-    solution, inputs, settings = phase1.prepare(
-        model.context_blocks[0],
-        model.embedding.token_vectors(),
-        part.work.ids(),
-        Phase1Config(),
-        jax.random.key(part.work.seed),
+    iteration = begin_iteration(
+        model.context_blocks[0], _stream(model, part), Phase1Config(), jax.random.key(part.work.seed)
     )
 
     def run() -> None:
-        nonlocal solution
-        start = solution._replace(status=jnp.int32(Status.RUNNING), steps=jnp.int32(0))
-        solution = jax.block_until_ready(phase1_step.advance(start, inputs, jnp.int32(1), settings))
+        running = {"status": jnp.int32(Status.RUNNING), "steps": jnp.int32(0)}
+        iteration.solution = iteration.solution._replace(**running)
+        iteration.advance(1)
 
     return run
 
@@ -78,18 +80,19 @@ def _phase1(model: LanguageModel, part: Part) -> Run:
 def _phase2(model: LanguageModel, part: Part) -> Run:
     """One batch, the first of the stream."""
     config = Phase2Config(batch_size=part.rows)
-    state, frozen, settings = phase2.prepare(
-        model, config, single_device_mesh(), jax.random.key(part.work.seed)
-    )
+    key = jax.random.key(part.work.seed)
+    state, frozen, spec = begin_training(model, config, single_device_mesh(), key)
     stream = Stream.of(part.work.ids(), jnp.asarray(part.work.contexts(part.work.tokens)))
-    train, evaluate = phase2_step.compiled(settings)
+    batches = stream.batches(part.rows)[:1]
+    arrays = next(spec.arrays(stream, batches))
+    train, evaluate = compiled(spec)
 
     def run_train() -> None:
         nonlocal state
-        state, loss, _ = train(state, frozen, stream, np.int32(0), np.int32(1))
+        state, loss, _ = train(state, frozen, arrays, np.int32(0), np.int32(1))
         jax.block_until_ready((state, loss))
 
     def run_evaluate() -> None:
-        jax.block_until_ready(evaluate(state.params, frozen, stream, np.int32(0)))
+        jax.block_until_ready(evaluate(state.params, frozen, arrays, np.int32(0)))
 
     return run_train if part.kind == parts.TRAIN else run_evaluate

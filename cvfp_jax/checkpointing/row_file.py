@@ -107,9 +107,9 @@ class RowFile:
             other.write(first, self.read(first, rows))
         return other
 
-    def cut(self, rows: int) -> "RowFile":
-        """Returns the same file as one of so many rows; what is left out must be padding."""
-        self.shape = (min(rows, len(self)), self.shape[1])
+    def resize(self, rows: int) -> "RowFile":
+        """Returns the same file with so many rows: what is cut off must be padding, what is added is zero."""
+        self.shape = (rows, self.shape[1])
         self.size = math.prod(self.shape)
         return self
 

@@ -3,6 +3,7 @@
 Shapes: N contexts, M of them compared pair by pair, B draws, D context width, E embedding width, V tokens.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from jax import lax
 
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.core.token_stream import TokenStream
 
 # Rows compared with all others at a time: this bounds the memory that pairs take.
 _CHUNK_ROWS = 250
@@ -107,9 +109,7 @@ def _squared_changes(new_NxD: jax.Array, old_NxD: jax.Array) -> jax.Array:
     return jnp.square(new_NxD - old_NxD).mean(axis=1)
 
 
-def convergence_trials(
-    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, num_trials: int, capacity: int = 0
-) -> Trials:
+def convergence_trials(block: ContextBlock, stream: TokenStream, num_trials: int) -> Trials:
     """Passes over a stream again and again, and measures how much the contexts change.
 
     ``loss_r = mean_tj (C^r_tj - C^{r-1}_tj)^2``: pass 1 starts from a zero context, pass r from the last
@@ -118,10 +118,8 @@ def convergence_trials(
 
     Args:
       block: the trained block.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
+      stream: the tokens.
       num_trials: the number of passes; no more than two are in memory at a time.
-      capacity: the least number of tokens to compile for.
 
     Returns:
       ``num_trials - 1`` losses and their trend.
@@ -131,22 +129,22 @@ def convergence_trials(
 
     >>> from cvfp_jax.config.settings import ModelConfig
     >>> block = ContextBlock(ModelConfig(context_dim=4, embed_dim=2), rngs=nnx.Rngs(0))
-    >>> found = convergence_trials(block, jnp.eye(2), np.array([0, 1, 0]), num_trials=4)
-    >>> len(found.losses), found.trend.status
+    >>> trials = convergence_trials(block, TokenStream(jnp.eye(2), np.array([0, 1, 0])), num_trials=4)
+    >>> len(trials.losses), trials.trend.status
     (3, 'CONVERGING')
     """
     losses: list[float] = []
-    last = len(ids) - 1
+    last = len(stream) - 1
     if num_trials > 1:
-        start_D = jnp.zeros((block.context_dim,), vectors_VxE.dtype)
-        old_NxD = sequential_contexts(block, vectors_VxE, ids, start_D, capacity=capacity)
+        start_D = jnp.zeros((block.context_dim,), stream.vectors_VxE.dtype)
+        old_NxD = sequential_contexts(block, stream, start_D).array
     while len(losses) < num_trials - 1:
         if bool((old_NxD[last] == start_D).all()):
             losses.append(0.0)  # from the same start the same pass would follow
             continue
         start_D = old_NxD[last]
-        new_NxD = sequential_contexts(block, vectors_VxE, ids, start_D, capacity=capacity)
-        losses.append(_mean(np.asarray(_squared_changes(new_NxD, old_NxD))[: len(ids)]))
+        new_NxD = sequential_contexts(block, stream, start_D).array
+        losses.append(_mean(np.asarray(_squared_changes(new_NxD, old_NxD))[: len(stream)]))
         old_NxD = new_NxD
     return Trials(losses, trend(losses))
 
@@ -278,13 +276,12 @@ def _cosines_to_tokens(contexts_NxD: jax.Array, vectors_VxE: jax.Array, ids_N: j
     return (_unit(contexts_NxD) * _unit(vectors_VxE)[ids_N]).sum(axis=1)
 
 
-def embedding_similarity(contexts_NxD: jax.Array, vectors_VxE: jax.Array, ids: np.ndarray) -> float | None:
+def embedding_similarity(contexts_NxD: jax.Array, stream: TokenStream) -> float | None:
     """Returns the mean cosine of a context and its own token's vector, ``mean_t cos(C_t, e_t)``.
 
     Args:
       contexts_NxD: float32; what stands beyond the stream is not read.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
+      stream: the tokens.
 
     Returns:
       A number from -1 to 1; None if D is not E, or numbers are not finite.
@@ -292,14 +289,15 @@ def embedding_similarity(contexts_NxD: jax.Array, vectors_VxE: jax.Array, ids: n
     References:
       rato-tokyo/new-llm, report of 2025-11-27.
 
-    >>> embedding_similarity(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.eye(2), np.array([0, 0]))
+    >>> stream = TokenStream(jnp.eye(2), np.array([0, 0]))
+    >>> embedding_similarity(jnp.array([[2.0, 0.0], [0.0, 1.0]]), stream)
     0.5
     """
-    if contexts_NxD.shape[1] != vectors_VxE.shape[1]:
+    if contexts_NxD.shape[1] != stream.vectors_VxE.shape[1]:
         return None
-    filled = np.pad(ids, (0, len(contexts_NxD) - len(ids)))
-    cosines_N = _cosines_to_tokens(contexts_NxD, vectors_VxE, jnp.asarray(filled, jnp.int32))
-    return _finite(_mean(np.asarray(cosines_N)[: len(ids)]))
+    filled = np.pad(stream.ids_N, (0, len(contexts_NxD) - len(stream)))
+    cosines_N = _cosines_to_tokens(contexts_NxD, stream.vectors_VxE, jnp.asarray(filled, jnp.int32))
+    return _finite(_mean(np.asarray(cosines_N)[: len(stream)]))
 
 
 def rank_verdict(share: float) -> str:
@@ -327,8 +325,7 @@ def rank_verdict(share: float) -> str:
 
 def block_diagnostics(
     block: ContextBlock,
-    vectors_VxE: jax.Array,
-    val_ids: np.ndarray,
+    val_stream: TokenStream,
     val_contexts_MxD: jax.Array,
     val_rank_share: float,
     *,
@@ -340,9 +337,8 @@ def block_diagnostics(
 
     Args:
       block: the trained block.
-      vectors_VxE: float32, the token vectors.
-      val_ids: int [N], the validation stream.
-      val_contexts_MxD: float32, the exact contexts of all its tokens but the last; more rows are not read.
+      val_stream: the validation tokens.
+      val_contexts_MxD: float32, the exact contexts of all of them but the last; more rows are not read.
       val_rank_share: their effective rank divided by D.
       num_trials: passes over the validation stream, for ``convergence_trials``.
       key: the random key of ``identity_of_random``.
@@ -357,15 +353,18 @@ def block_diagnostics(
 
     >>> from cvfp_jax.config.settings import ModelConfig
     >>> block = ContextBlock(ModelConfig(context_dim=4, embed_dim=2), rngs=nnx.Rngs(0))
-    >>> ids, rng, key = np.array([0, 1, 0]), np.random.default_rng(0), jax.random.key(0)
-    >>> contexts_MxD = sequential_contexts(block, jnp.eye(2), ids[:-1])
-    >>> found = block_diagnostics(block, jnp.eye(2), ids, contexts_MxD, 0.5, num_trials=4, key=key, rng=rng)
-    >>> round(found["context_norm_mean"], 1), found["embedding_cosine"], found["rank_verdict"]
+    >>> stream, key = TokenStream(jnp.eye(2), np.array([0, 1, 0])), jax.random.key(0)
+    >>> contexts_MxD, rng = sequential_contexts(block, stream[:-1]).array, np.random.default_rng(0)
+    >>> fields = block_diagnostics(block, stream, contexts_MxD, 0.5, num_trials=4, key=key, rng=rng)
+    >>> round(fields["context_norm_mean"], 1), fields["embedding_cosine"], fields["rank_verdict"]
     (2.0, None, 'review')
     """
-    trials = convergence_trials(block, vectors_VxE, val_ids, num_trials, len(val_contexts_MxD))
-    identity = identity_of_random(block, vectors_VxE.shape[1], key)
-    contexts = geometry(val_contexts_MxD, len(val_ids) - 1, rng)
+    # Its passes share the program that made these contexts.
+    trials = convergence_trials(
+        block, dataclasses.replace(val_stream, capacity=len(val_contexts_MxD)), num_trials
+    )
+    identity = identity_of_random(block, val_stream.vectors_VxE.shape[1], key)
+    contexts = geometry(val_contexts_MxD, len(val_stream) - 1, rng)
     return {
         "val_convergence_status": trials.trend.status,
         "val_convergence_slope": trials.trend.slope,
@@ -376,6 +375,6 @@ def block_diagnostics(
             name if name.startswith("is_") else f"context_{name}": value
             for name, value in contexts._asdict().items()
         },
-        "embedding_cosine": embedding_similarity(val_contexts_MxD, vectors_VxE, val_ids[:-1]),
+        "embedding_cosine": embedding_similarity(val_contexts_MxD, val_stream[:-1]),
         "rank_verdict": None if math.isnan(val_rank_share) else rank_verdict(val_rank_share),
     }

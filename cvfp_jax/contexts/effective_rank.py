@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.row_file import RowFile, read_ahead
+from cvfp_jax.contexts.store import ContextStore, as_store
 from cvfp_jax.core.effective_rank import (
     BLOCK_ROWS,
     absorb,
@@ -15,7 +15,7 @@ from cvfp_jax.core.effective_rank import (
     singular_values,
     triangular_factor,
 )
-from cvfp_jax.distributed.mesh import ROWS, all_gather, line_mesh, rows_at, shard_map, single_device_mesh
+from cvfp_jax.distributed.mesh import ROWS, all_gather, line_mesh, shard_map
 
 # Rows that a host turns into double precision at a time.
 _HOST_ROWS = 2048
@@ -49,18 +49,17 @@ def sharded_singular_values(matrix_NxD: jax.Array, mesh: Mesh) -> jax.Array:
     return shard_map(own, line_mesh(mesh), (ROWS,))(matrix_NxD)
 
 
-def _streamed_singular_values(matrix: RowFile) -> jax.Array:
-    """The same of a matrix on the disk, a block of rows at a time on the device."""
-    dim = matrix.shape[1]
+def streamed_singular_values(contexts: ContextStore) -> jax.Array:
+    """Returns all singular values of contexts in a file, a block of rows at a time on the device."""
+    dim = contexts.shape[1]
     block_rows = max(BLOCK_ROWS, dim)
     factor_DxD = jnp.zeros((dim, dim), jnp.float32)
-    blocks = [(first, block_rows) for first in range(0, len(matrix), block_rows)]
-    for _, block_BxD in read_ahead(blocks, matrix.read):
+    for block_BxD, _ in contexts.windows(range(0, len(contexts), block_rows), block_rows):
         factor_DxD = absorb(factor_DxD, block_BxD)
     return singular_values(factor_DxD)
 
 
-def host_singular_values(matrix_NxD: np.ndarray | RowFile) -> np.ndarray:
+def host_singular_values(contexts: ContextStore) -> np.ndarray:
     """Returns all singular values, by a product in double precision.
 
     The square roots of the eigenvalues of ``A^T A``. In double precision the product keeps what single
@@ -68,25 +67,25 @@ def host_singular_values(matrix_NxD: np.ndarray | RowFile) -> np.ndarray:
     precision loses those below 1e-7. It takes two thirds of the SVD's time.
 
     Args:
-      matrix_NxD: float, of the host or its disk.
+      contexts: float, of one device; rows of zeros change nothing.
 
     Returns:
       Float64 [D], largest first; NaN if any entry is not finite.
 
-    >>> host_singular_values(np.diag([3.0, 4.0])).tolist()
+    >>> host_singular_values(as_store(np.diag([3.0, 4.0]))).tolist()
     [4.0, 3.0]
     """
-    gram_DxD = np.zeros((matrix_NxD.shape[1],) * 2)
-    for first in range(0, len(matrix_NxD), _HOST_ROWS):
-        block = matrix_NxD[first : first + _HOST_ROWS].astype(np.float64)
-        gram_DxD += block.T @ block
+    gram_DxD = np.zeros((contexts.shape[1],) * 2)
+    for first in range(0, len(contexts), _HOST_ROWS):
+        block_BxD = contexts.host_rows(first, _HOST_ROWS).astype(np.float64)
+        gram_DxD += block_BxD.T @ block_BxD
     if not np.isfinite(gram_DxD).all():  # LAPACK would raise
         return np.full(len(gram_DxD), np.nan)
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram_DxD), 0))[::-1]
 
 
 def effective_rank(
-    contexts_NxD: jax.Array | RowFile,
+    contexts: ContextStore | jax.Array,
     num_rows: int,
     max_rows: int = 0,
     rng: np.random.Generator | None = None,
@@ -95,7 +94,7 @@ def effective_rank(
     """Returns the effective rank of contexts, which are not centred.
 
     Args:
-      contexts_NxD: float; what stands beyond the contexts must be zero.
+      contexts: float [N, D]; what stands beyond the contexts must be zero.
       num_rows: the number of contexts.
       max_rows: draw this many contexts without replacement if there are more; 0 takes all.
       rng: draws; needed if contexts may be drawn.
@@ -113,35 +112,22 @@ def effective_rank(
     >>> round(effective_rank(jnp.eye(3), num_rows=3), 5)
     3.0
     """
-    if 0 < max_rows < len(contexts_NxD):
+    contexts = as_store(contexts, mesh)
+    if 0 < max_rows < len(contexts):
         rows = np.arange(num_rows)
         if max_rows < num_rows:
             if rng is None:
                 raise ValueError("drawing rows needs a generator")
             rows = rng.choice(num_rows, max_rows, replace=False)
         # As many rows for all streams, so that they share a program: those of no context are zero.
-        rows = np.pad(rows, (0, max_rows - len(rows)), constant_values=len(contexts_NxD))
-        if isinstance(contexts_NxD, RowFile):
-            drawn = jnp.asarray(contexts_NxD[rows[:num_rows]])
-            contexts_NxD = jnp.pad(drawn, ((0, max_rows - len(drawn)), (0, 0)))
-        else:
-            at = jnp.asarray(rows, jnp.int32)
-            contexts_NxD, mesh = _drawn(contexts_NxD, at, mesh or single_device_mesh()), None
+        rows = np.pad(rows, (0, max_rows - len(rows)), constant_values=len(contexts))
+        contexts, mesh = as_store(contexts.take(rows)), None
     if mesh is not None and mesh.size > 1:
-        values = sharded_singular_values(contexts_NxD.astype(jnp.float32), mesh)
+        values = sharded_singular_values(contexts.array.astype(jnp.float32), mesh)
     elif jax.default_backend() == "cpu":
-        on_host = contexts_NxD if isinstance(contexts_NxD, RowFile) else np.asarray(contexts_NxD)
-        values = jnp.asarray(host_singular_values(on_host), jnp.float32)
-    elif isinstance(contexts_NxD, RowFile):
-        values = _streamed_singular_values(contexts_NxD)
+        values = jnp.asarray(host_singular_values(contexts), jnp.float32)
+    elif contexts.is_resident:
+        values = singular_values(contexts.array.astype(jnp.float32))
     else:
-        values = singular_values(contexts_NxD.astype(jnp.float32))
+        values = streamed_singular_values(contexts)
     return float(effective_rank_of_spectrum(values))
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _drawn(contexts_NxD: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
-    """The contexts of some rows, zero where there is no such row, whole on each device."""
-    is_there = rows < len(contexts_NxD)
-    drawn = rows_at(contexts_NxD, jnp.where(is_there, rows, 0), line_mesh(mesh))
-    return jnp.where(is_there[:, None], drawn, 0)

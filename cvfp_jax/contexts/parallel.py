@@ -8,24 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.row_file import RowFile, read_ahead, write_behind
-from cvfp_jax.contexts.recurrence import host_tokens, line_tokens, predecessors
+from cvfp_jax.contexts.recurrence import predecessors
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.contexts.store import ContextStore
+from cvfp_jax.contexts.windows import StreamWindows
+from cvfp_jax.core.matmul import as_numbers
 from cvfp_jax.core.model import ContextBlock, token_windows
-from cvfp_jax.distributed.mesh import (
-    REPLICATED,
-    ROWS,
-    axis_index,
-    device_put,
-    from_previous,
-    line_mesh,
-    shard_map,
-    single_device_mesh,
-)
+from cvfp_jax.core.token_stream import TokenStream
+from cvfp_jax.distributed.mesh import REPLICATED, ROWS, axis_index, device_put, from_previous, shard_map
 
 # Rows at a time, on a CPU and elsewhere.
 _CPU_ROWS, _ROWS = 1024, 8192
@@ -55,6 +49,7 @@ def _apply(
         start_D: jax.Array,
     ) -> jax.Array:
         block = nnx.merge(graphdef, params)
+        contexts_NxD = as_numbers(contexts_NxD)
         rows, dtype = len(contexts_NxD), vectors_UxE.dtype
         chunk, around = _rows_at_a_time(rows), block.num_input_tokens - 1
         before_D = jnp.where(axis_index() == 0, start_D, from_previous(contexts_NxD[-1], mesh.size))
@@ -75,12 +70,8 @@ def _apply(
 
 
 def parallel_contexts(
-    block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
-    contexts_NxD: jax.Array,
-    mesh: Mesh | None = None,
-) -> jax.Array:
+    block: ContextBlock, stream: TokenStream, contexts: ContextStore, runtime: Runtime | None = None
+) -> ContextStore:
     """Returns one more iteration of all contexts, all tokens in parallel.
 
     ``c_t = block(P_{t-1}, w_t)`` without noise, with P the given contexts and ``P_{-1} = 0``. Given those
@@ -88,51 +79,25 @@ def parallel_contexts(
 
     Args:
       block: the trained block.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
-      contexts_NxD: float32, the contexts; more than N rows are padding. Of several devices each has a range.
-      mesh: the devices; the first one if none are given.
+      stream: the tokens.
+      contexts: float, the contexts P, at least a row a token; more are padding.
+      runtime: the devices.
 
     Returns:
-      Float32, as many rows as contexts.
+      Float32, as many rows as contexts; in a file they are zero beyond the stream.
 
     References:
       rato-tokyo/new-llm, report of 2025-11-30.
     """
+    line = (runtime or Runtime()).line
     graphdef, params = nnx.split(block)
-    line = line_mesh(mesh or single_device_mesh())
-    own_rows = len(contexts_NxD) // line.size
-    vectors_UxE, places_N = line_tokens(block, vectors_VxE, ids, own_rows, line)
-    start_D = device_put(jnp.zeros((block.context_dim,), contexts_NxD.dtype), line)
-    return _apply(device_put(params, line), vectors_UxE, places_N, contexts_NxD, start_D, graphdef, line)
-
-
-def write_parallel(
-    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, contexts: RowFile
-) -> RowFile:
-    """Returns the same of contexts on the disk as a file of float32, a stretch at a time on the device.
-
-    Args:
-      block: the trained block.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
-      contexts: the file of the contexts.
-
-    Returns:
-      A new file of as many rows, zero beyond the stream.
-    """
-    graphdef, params = nnx.split(block)
-    line, made = (
-        line_mesh(single_device_mesh()),
-        contexts.files.make(contexts.shape, vectors_VxE.dtype, len(ids)),
-    )
-    places = made.stretches(_rows_at_a_time(len(contexts)))
-    vectors_UxE, places_M = host_tokens(block, vectors_VxE, ids, sum(places[-1]))
-    params, vectors_UxE = device_put((params, vectors_UxE), line)
-    stretches = [(first, rows) for first, rows in places if first < len(ids)]
-    with write_behind(made.write) as write:
-        for (first, rows), old_CxD in read_ahead(stretches, lambda a, rows: contexts.read(a - 1, rows + 1)):
-            places_W = places_M[first : first + rows + block.num_input_tokens - 1]
-            new_BxD = _apply(params, vectors_UxE, places_W, old_CxD[1:], old_CxD[0], graphdef, line)
+    windows = StreamWindows(stream, block.num_input_tokens, line, as_power_of_two=True)
+    params = device_put(params, line)
+    made = contexts.empty(stream.vectors_VxE.dtype, len(stream))
+    multiple = _rows_at_a_time(len(contexts))
+    with made.writer() as write:
+        for first, old_BxD, before_D in contexts.chunks(multiple, len(stream)):
+            places_W, before_D = windows.places(first, len(old_BxD)), device_put(before_D, line)
+            new_BxD = _apply(params, windows.vectors_UxE, places_W, old_BxD, before_D, graphdef, line)
             write(first, new_BxD)
     return made

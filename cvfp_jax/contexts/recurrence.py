@@ -10,35 +10,32 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
-from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, FirstRows, Pace
-from cvfp_jax.checkpointing.row_file import RowFile, write_behind
+from cvfp_jax.checkpointing.checkpointer import Facts, FirstRows, Pace
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.contexts.store import ContextStore
+from cvfp_jax.contexts.windows import StreamWindows
 from cvfp_jax.core.model import ContextBlock
-from cvfp_jax.distributed.layout import with_overlap
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.mesh import (
     REPLICATED,
     ROWS,
     axis_index,
     device_put,
     from_previous,
-    line_mesh,
     pmax,
     resize_rows,
     shard_map,
-    single_device_mesh,
 )
 from cvfp_jax.kernels import parallel_scan
 from cvfp_jax.kernels.token_tables import (
     LayerTables,
-    distinct_tokens,
     terms_of,
     token_tables,
     window_places,
-    windowed,
     without_token_rows,
 )
 
@@ -194,166 +191,104 @@ def _lanes(rows: int) -> tuple[int, int]:
     return count, count * min(CHUNK, -(-rows // count))
 
 
+class _Path:
+    """What a block walks along, on the devices."""
+
+    def __init__(self, block: ContextBlock, stream: TokenStream, line: Mesh) -> None:
+        self.graphdef, params = nnx.split(block)
+        self._windows = StreamWindows(stream, block.num_input_tokens, line, as_power_of_two=True)
+        self._params = device_put(params, line)
+        self._tables = _tables(self._params, self._windows.vectors_UxE, self.graphdef)
+        self._num_tokens, self._line = len(stream), line
+
+    def segment(self, first: int, rows: int, start_D: jax.Array) -> _Walked:
+        """Returns some tokens, a range of them on each device, to be walked along from a context."""
+        start_D, num_tokens = device_put((start_D, jnp.int32(self._num_tokens - first)), self._line)
+        places_W = self._windows.places(first, rows)
+        return _Walked(self._params, self._tables, places_W, start_D, num_tokens)
+
+
 def sequential_contexts(
     block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
+    stream: TokenStream,
     start_D: jax.Array | None = None,
     *,
-    capacity: int = 0,
-    checkpointer: Checkpointer | None = None,
+    runtime: Runtime | None = None,
     part: str = "contexts",
-    mesh: Mesh | None = None,
-) -> jax.Array:
+) -> ContextStore:
     """Returns the contexts of a stream, each computed from its predecessor's.
 
     ``c_t = block(c_{t-1}, w_t)``, with ``c_{-1} = 0``, in single precision. Long streams are computed in
-    ``lanes``, and on several devices each computes a range; both agree with one walk from end to end up
-    to rounding.
+    lanes (``parallel_scan``), and on several devices each computes a range; both agree with one walk from end
+    to end up to rounding.
 
     Args:
       block: the trained block.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
-      start_D: the context before the first token; zero if none is given.
-      capacity: the least number of rows to compile for; streams of one capacity share their program.
-      checkpointer: what they are saved by on the way, and taken up again from.
-      part: their name there.
-      mesh: the devices; the first one if none are given.
+      stream: the tokens.
+      start_D: float32, the context before the first token; zero if none is given.
+      runtime: where to walk, and where to keep the contexts. In memory they are saved on the way; in a file
+        they are not: taken up again, they are made from the start.
+      part: the name under which they are saved.
 
     Returns:
-      Float32 [N, D], or with a larger capacity as many rows, zero beyond the stream. Of several devices
-      each holds a range of rows, and there may be a few more.
+      Float32, as many rows as the stream has, zero beyond its tokens. Of several devices each holds a range
+      of rows, and there may be a few more.
 
     References:
       rato-tokyo/new-llm, report of 2025-11-30.
     """
-    checkpointer = checkpointer or Checkpointer()
-    graphdef, _ = nnx.split(block)
-    num_tokens, dtype = len(ids), vectors_VxE.dtype
-    if start_D is None:
-        start_D = jnp.zeros((block.context_dim,), dtype)
-    room, line = max(capacity, num_tokens), line_mesh(mesh or single_device_mesh())
-    devices = line.size
-    num_lanes, chunk = _lanes(-(-room // devices))
-    own_rows = -(-room // (devices * chunk)) * chunk
-    rows = own_rows * devices
-    # What is finished has no padding but what makes equal ranges.
-    kept_rows = room + -room % devices
-    chunks = -(-min(num_tokens, own_rows) // chunk)
-    done, finished, contexts_NxD = 0, False, None
-    if facts := checkpointer.facts(part):
-        done, finished = facts["chunks"], facts["finished"]
-        saved = jax.ShapeDtypeStruct((facts["rows"], block.context_dim), dtype)
-        contexts_NxD = checkpointer.restore(part, saved)
-        if finished:
-            contexts_NxD = resize_rows(contexts_NxD, kept_rows, line)
-        elif facts["devices"] == devices:
-            contexts_NxD = resize_rows(contexts_NxD, rows, line)
-        else:  # each of those had made the first contexts of its own range
-            done, contexts_NxD = 0, None
-    if contexts_NxD is None:
-        contexts_NxD = jnp.zeros((rows, block.context_dim), dtype, device=NamedSharding(line, ROWS))
+    runtime = runtime or Runtime()
+    line, checkpointer, devices = runtime.line, runtime.checkpointer, runtime.mesh.size
+    dim, dtype, num_rows = block.context_dim, stream.vectors_VxE.dtype, stream.num_rows
+    store = runtime.new_store((num_rows + -num_rows % devices, dim), dtype, len(stream))
+    num_lanes, chunk = _lanes(-(-num_rows // devices))
+    # What is on the devices at a time: all of the stream, or a chunk of it where contexts go to a file.
+    rows = devices * (-(-num_rows // (devices * chunk)) * chunk if store.is_resident else chunk)
+    saved = checkpointer.facts(part) if store.is_resident else None
+    if saved and saved["finished"]:
+        store = store.from_saved(
+            checkpointer.restore(part, jax.ShapeDtypeStruct((saved["rows"], dim), dtype))
+        )
+        checkpointer.include(part, saved, store.to_save(num_rows))
+        return store
+    contexts_MxD, done, finished = jnp.zeros((rows, dim), dtype, device=NamedSharding(line, ROWS)), 0, False
+    # Other numbers of devices had made the first contexts of other ranges.
+    if saved and saved["devices"] == devices:
+        done, contexts_MxD = saved["chunks"], checkpointer.restore(part, contexts_MxD)
+        contexts_MxD = resize_rows(contexts_MxD, rows, line)
 
-    def state() -> tuple[Facts, FirstRows]:
-        assert contexts_NxD is not None
-        saved_rows = room if finished else rows
-        facts = {"chunks": done, "finished": finished, "devices": devices, "rows": saved_rows}
-        return facts, FirstRows(contexts_NxD, saved_rows)
+    def state() -> tuple[Facts, Any]:
+        if not store.is_resident:
+            return {}, ()
+        first_rows = store.to_save(num_rows) if finished else FirstRows(contexts_MxD, rows)
+        facts = {"chunks": done, "finished": finished, "devices": devices, "rows": first_rows.shape[0]}
+        return facts, first_rows
 
-    walked = _walked(block, vectors_VxE, ids, start_D, own_rows, line) if not finished else None
-    pace = Pace()
-    while walked is not None and not finished:
-        until = min(chunks, done + pace.steps(checkpointer.seconds_left()))
-        with pace:
-            contexts_NxD = _scan(
-                walked, contexts_NxD, jnp.int32(done), jnp.int32(until), graphdef, num_lanes, chunk, line
-            )
-            jax.block_until_ready(contexts_NxD)
-        done = until
-        if done == chunks:
+    path, pace = _Path(block, stream, line), Pace()
+    before_D = jnp.zeros((dim,), dtype) if start_D is None else start_D
+    with store.writer() as write:
+        for first in range(0, len(stream), rows):
+            if first > 0:
+                before_D, contexts_MxD, done = contexts_MxD[-1], jnp.zeros_like(contexts_MxD), 0
+            walked = path.segment(first, rows, before_D)
+            chunks = -(-min(len(stream) - first, rows // devices) // chunk)
+            while done < chunks:
+                until = min(chunks, done + pace.steps(checkpointer.seconds_left()))
+                span = jnp.int32(done), jnp.int32(until)
+                with pace:
+                    contexts_MxD = _scan(walked, contexts_MxD, *span, path.graphdef, num_lanes, chunk, line)
+                    jax.block_until_ready(contexts_MxD)
+                done = until
+                if done < chunks:
+                    checkpointer.maybe_save(part, state)
             if devices > 1:
-                contexts_NxD = _join(walked, contexts_NxD, graphdef, line)
-            contexts_NxD, finished = resize_rows(contexts_NxD, kept_rows, line), True
-        checkpointer.maybe_save(part, state)
-    checkpointer.include(part, *state())
-    return contexts_NxD
-
-
-def _walked(
-    block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
-    start_D: jax.Array,
-    own_rows: int,
-    line: Mesh,
-) -> _Walked:
-    """Returns what walking along a stream reads, on the devices."""
-    graphdef, params = nnx.split(block)
-    vectors_UxE, places_N = line_tokens(block, vectors_VxE, ids, own_rows, line)
-    params, start_D, num_tokens = device_put((params, start_D, jnp.int32(len(ids))), line)
-    return _Walked(params, _tables(params, vectors_UxE, graphdef), places_N, start_D, num_tokens)
-
-
-def host_tokens(
-    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, rows: int
-) -> tuple[jax.Array, np.ndarray]:
-    """A stream's distinct tokens, and the places among them of its windows, padded to so many rows."""
-    vectors_UxE, places = distinct_tokens(vectors_VxE, ids, as_power_of_two=True)
-    # Tokens after the last cannot change what comes before them.
-    places = np.pad(places, (0, rows - len(ids)))
-    return vectors_UxE, windowed(places, block.num_input_tokens, len(vectors_UxE)).astype(np.int32)
-
-
-def line_tokens(
-    block: ContextBlock, vectors_VxE: jax.Array, ids: np.ndarray, own_rows: int, line: Mesh
-) -> tuple[jax.Array, jax.Array]:
-    """The same on the devices: distinct tokens whole on each, and each range's places."""
-    vectors_UxE, places = host_tokens(block, vectors_VxE, ids, own_rows * line.size)
-    places = with_overlap(places, block.num_input_tokens - 1, own_rows, line.size)
-    return device_put(vectors_UxE, line), device_put(jnp.asarray(places), line, ROWS)
-
-
-def write_sequential(
-    contexts: RowFile,
-    block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
-    *,
-    capacity: int = 0,
-    column: int = 0,
-    checkpointer: Checkpointer | None = None,
-    part: str = "contexts",
-) -> None:
-    """Writes the contexts that ``sequential_contexts`` returns to a file, a chunk at a time on the device.
-
-    Args:
-      contexts: the file, of at least D columns, from the given one on.
-      block: the trained block.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
-      capacity: as for ``sequential_contexts``.
-      column: the first column.
-      checkpointer: is told between chunks. They are not saved: taken up again, they are made from the start.
-      part: their name there.
-    """
-    checkpointer, line = checkpointer or Checkpointer(), line_mesh(single_device_mesh())
-    graphdef, params = nnx.split(block)
-    num_lanes, chunk = _lanes(max(capacity, len(ids)))
-    vectors_UxE, places = host_tokens(block, vectors_VxE, ids, -(-len(ids) // chunk) * chunk)
-    tables = _tables(params, vectors_UxE, graphdef)
-    zero, one = jnp.int32(0), jnp.int32(1)
-    before_D = jnp.zeros((block.context_dim,), vectors_VxE.dtype)
-    with write_behind(functools.partial(contexts.write, column=column)) as write:
-        for first in range(0, len(ids), chunk):
-            places_W = places[first : first + chunk + block.num_input_tokens - 1]
-            left = jnp.int32(len(ids) - first)
-            walked = device_put(_Walked(params, tables, jnp.asarray(places_W), before_D, left), line)
-            blank = jnp.zeros((chunk, block.context_dim), before_D.dtype)
-            made = _scan(walked, blank, zero, one, graphdef, num_lanes, chunk, line)
-            before_D = made[-1]
-            write(first, made)
-            checkpointer.maybe_save(f"{part}, on disk", lambda: ({}, ()))
+                contexts_MxD = _join(walked, contexts_MxD, path.graphdef, line)
+            write(first, contexts_MxD)
+            finished = store.is_resident
+            checkpointer.maybe_save(part, state)
+    if store.is_resident:
+        checkpointer.include(part, *state())
+    return store
 
 
 def predecessors(contexts_NxD: jax.Array, places_B: jax.Array) -> jax.Array:

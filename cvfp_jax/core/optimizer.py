@@ -1,18 +1,22 @@
 """Adam behind a clip of the gradient's global norm: the optimizer of both phases."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 CLIP_EPSILON = 1e-6
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-def clip_by_global_norm(max_norm: float, stale_norm: float | None = None) -> optax.GradientTransformation:
+# Makes what clips gradients, given their largest norm.
+GradientClip = Callable[[float], optax.GradientTransformation]
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scales a gradient so that its global norm is at most ``max_norm``.
 
     ``g * min(1, max_norm / (||g|| + 1e-6))``. The small constant is the original's, which
@@ -20,12 +24,9 @@ def clip_by_global_norm(max_norm: float, stale_norm: float | None = None) -> opt
 
     Args:
       max_norm: the largest norm.
-      stale_norm: the norm of gradients that are left over from other parameters. The original counts
-        them in the norm and, as it scales in place, scales them along at every step. For comparison
-        with it only.
 
     Returns:
-      An optax transformation; its state is the stale norm, if there is one.
+      An optax transformation.
 
     >>> clip = clip_by_global_norm(1.0)
     >>> gradient = jnp.array([3.0, 4.0])
@@ -34,43 +35,12 @@ def clip_by_global_norm(max_norm: float, stale_norm: float | None = None) -> opt
     [0.6, 0.8]
     """
 
-    def init(params: optax.Params) -> Any:
-        return optax.EmptyState() if stale_norm is None else jnp.asarray(stale_norm, _dtype(params))
-
     def update(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple:
         del params
-        own = optax.tree.norm(updates)
-        norm = own if stale_norm is None else jnp.sqrt(jnp.square(own) + jnp.square(state))
-        scale = jnp.minimum(1.0, max_norm / (norm + CLIP_EPSILON))
-        clipped = jax.tree.map(lambda gradient: gradient * scale, updates)
-        return clipped, state if stale_norm is None else state * scale
+        scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + CLIP_EPSILON))
+        return jax.tree.map(lambda gradient: gradient * scale, updates), state
 
-    return optax.GradientTransformation(init, update)
-
-
-def _dtype(params: optax.Params) -> Any:
-    return jax.tree.leaves(params)[0].dtype
-
-
-def stale_norm_after(grad_norms: np.ndarray, max_norm: float, stale_norm: float) -> float:
-    """Returns the norm of all left-over gradients after steps with these norms before clipping.
-
-    Args:
-      grad_norms: float [steps], each gradient's own norm.
-      max_norm: the largest norm.
-      stale_norm: what was left over before.
-
-    Returns:
-      The norm of the last step's clipped gradient and of what was left over, scaled along.
-
-    >>> round(stale_norm_after(np.array([3.0]), 1.0, 4.0), 4)
-    1.0
-    """
-    last = 0.0
-    for own in grad_norms:
-        scale = min(1.0, max_norm / (math.hypot(own, stale_norm) + CLIP_EPSILON))
-        last, stale_norm = float(own) * scale, stale_norm * scale
-    return math.hypot(last, stale_norm)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_adam() -> optax.GradientTransformation:
@@ -116,15 +86,14 @@ def scale_by_adam() -> optax.GradientTransformation:
 
 
 def adam(
-    learning_rate: float, max_norm: float, weight_decay: float = 0.0, stale_norm: float | None = None
+    learning_rate: float, clip: optax.GradientTransformation, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """Returns Adam (0.9, 0.999, 1e-8) on gradients clipped to a global norm.
+    """Returns Adam (0.9, 0.999, 1e-8) on clipped gradients.
 
     Args:
       learning_rate: the step size.
-      max_norm: the largest gradient norm.
+      clip: what clips the gradients, such as ``clip_by_global_norm``.
       weight_decay: what a step takes off the parameters, times the step size (AdamW).
-      stale_norm: see ``clip_by_global_norm``.
 
     Returns:
       An optax transformation.
@@ -132,7 +101,7 @@ def adam(
     References:
       Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
     """
-    parts = [clip_by_global_norm(max_norm, stale_norm), scale_by_adam()]
+    parts = [clip, scale_by_adam()]
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay))
     return optax.chain(*parts, optax.scale(-learning_rate))

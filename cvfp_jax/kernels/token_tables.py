@@ -14,6 +14,7 @@ from jax import lax
 
 from cvfp_jax.core.matmul import operand, product
 from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.core.token_stream import TokenStream
 
 # Rows come in multiples, so that streams of nearly equal vocabularies share their programs.
 _ROWS = 256
@@ -29,30 +30,29 @@ class Distinct(NamedTuple):
     places_N: np.ndarray  # int32
 
 
-def distinct_tokens(
-    vectors_VxE: jax.Array, ids: np.ndarray, capacity: int = 0, *, as_power_of_two: bool = False
-) -> Distinct:
+def distinct_tokens(stream: TokenStream, *, as_power_of_two: bool = False) -> Distinct:
     """Returns a stream's distinct tokens.
 
     Args:
-      vectors_VxE: float, the token vectors.
-      ids: int [N], the stream.
-      capacity: the least number of distinct tokens to make room for.
-      as_power_of_two: make as many rows as the next power of two, so that few programs serve all streams.
+      stream: the stream; its ``distinct_capacity`` is the least number of tokens to make room for.
+      as_power_of_two: make as many rows as the next power of two, so that few programs serve all streams,
+        whatever their capacity.
 
     Returns:
       Their vectors, and the stream in terms of them.
 
-    >>> vectors, places = distinct_tokens(jnp.array([[1.0], [2.0], [3.0]]), np.array([2, 0, 2]))
-    >>> places.tolist(), vectors[:3, 0].tolist()
+    >>> stream = TokenStream(jnp.array([[1.0], [2.0], [3.0]]), np.array([2, 0, 2]))
+    >>> vectors_UxE, places_N = distinct_tokens(stream)
+    >>> places_N.tolist(), vectors_UxE[:3, 0].tolist()
     ([1, 0, 1], [1.0, 3.0, 0.0])
     """
-    tokens, places = np.unique(ids, return_inverse=True)
-    rows = max(capacity, len(tokens)) + 1
+    tokens, places = np.unique(stream.ids_N, return_inverse=True)
+    least = 0 if as_power_of_two else stream.distinct_capacity
+    rows = max(least, len(tokens)) + 1
     rows = max(_ROWS, 1 << (rows - 1).bit_length()) if as_power_of_two else rows + -rows % _ROWS
     # Beyond the vocabulary there are zeros.
-    tokens = np.pad(tokens, (0, rows - len(tokens)), constant_values=len(vectors_VxE)).astype(np.int32)
-    vectors_UxE = vectors_VxE.at[jnp.asarray(tokens)].get(mode="fill", fill_value=0)
+    tokens = np.pad(tokens, (0, rows - len(tokens)), constant_values=len(stream.vectors_VxE)).astype(np.int32)
+    vectors_UxE = stream.vectors_VxE.at[jnp.asarray(tokens)].get(mode="fill", fill_value=0)
     return Distinct(vectors_UxE, places.astype(np.int32))
 
 

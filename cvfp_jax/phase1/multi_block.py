@@ -1,23 +1,25 @@
 """Context blocks on disjoint data: each learned on its own share of the tokens.
 
-Shapes: N tokens, D context width of a block, E embedding width, V tokens.
+Shapes: N tokens, D context width of a block.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import Checkpointer
-from cvfp_jax.checkpointing.row_file import RowFile, RowFiles
 from cvfp_jax.config.settings import Phase1Config
-from cvfp_jax.contexts.recurrence import sequential_contexts, write_sequential
+from cvfp_jax.contexts.recurrence import sequential_contexts
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.contexts.store import ContextStore
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import ContextBlock
-from cvfp_jax.core.optimizer import stale_norm_after
-from cvfp_jax.phase1.train import Phase1Result, Progress, learn_contexts
+from cvfp_jax.core.optimizer import GradientClip, clip_by_global_norm
+from cvfp_jax.core.token_stream import TokenStream
+from cvfp_jax.phase1.train import Phase1Result, learn_contexts
+
+# Makes what clips the next block's gradients, given the results of the blocks before it.
+NextClip = Callable[[Sequence[Phase1Result]], GradientClip]
 
 
 def shares(num_tokens: int, num_blocks: int) -> list[slice]:
@@ -29,53 +31,35 @@ def shares(num_tokens: int, num_blocks: int) -> list[slice]:
     [(0, 4), (3, 7), (6, 10)]
     """
     size = num_tokens // num_blocks
-    starts = [number * size for number in range(num_blocks)]
+    starts = [index * size for index in range(num_blocks)]
     return [slice(a, b + 1) for a, b in zip(starts, [*starts[1:], num_tokens - 1], strict=True)]
 
 
-def phase1_part(number: int) -> str:
-    """Returns the name under which a block's phase 1 is saved."""
-    return f"phase 1, block {number + 1}"
-
-
-def contexts_part(part: str, number: int) -> str:
+def contexts_part(part: str, block_index: int) -> str:
     """Returns the name under which a block's exact contexts are saved."""
-    return f"{part}, block {number + 1}"
+    return f"{part}, block {block_index + 1}"
 
 
 def learn_blocks(
     blocks: Sequence[ContextBlock],
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
+    stream: TokenStream,
     config: Phase1Config,
     key: jax.Array,
     *,
-    val_ids: np.ndarray | None = None,
-    capacity: int = 0,
-    val_capacity: int = 0,
-    distinct_capacity: int = 0,
-    progress: Callable[[int, int], Progress] | None = None,
-    checkpointer: Checkpointer | None = None,
-    mesh: Mesh | None = None,
-    disk: RowFiles | None = None,
+    val_stream: TokenStream | None = None,
+    runtime: Runtime | None = None,
+    next_clip: NextClip = lambda results: clip_by_global_norm,
 ) -> list[Phase1Result]:
     """Learns each block on its share of a stream, one after the other.
 
     Args:
       blocks: the untrained blocks; they are left as they are.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
-      config: the settings. Each block is clipped by its own gradients; ``compat_stale_clip`` counts
-        those of the blocks before it in the norm, as the original does.
+      stream: the tokens.
+      config: the settings.
       key: the random key.
-      val_ids: int, the validation stream, for ``stop=val_effective_rank``.
-      capacity: the least number of tokens of the whole stream to compile for.
-      val_capacity: that of the validation stream.
-      distinct_capacity: the least number of distinct tokens.
-      progress: makes the progress of a block, given its number from 0 and its number of tokens.
-      checkpointer: what the blocks are saved by on the way, and taken up again from.
-      mesh: the devices; the first one if none are given.
-      disk: where their contexts are kept in files; in memory if it is not said.
+      val_stream: the validation tokens, for ``stop=val_effective_rank``.
+      runtime: where the blocks are learned, and what watches it.
+      next_clip: makes what clips a block's gradients; by default each is clipped by its own norm.
 
     Returns:
       A result a block; none after a block that was not finite.
@@ -83,89 +67,47 @@ def learn_blocks(
     References:
       rato-tokyo/new-llm, experiment of 2025-12-02 (two blocks on halves of the data).
     """
-    parts = shares(len(ids), len(blocks))
-    # A share of the largest stream, with what a last share has left over.
-    room = capacity // len(blocks) + len(blocks) if len(blocks) > 1 else capacity
-    stale_norm = 0.0 if config.compat_stale_clip else None
-    results = []
-    for number, (block, part) in enumerate(zip(blocks, parts, strict=True)):
+    num_blocks, capacity = len(blocks), stream.capacity
+    if num_blocks > 1:  # a share of the largest stream, with what a last share has left over
+        capacity = capacity // num_blocks + num_blocks
+    results: list[Phase1Result] = []
+    for index, (block, share) in enumerate(zip(blocks, shares(len(stream), num_blocks), strict=True)):
         result = learn_contexts(
             block,
-            vectors_VxE,
-            ids[part],
+            dataclasses.replace(stream[share], capacity=capacity),
             config,
-            jax.random.fold_in(key, number) if number else key,
-            val_ids=val_ids,
-            capacity=room,
-            val_capacity=val_capacity,
-            distinct_capacity=distinct_capacity,
-            stale_norm=stale_norm,
-            progress=progress(number, len(ids[part])) if progress else None,
-            checkpointer=checkpointer,
-            part=phase1_part(number),
-            mesh=mesh,
-            disk=disk,
+            jax.random.fold_in(key, index) if index else key,
+            val_stream=val_stream,
+            runtime=runtime,
+            block_index=index,
+            gradient_clip=next_clip(results),
         )
         results.append(result)
         if result.status == Status.NON_FINITE:
             break
-        if stale_norm is not None:
-            stale_norm = stale_norm_after(result.trace["grad_norm"], config.gradient_clip, stale_norm)
     return results
 
 
 def exact_contexts(
     blocks: Sequence[ContextBlock],
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
+    stream: TokenStream,
     *,
-    capacity: int = 0,
-    checkpointer: Checkpointer | None = None,
+    runtime: Runtime | None = None,
     part: str = "contexts",
-    mesh: Mesh | None = None,
-) -> jax.Array:
-    """Returns the left-to-right contexts of all blocks side by side, float32 [N, blocks D].
+) -> ContextStore:
+    """Returns the left-to-right contexts of all blocks side by side; see ``sequential_contexts``.
 
-    With a capacity of more than N there are as many rows, zero beyond the stream; of several devices each
-    has a range of them.
+    Args:
+      blocks: the trained blocks.
+      stream: the tokens.
+      runtime: where they are computed and kept, and what saves them.
+      part: the name under which they are saved, a block's number behind it.
+
+    Returns:
+      Float32 [N, blocks D].
     """
     contexts = [
-        sequential_contexts(
-            block,
-            vectors_VxE,
-            ids,
-            capacity=capacity,
-            checkpointer=checkpointer,
-            part=contexts_part(part, number),
-            mesh=mesh,
-        )
-        for number, block in enumerate(blocks)
+        sequential_contexts(block, stream, runtime=runtime, part=contexts_part(part, index))
+        for index, block in enumerate(blocks)
     ]
-    return contexts[0] if len(contexts) == 1 else jnp.concatenate(contexts, axis=1)
-
-
-def write_exact_contexts(
-    disk: RowFiles,
-    blocks: Sequence[ContextBlock],
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
-    *,
-    capacity: int = 0,
-    checkpointer: Checkpointer | None = None,
-    part: str = "contexts",
-) -> RowFile:
-    """Returns the same in a file, which has no part in what is saved."""
-    width = blocks[0].context_dim
-    made = disk.make((max(capacity, len(ids)), len(blocks) * width), vectors_VxE.dtype, len(ids))
-    for number, block in enumerate(blocks):
-        write_sequential(
-            made,
-            block,
-            vectors_VxE,
-            ids,
-            capacity=capacity,
-            column=number * width,
-            checkpointer=checkpointer,
-            part=contexts_part(part, number),
-        )
-    return made
+    return contexts[0].beside(contexts[1:])

@@ -15,20 +15,15 @@ from flax import nnx
 from jax import lax
 
 from cvfp_jax.config.settings import Phase1Config
-from cvfp_jax.core import fixed_point
-from cvfp_jax.core.fixed_point import Solution, StepResult
+from cvfp_jax.core.fixed_point import StepResult
 from cvfp_jax.core.model import ContextBlock
-from cvfp_jax.core.optimizer import adam
+from cvfp_jax.core.optimizer import GradientClip, adam, clip_by_global_norm
 from cvfp_jax.distributed.layout import Layout
 from cvfp_jax.distributed.mesh import (
-    REPLICATED,
-    ROWS,
     all_gather_pieces,
     piece_index,
-    pmax,
     psum,
     psum_pieces,
-    shard_map,
 )
 from cvfp_jax.kernels.block_vjp import (
     LayerGradient,
@@ -75,14 +70,14 @@ _FOR_DIVERSITY = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Phase1Spec:
     """What the compiled iteration depends on beside the shapes of arrays."""
 
     config: Phase1Config
     block: nnx.GraphDef
     layout: Layout
-    noise: Noise | None
-    stale_norm: float | None = None  # of the original's left-over gradients
+    noise: Noise | None = None
+    gradient_clip: GradientClip = clip_by_global_norm
 
     @property
     def wraps(self) -> bool:
@@ -91,7 +86,7 @@ class Settings:
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the block."""
-        return adam(self.config.learning_rate, self.config.gradient_clip, stale_norm=self.stale_norm)
+        return adam(self.config.learning_rate, self.gradient_clip(self.config.gradient_clip))
 
 
 class Inputs(NamedTuple):
@@ -135,11 +130,9 @@ def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: Tile) ->
     return contexts_TxD, _Scratch(kept, row_means(jnp.square(contexts_TxD - tile.old_TxD)))
 
 
-def _no_scratch(
-    block: ContextBlock, tables: list[LayerTables], inputs: Inputs, settings: Settings
-) -> _Scratch:
+def _no_scratch(block: ContextBlock, tables: list[LayerTables], inputs: Inputs, spec: Phase1Spec) -> _Scratch:
     """Zeros in the shapes of a micro-batch's scratch, [tiles, ...]."""
-    tiles, rows = num_tiles(settings.layout.rows)
+    tiles, rows = num_tiles(spec.layout.rows)
     dtype = inputs.tokens.vectors_UxE.dtype
     old = jax.ShapeDtypeStruct((rows, block.context_dim), dtype)
     places = jax.ShapeDtypeStruct((block.num_input_tokens, rows), jnp.int32)
@@ -154,13 +147,11 @@ def has_converged(change_B: jax.Array, config: Phase1Config) -> jax.Array:
     return change_B < config.convergence_threshold
 
 
-def _noise(
-    index: jax.Array, number: jax.Array, key: jax.Array, old_CxD: jax.Array, settings: Settings
-) -> Any:
+def _noise(index: jax.Array, number: jax.Array, key: jax.Array, old_CxD: jax.Array, spec: Phase1Spec) -> Any:
     """What is added to a micro-batch's shifted contexts, if anything is; drawn for all pieces, as for one."""
-    layout, sigma = settings.layout, settings.config.context_noise
-    if settings.noise is not None:
-        noise = settings.noise(index, number)
+    layout, sigma = spec.layout, spec.config.context_noise
+    if spec.noise is not None:
+        noise = spec.noise(index, number)
     elif sigma == 0:
         return None
     else:
@@ -176,10 +167,10 @@ def _own_piece(rows_BxD: jax.Array, layout: Layout) -> jax.Array:
 
 
 def _diversity(
-    moments: Moments, contexts_BxD: jax.Array, valid_B: jax.Array, key: jax.Array, settings: Settings
+    moments: Moments, contexts_BxD: jax.Array, valid_B: jax.Array, key: jax.Array, spec: Phase1Spec
 ) -> tuple[jax.Array, Gradient]:
     """The diversity loss of a micro-batch, and its gradient for this device's rows."""
-    name, layout = settings.config.diversity, settings.layout
+    name, layout = spec.config.diversity, spec.layout
     if of_moments(name):
         return from_moments(name, moments if layout.pieces == 1 else of_all(moments, psum_pieces))
     if layout.pieces == 1:
@@ -198,17 +189,17 @@ def _renew(
     inputs: Inputs,
     block: ContextBlock,
     tables: list[LayerTables],
-    settings: Settings,
+    spec: Phase1Spec,
 ) -> tuple[jax.Array, Sums]:
     """A micro-batch's new contexts, and its losses and gradients added to the sums.
 
     The loss is ``(1 - w) mean_tj (C_tj - P_tj)^2 + w diversity(C)``, divided by the number of
     micro-batches: a short last one weighs as much as a full one, which is the original's convention.
     """
-    config, layout = settings.config, settings.layout
+    config, layout = spec.config, spec.layout
     tiles, rows = num_tiles(layout.rows)
     key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
-    read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, settings), rows)
+    read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, spec), rows)
     last = block.layers[-1]
     dim = batch.old_CxD.shape[1]
 
@@ -234,7 +225,7 @@ def _renew(
     n = jnp.maximum(count, 1).astype(change_B.dtype)
     diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
     own_BxD, own_valid_B = contexts_BxD[: layout.rows], batch.valid_B[: layout.rows]
-    spread, spreading = _diversity(moments, own_BxD, own_valid_B, diversity_key, settings)
+    spread, spreading = _diversity(moments, own_BxD, own_valid_B, diversity_key, spec)
     weight, cvfp = config.dist_reg_weight, changed / n
     batches = num_batches(inputs.tokens, layout.batch_size).astype(n.dtype)
     # Scalars first: rows are multiplied by no more than they must be, and divided by nothing.
@@ -278,13 +269,13 @@ def _renew(
     return contexts_BxD, Sums(metrics, gradients, of_tables, scratch)
 
 
-def begin(params: Any, inputs: Inputs, settings: Settings) -> tuple[list[LayerTables], Sums]:
+def begin(params: Any, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Sums]:
     """The token tables of an iteration, and its sums before the first micro-batch."""
-    block, vectors_UxE = nnx.merge(settings.block, params), inputs.tokens.vectors_UxE
+    block, vectors_UxE = nnx.merge(spec.block, params), inputs.tokens.vectors_UxE
     tables = token_tables(block, vectors_UxE)
     zero = jnp.zeros((), vectors_UxE.dtype)
     metrics = {"loss": zero, "cvfp_loss": zero, "diversity_loss": zero, "converged_tokens": jnp.int32(0)}
-    scratch = _no_scratch(block, tables, inputs, settings)
+    scratch = _no_scratch(block, tables, inputs, spec)
     return tables, Sums(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
 
 
@@ -296,31 +287,29 @@ def renew_range(
     sums: Sums,
     index: jax.Array,
     inputs: Inputs,
-    settings: Settings,
+    spec: Phase1Spec,
 ) -> tuple[jax.Array, Sums]:
     """The new contexts of a range, and its losses and gradients added to the sums."""
-    block = without_token_rows(nnx.merge(settings.block, params))
-    renew = functools.partial(
-        _renew, index=index, inputs=inputs, block=block, tables=tables, settings=settings
-    )
-    rows = settings.layout.rows
+    block = without_token_rows(nnx.merge(spec.block, params))
+    renew = functools.partial(_renew, index=index, inputs=inputs, block=block, tables=tables, spec=spec)
+    rows = spec.layout.rows
     return renew_contexts(contexts_NxD, inputs.tokens, own, rows, renew, sums, filling=filling(rows))
 
 
-def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
+def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, spec: Phase1Spec) -> StepResult:
     """The optimizer step of an iteration that has its new contexts, and what becomes of it."""
-    config, vectors_UxE = settings.config, inputs.tokens.vectors_UxE
+    config, vectors_UxE = spec.config, inputs.tokens.vectors_UxE
     _, of_params = jax.vjp(
-        lambda params: token_tables(nnx.merge(settings.block, params), vectors_UxE), state.params
+        lambda params: token_tables(nnx.merge(spec.block, params), vectors_UxE), state.params
     )
     (of_terms,) = of_params(sums.tables)
     # All that devices tell each other beside a row each: no more, however many tokens there are.
-    gradient, sums_of_all = psum((into_params(settings.block, of_terms, sums.gradients), sums.metrics))
+    gradient, sums_of_all = psum((into_params(spec.block, of_terms, sums.gradients), sums.metrics))
     n = inputs.tokens.num_tokens.astype(vectors_UxE.dtype)
     metrics = {name: sums_of_all[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
     metrics["converged_tokens"] = converged = sums_of_all["converged_tokens"]
     metrics["grad_norm"] = optax.tree.norm(gradient)
-    updates, optimizer_state = settings.optimizer().update(gradient, state.optimizer, state.params)
+    updates, optimizer_state = spec.optimizer().update(gradient, state.optimizer, state.params)
     iteration = index + 2  # the start was iteration 1
     status, watch = stop_rules.judge(converged, iteration, state.watch, inputs.limits, config)
     return StepResult(
@@ -331,68 +320,12 @@ def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, settings: Se
     )
 
 
-def _step(state: State, index: jax.Array, inputs: Inputs, settings: Settings) -> StepResult:
+def step(state: State, index: jax.Array, inputs: Inputs, spec: Phase1Spec) -> StepResult:
     """One iteration: every context anew from its predecessor's old one, then one optimizer step."""
-    tables, sums = begin(state.params, inputs, settings)
-    own = own_range(state.contexts_NxD, inputs.tokens, settings.layout, settings.wraps)
-    contexts_NxD, sums = renew_range(
-        state.contexts_NxD, own, state.params, tables, sums, index, inputs, settings
-    )
-    return end(state._replace(contexts_NxD=contexts_NxD), sums, index, inputs, settings)
-
-
-def with_contexts(solution: Solution, contexts: Any) -> Solution:
-    """Returns a solution with other contexts in its state."""
-    return solution._replace(state=solution.state._replace(contexts_NxD=contexts))
-
-
-# Which of it each device has a range of.
-_STATE = State(REPLICATED, REPLICATED, ROWS, REPLICATED)
-_INPUTS = Inputs(Tokens(REPLICATED, ROWS, REPLICATED), REPLICATED, REPLICATED)
-_SOLUTION = Solution(_STATE, REPLICATED, REPLICATED, REPLICATED)
-
-
-@functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
-def start(state: State, inputs: Inputs, settings: Settings) -> Solution:
-    """Returns the iteration before its first step."""
-
-    def begin(state: State, inputs: Inputs) -> Solution:
-        step = functools.partial(_step, inputs=inputs, settings=settings)
-        return fixed_point.start(step, state, settings.config.max_iterations - 1)
-
-    return shard_map(begin, settings.layout.mesh, (_STATE, _INPUTS), _SOLUTION)(state, inputs)
-
-
-@functools.partial(jax.jit, static_argnames="settings", donate_argnames="solution")
-def advance(solution: Solution, inputs: Inputs, until: jax.Array, settings: Settings) -> Solution:
-    """Goes on until so many steps have been made in all, or the iteration has ended; see ``prepare``."""
-
-    def go_on(solution: Solution, inputs: Inputs, until: jax.Array) -> Solution:
-        step = functools.partial(_step, inputs=inputs, settings=settings)
-        return fixed_point.iterate(step, solution, until)
-
-    each = shard_map(go_on, settings.layout.mesh, (_SOLUTION, _INPUTS, REPLICATED), _SOLUTION)
-    return each(solution, inputs, until)
-
-
-@functools.partial(jax.jit, static_argnames="settings")
-def residual(
-    params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
-) -> tuple[jax.Array, jax.Array]:
-    """Mean and maximum over tokens of the squared change that one more noise-free pass would make."""
-    specs = (REPLICATED, ROWS, _INPUTS)
-    each = shard_map(functools.partial(_residual, settings=settings), settings.layout.mesh, specs)
-    return each(params, contexts_NxD, inputs)
-
-
-def _residual(
-    params: Any, contexts_NxD: jax.Array, inputs: Inputs, settings: Settings
-) -> tuple[jax.Array, jax.Array]:
-    own = own_range(contexts_NxD, inputs.tokens, settings.layout, settings.wraps)
-    zero = jnp.zeros((), inputs.tokens.vectors_UxE.dtype)
-    tables = token_tables(nnx.merge(settings.block, params), inputs.tokens.vectors_UxE)
-    sums = residual_sums(contexts_NxD, own, (zero, zero), params, tables, inputs, settings)
-    return psum(sums[0]) / inputs.tokens.num_tokens.astype(zero.dtype), pmax(sums[1])
+    tables, sums = begin(state.params, inputs, spec)
+    own = own_range(state.contexts_NxD, inputs.tokens, spec.layout, spec.wraps)
+    contexts_NxD, sums = renew_range(state.contexts_NxD, own, state.params, tables, sums, index, inputs, spec)
+    return end(state._replace(contexts_NxD=contexts_NxD), sums, index, inputs, spec)
 
 
 def residual_sums(
@@ -402,11 +335,11 @@ def residual_sums(
     params: Any,
     tables: list[LayerTables],
     inputs: Inputs,
-    settings: Settings,
+    spec: Phase1Spec,
 ) -> tuple[jax.Array, jax.Array]:
     """The squared changes of a range added to their sum, and their maximum so far."""
-    block = without_token_rows(nnx.merge(settings.block, params))
-    tiles, rows = num_tiles(settings.layout.rows)
+    block = without_token_rows(nnx.merge(spec.block, params))
+    tiles, rows = num_tiles(spec.layout.rows)
 
     def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         read = tile_reader(batch, None, rows)
@@ -416,5 +349,5 @@ def residual_sums(
         change_B = jnp.where(batch.valid_B, change.reshape(-1), 0)
         return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
 
-    each = settings.layout.rows
+    each = spec.layout.rows
     return read_contexts(contexts_NxD, inputs.tokens, own, each, visit, sums, filling=filling(each))

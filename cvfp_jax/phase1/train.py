@@ -1,60 +1,55 @@
 """Phase 1: the context block learned while all contexts are iterated towards their fixed point.
 
-Shapes: N tokens, D context width, E embedding width, V tokens.
+Shapes: N tokens, D context width.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, FirstRows, Pace
-from cvfp_jax.checkpointing.row_file import RowFile, RowFiles
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, Pace
 from cvfp_jax.config.settings import Phase1Config
 from cvfp_jax.contexts.effective_rank import effective_rank
-from cvfp_jax.contexts.recurrence import sequential_contexts, write_sequential
+from cvfp_jax.contexts.recurrence import sequential_contexts
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.contexts.store import ContextStore
+from cvfp_jax.contexts.windows import StreamWindows
 from cvfp_jax.core.fixed_point import Solution, Status
-from cvfp_jax.core.matmul import as_kept, as_numbers
+from cvfp_jax.core.matmul import as_kept
 from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.core.optimizer import GradientClip, clip_by_global_norm
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed import processes
-from cvfp_jax.distributed.layout import Layout, lay_out, with_overlap
+from cvfp_jax.distributed.layout import Layout, lay_out
 from cvfp_jax.distributed.mesh import (
     REPLICATED,
     ROWS,
     axis_index,
     device_put,
-    resize_rows,
     shard_map,
     single_device_mesh,
     to_local_device,
 )
-from cvfp_jax.kernels.token_tables import distinct_tokens, windowed
-from cvfp_jax.phase1 import disk as phase1_disk
-from cvfp_jax.phase1 import step as phase1_step
+from cvfp_jax.phase1.iteration import Iteration
 from cvfp_jax.phase1.micro_batches import Tokens
-from cvfp_jax.phase1.step import Inputs, Noise, Settings, State, advance, with_contexts
+from cvfp_jax.phase1.step import Inputs, Noise, Phase1Spec, State
 from cvfp_jax.phase1.stop_rules import Limits, RankWatch, Watch
 
 INITIAL_STD = 0.01
 _ROWS_DRAWN = 1024
-
-# Receives the steps made and the trace so far.
-Progress = Callable[[int, dict[str, np.ndarray]], None]
 
 
 class Phase1Result(NamedTuple):
     """The trained block, the contexts and how they were reached."""
 
     block: ContextBlock
-    # Made with the parameters before the last step; zeros beyond the stream.
-    contexts_NxD: jax.Array | RowFile
+    contexts: ContextStore  # made with the parameters before the last step; zeros beyond the stream
     status: Status
     iterations: int  # counts the start as 1, so it is one more than the steps
     trace: dict[str, np.ndarray]  # loss, cvfp_loss, diversity_loss, converged_tokens, grad_norm; a step each
@@ -66,42 +61,28 @@ class Phase1Result(NamedTuple):
 
 def _initial_contexts(
     block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
+    stream: TokenStream,
     layout: Layout,
     config: Phase1Config,
     key: jax.Array,
-    dtype: Any,
-) -> jax.Array:
-    """Returns the contexts of iteration 1 as a state has them, zero beyond the stream."""
+    runtime: Runtime,
+) -> ContextStore:
+    """Returns the contexts of iteration 1, zero beyond the stream."""
+    dtype = _context_dtype(stream, config)
     if config.initial_contexts == "sequential":
-        contexts_NxD = sequential_contexts(
-            block, vectors_VxE, ids, capacity=layout.all_rows, mesh=layout.mesh
-        )
-        return resize_rows(as_kept(contexts_NxD.astype(dtype)), layout.all_rows, layout.mesh)
-    num_tokens, first = device_put((jnp.int32(len(ids)), jnp.int32(0)), layout.mesh)
-    return _random_contexts(device_put(key, layout.mesh), num_tokens, first, layout, block.context_dim, dtype)
-
-
-def _write_initial(
-    contexts: RowFile,
-    block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
-    layout: Layout,
-    config: Phase1Config,
-    key: jax.Array,
-) -> None:
-    """Writes the same contexts to a file."""
-    if config.initial_contexts == "sequential":
-        write_sequential(contexts, block, vectors_VxE, ids, capacity=layout.all_rows)
-        return
-    num_tokens, dtype = jnp.int32(len(ids)), jnp.dtype(contexts.dtype)
-    for first, rows in contexts.stretches(layout.rows):
-        part = dataclasses.replace(layout, batches=rows // layout.rows)
-        if first < len(ids):
-            drawn = _random_contexts(key, num_tokens, jnp.int32(first), part, block.context_dim, dtype)
-            contexts.write(first, as_numbers(drawn))
+        # They are not saved for themselves: what goes on from them is.
+        unsaved = dataclasses.replace(runtime, checkpointer=Checkpointer())
+        all_rows = dataclasses.replace(stream, capacity=layout.all_rows)
+        return sequential_contexts(block, all_rows, runtime=unsaved).astype(dtype).resized(layout.all_rows)
+    store = runtime.new_store((layout.all_rows, block.context_dim), dtype, len(stream))
+    num_tokens = device_put(jnp.int32(len(stream)), layout.mesh)
+    key = device_put(key, layout.mesh)
+    with store.writer() as write:
+        for first, rows in store.chunk_ranges(layout.rows, len(stream)):
+            part = dataclasses.replace(layout, batches=rows // layout.rows // layout.mesh.size)
+            start = device_put(jnp.int32(first), layout.mesh)
+            write(first, _random_contexts(key, num_tokens, start, part, block.context_dim, dtype))
+    return store
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "dim", "dtype"))
@@ -132,74 +113,67 @@ def _random_contexts(
     )
 
 
-def prepare(
+def _context_dtype(stream: TokenStream, config: Phase1Config) -> Any:
+    """Of contexts between iterations."""
+    return stream.vectors_VxE.dtype if config.context_dtype == "float32" else jnp.dtype(config.context_dtype)
+
+
+def begin_iteration(
     block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
+    stream: TokenStream,
     config: Phase1Config,
     key: jax.Array,
     *,
-    capacity: int = 0,
-    distinct_capacity: int = 0,
-    stale_norm: float | None = None,
+    runtime: Runtime | None = None,
     initial_contexts: np.ndarray | jax.Array | None = None,
     noise: Noise | None = None,
-    mesh: Mesh | None = None,
-    disk: RowFiles | None = None,
-) -> tuple[Solution, Inputs, Settings]:
-    """Returns the iteration before its first step; the arguments are those of ``learn_contexts``."""
-    num_tokens = len(ids)
-    layout = lay_out(mesh or single_device_mesh(), max(capacity, num_tokens), config.batch_size)
+    gradient_clip: GradientClip = clip_by_global_norm,
+) -> Iteration:
+    """Returns the iteration before its first step.
+
+    Args:
+      block: see ``learn_contexts``, as for the other arguments that it has.
+      stream: the tokens.
+      config: the settings.
+      key: the random key.
+      runtime: where it runs.
+      initial_contexts: float [N, D] or fewer rows, in the place of those that the settings ask for.
+      noise: in the place of normal noise.
+      gradient_clip: makes what clips gradients.
+    """
+    runtime = runtime or Runtime()
+    layout = lay_out(runtime.mesh, stream.num_rows, config.batch_size)
     graphdef, params = nnx.split(block)
     start_key, noise_key = jax.random.split(key)
-    dtype = vectors_VxE.dtype if config.context_dtype == "float32" else config.context_dtype
-    contexts_NxD: Any
-    if disk is not None:
-        contexts_NxD = disk.make((layout.all_rows, block.context_dim), dtype, num_tokens)
-        if initial_contexts is None:
-            _write_initial(contexts_NxD, block, vectors_VxE, ids, layout, config, start_key)
-        else:
-            contexts_NxD.write(0, initial_contexts)
-    elif initial_contexts is None:
-        contexts_NxD = _initial_contexts(block, vectors_VxE, ids, layout, config, start_key, dtype)
+    if initial_contexts is None:
+        contexts = _initial_contexts(block, stream, layout, config, start_key, runtime)
     else:
-        contexts_NxD = as_kept(jnp.asarray(initial_contexts, dtype))
-        contexts_NxD = resize_rows(contexts_NxD, layout.all_rows, layout.mesh)
-    vectors_UxE, places_N = distinct_tokens(vectors_VxE, ids, distinct_capacity)
-    before = block.num_input_tokens - 1
-    places_M = np.pad(places_N, (0, layout.all_rows - num_tokens))
-    places_M = windowed(places_M, block.num_input_tokens, len(vectors_UxE))
-    places_M = with_overlap(places_M, before, layout.own_rows, layout.mesh.size)
+        shape, dtype = (layout.all_rows, block.context_dim), _context_dtype(stream, config)
+        contexts = runtime.new_store(shape, dtype, len(stream))
+        with contexts.writer() as write:
+            write(0, jnp.asarray(initial_contexts, dtype))
+    windows = StreamWindows(stream, block.num_input_tokens, layout.mesh)
     place = functools.partial(device_put, mesh=layout.mesh)
-    places_M = places_M.astype(np.int32)
-    places_32: Any = places_M if disk is not None else place(jnp.asarray(places_M), spec=ROWS)
-    tokens = Tokens(place(vectors_UxE), places_32, place(jnp.int32(num_tokens)))
+    num_tokens = len(stream)
+    tokens = Tokens(windows.vectors_UxE, None, place(jnp.int32(num_tokens)))
     inputs = Inputs(tokens, place(Limits.of(num_tokens, config)), place(noise_key))
-    settings = Settings(config, graphdef, layout, noise, stale_norm)
+    spec = Phase1Spec(config, graphdef, layout, noise, gradient_clip)
     # The state is donated, and the caller keeps the untrained block.
-    params, watch = jax.tree.map(jnp.copy, params), Watch.start()
-    state = State(*place((params, settings.optimizer().init(params))), contexts_NxD, place(watch))
-    start = phase1_step.start if disk is None else phase1_disk.start
-    return start(state, inputs, settings), inputs, settings
+    params = jax.tree.map(jnp.copy, params)
+    state = State(*place((params, spec.optimizer().init(params))), None, place(Watch.start()))
+    return Iteration(state, contexts, windows, inputs, spec)
 
 
 def learn_contexts(
     block: ContextBlock,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
+    stream: TokenStream,
     config: Phase1Config,
     key: jax.Array,
     *,
-    val_ids: np.ndarray | None = None,
-    capacity: int = 0,
-    val_capacity: int = 0,
-    distinct_capacity: int = 0,
-    stale_norm: float | None = None,
-    progress: Progress | None = None,
-    checkpointer: Checkpointer | None = None,
-    part: str = "phase 1",
-    mesh: Mesh | None = None,
-    disk: RowFiles | None = None,
+    val_stream: TokenStream | None = None,
+    runtime: Runtime | None = None,
+    block_index: int = 0,
+    gradient_clip: GradientClip = clip_by_global_norm,
 ) -> Phase1Result:
     """Learns a context block by fixed-point iteration over a whole token stream.
 
@@ -211,21 +185,14 @@ def learn_contexts(
 
     Args:
       block: the untrained block; it is left as it is.
-      vectors_VxE: float32, the token vectors.
-      ids: int [N], the stream.
+      stream: the tokens.
       config: the settings.
       key: the random key of the start, N(0, 0.01^2), of the noise and of the diversity loss.
-      val_ids: int, the validation stream, for ``stop=val_effective_rank``.
-      capacity: the least number of tokens to compile for; streams of one capacity share their programs.
-      val_capacity: the same of the validation stream.
-      distinct_capacity: the least number of distinct tokens.
-      stale_norm: counts in the gradient's norm when it is clipped (see ``optimizer``).
-      progress: called about once a second.
-      checkpointer: what the iteration is saved by on the way, and taken up again from.
-      part: its name there.
-      mesh: the devices, which have a range of the tokens each; the first one if none are given. What
-        comes out does not depend on them, up to rounding.
-      disk: where the contexts are kept in a file, of one device; in memory if it is not said.
+      val_stream: the validation tokens, for ``stop=val_effective_rank``.
+      runtime: where it runs, and what watches it; JAX's first device by default. What comes out does not
+        depend on it, up to rounding.
+      block_index: which block it is of several, by which its state is saved.
+      gradient_clip: makes what clips gradients, given ``config.gradient_clip``.
 
     Returns:
       A ``Phase1Result``; its status is CONVERGED, STALLED, MAX_STEPS or NON_FINITE.
@@ -236,120 +203,86 @@ def learn_contexts(
     References:
       rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
-    checkpointer = checkpointer or Checkpointer()
+    runtime = runtime or Runtime()
+    checkpointer, part = runtime.checkpointer, part_name(block_index)
     watch = RankWatch(config) if config.stop == "val_effective_rank" else None
-    if watch is not None and val_ids is None:
+    if watch is not None and val_stream is None:
         raise ValueError("stop=val_effective_rank needs validation tokens")
     saved = checkpointer.facts(part)
-    solution, inputs, settings = prepare(
-        block,
-        vectors_VxE,
-        ids,
-        config,
-        key,
-        capacity=capacity,
-        distinct_capacity=distinct_capacity,
-        stale_norm=stale_norm,
-        # Their place is taken by what was saved.
-        initial_contexts=None if saved is None else np.zeros((0, block.context_dim), np.float32),
-        mesh=mesh,
-        disk=disk,
+    # What was saved takes their place.
+    none = None if saved is None else np.zeros((0, block.context_dim), np.float32)
+    iteration = begin_iteration(
+        block, stream, config, key, runtime=runtime, initial_contexts=none, gradient_clip=gradient_clip
     )
-    saved_rows = lay_out(single_device_mesh(), max(capacity, len(ids)), config.batch_size).all_rows
+    saved_rows = lay_out(single_device_mesh(), stream.num_rows, config.batch_size).all_rows
     if saved is not None:
-        solution = _from_saved(checkpointer.restore(part, _to_save(solution, saved_rows)), settings)
+        iteration.restore(checkpointer.restore(part, iteration.to_save(saved_rows)))
         if watch is not None:
             watch.recall(saved["val_ranks"])
 
     def state() -> tuple[Facts, Solution]:
-        facts = {"steps": int(solution.steps), "val_ranks": watch.ranks if watch else []}
-        return facts, _to_save(solution, saved_rows)
+        facts = {"steps": iteration.steps, "val_ranks": watch.ranks if watch else []}
+        return facts, iteration.to_save(saved_rows)
 
+    show = runtime.progress.phase1(block_index, len(stream))
     # Callbacks from inside the compiled loop would show progress too, but keep it out of JAX's
     # compilation cache; leaving the loop costs microseconds and changes no digit.
     pace = Pace()
-    while int(solution.status) == Status.RUNNING:
-        until = int(solution.steps) + pace.steps(checkpointer.seconds_left())
+    while iteration.status == Status.RUNNING:
+        until = iteration.steps + pace.steps(checkpointer.seconds_left())
         if watch is not None:
-            until = min(until, watch.next_check(int(solution.steps) + 1) - 1)
+            until = min(until, watch.next_check(iteration.steps + 1) - 1)
         with pace:
-            if disk is None:
-                solution = jax.block_until_ready(advance(solution, inputs, jnp.int32(until), settings))
-            else:
-                solution = phase1_disk.advance(solution, inputs, until, settings)
-        if progress:
-            progress(int(solution.steps), _trace(solution))
-        broken = int(solution.status) == Status.NON_FINITE
-        if watch is not None and not broken and (int(solution.steps) + 1) % config.val_frequency == 0:
-            assert val_ids is not None
-            solution = _check_rank(solution, watch, vectors_VxE, val_ids, val_capacity, settings)
-        if int(solution.status) != Status.NON_FINITE:
-            checkpointer.maybe_save(part, state, stage_end=int(solution.status) != Status.RUNNING)
-    if int(solution.status) != Status.NON_FINITE:
+            iteration.advance(until)
+        show(iteration.steps, iteration.trace)
+        if iteration.status == Status.NON_FINITE:
+            break
+        if watch is not None and (iteration.steps + 1) % config.val_frequency == 0:
+            assert val_stream is not None
+            _check_rank(iteration, watch, val_stream)
+        if iteration.status != Status.NON_FINITE:
+            checkpointer.maybe_save(part, state, stage_end=iteration.status != Status.RUNNING)
+    if iteration.status != Status.NON_FINITE:
         checkpointer.include(part, *state())
-    return conclude(solution, inputs, settings, watch.ranks if watch else [])
+    return conclude(iteration, watch.ranks if watch else [])
 
 
-def _to_save(solution: Solution, rows: int) -> Solution:
-    """What is saved does not depend on the devices: contexts without the padding that these need."""
-    contexts = solution.state.contexts_NxD
-    if not isinstance(contexts, RowFile):
-        contexts = FirstRows(contexts, rows)
-    return with_contexts(solution, contexts)
+def part_name(block_index: int) -> str:
+    """Returns the name under which a block's iteration is saved."""
+    return f"phase 1, block {block_index + 1}"
 
 
-def _from_saved(solution: Solution, settings: Settings) -> Solution:
-    """What was saved, on the devices."""
-    layout, contexts_NxD = settings.layout, solution.state.contexts_NxD
-    if not isinstance(contexts_NxD, RowFile):
-        contexts_NxD = resize_rows(as_kept(contexts_NxD), layout.all_rows, layout.mesh)
-    rest = device_put(with_contexts(solution, None), layout.mesh)
-    return with_contexts(rest, contexts_NxD)
-
-
-def _check_rank(
-    solution: Solution,
-    watch: RankWatch,
-    vectors_VxE: jax.Array,
-    ids: np.ndarray,
-    capacity: int,
-    settings: Settings,
-) -> Solution:
+def _check_rank(iteration: Iteration, watch: RankWatch, val_stream: TokenStream) -> None:
     """Stops the iteration if the effective rank of exact contexts no longer grows."""
+    config = iteration.spec.config
     # A copy, because the next steps donate the state that the block would share its arrays with.
-    block = nnx.merge(settings.block, to_local_device(jax.tree.map(jnp.copy, solution.state.params)))
-    ids, room = ids[: settings.config.val_sample_size], min(capacity, settings.config.val_sample_size)
-    contexts_MxD = sequential_contexts(block, vectors_VxE, ids[:-1], capacity=room)
+    params = to_local_device(jax.tree.map(jnp.copy, iteration.solution.state.params))
+    block = nnx.merge(iteration.spec.block, params)
+    capacity = min(val_stream.capacity, config.val_sample_size)
+    first = dataclasses.replace(val_stream[: config.val_sample_size], capacity=capacity)
+    contexts = sequential_contexts(block, first[:-1])
     # Other hosts' last digits may differ, and all must stop at the same step.
-    rank = processes.broadcast(effective_rank(contexts_MxD, len(ids) - 1))
-    status = int(solution.status)
+    rank = processes.broadcast(effective_rank(contexts, len(first) - 1))
+    status = iteration.status
     if not math.isfinite(rank):
         status = Status.NON_FINITE
     elif watch.stops(rank) and status in (Status.RUNNING, Status.MAX_STEPS):
         status = Status.STALLED
-    return solution._replace(status=device_put(jnp.int32(status), settings.layout.mesh))
+    iteration.end_with(status)
 
 
-def _trace(solution: Solution) -> dict[str, np.ndarray]:
-    """The metrics of the steps made so far."""
-    return {name: np.asarray(values)[: int(solution.steps)] for name, values in solution.trace.items()}
-
-
-def conclude(
-    solution: Solution, inputs: Inputs, settings: Settings, val_ranks: list[float] | None = None
-) -> Phase1Result:
-    """Returns what an iteration came to, with its residual at fixed parameters."""
-    state, trace = solution.state, _trace(solution)
-    residual = phase1_disk.residual if isinstance(state.contexts_NxD, RowFile) else phase1_step.residual
-    residual_mean, residual_max = residual(state.params, state.contexts_NxD, inputs, settings)
+def conclude(iteration: Iteration, val_ranks: list[float] | None = None) -> Phase1Result:
+    """Returns what an iteration has come to, with its residual at fixed parameters."""
+    trace = iteration.trace
+    residual_mean, residual_max = iteration.residual()
     return Phase1Result(
-        nnx.merge(settings.block, to_local_device(state.params)),
-        state.contexts_NxD if isinstance(state.contexts_NxD, RowFile) else as_numbers(state.contexts_NxD),
-        Status(int(solution.status)),
-        int(solution.steps) + 1,
+        nnx.merge(iteration.spec.block, to_local_device(iteration.solution.state.params)),
+        iteration.contexts,
+        iteration.status,
+        iteration.steps + 1,
         trace,
-        int(trace["converged_tokens"][-1]) / int(inputs.tokens.num_tokens),
-        float(residual_mean),
-        float(residual_max),
+        int(trace["converged_tokens"][-1]) / iteration.num_tokens,
+        residual_mean,
+        residual_max,
         val_ranks or [],
     )

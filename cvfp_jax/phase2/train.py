@@ -18,13 +18,17 @@ from jax.sharding import Mesh
 from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts
 from cvfp_jax.config.settings import Phase2Config
 from cvfp_jax.contexts.recurrence import sequential_contexts
+from cvfp_jax.contexts.runtime import Phase2Progress, Runtime
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.matmul import as_kept, operand
 from cvfp_jax.core.model import LanguageModel, TokenBlock
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import VOCABULARY, device_put, model_size, to_local_device
-from cvfp_jax.phase2.step import Frozen, Settings, Stream, Trained, TrainState, compiled
+from cvfp_jax.phase2.step import Frozen, Phase2Spec, Trained, TrainState, compiled
+from cvfp_jax.phase2.stream import Stream
 
+PART = "phase 2"  # the name under which training is saved
 # The host waits for the device every so many batches, so that progress tells of work done.
 _BATCHES_BETWEEN_REPORTS = 16
 
@@ -40,8 +44,6 @@ class Epoch:
 
 # The loss and the gradient norm of a batch.
 Measure = tuple[float, float]
-# Receives the epoch (from 1), the rows done in it and the mean loss of the latest batch.
-Progress = Callable[[int, int, float], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,43 +108,38 @@ def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def _batches(stream: Stream, config: Phase2Config) -> list[tuple[np.int32, int]]:
-    """The first row of each batch and the number of its rows."""
-    starts = range(0, stream.num_rows, config.batch_size)
-    return [(np.int32(first), min(config.batch_size, stream.num_rows - first)) for first in starts]
-
-
-def _evaluate(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[float, float]:
+def _evaluate(params: Trained, frozen: Frozen, stream: Stream, spec: Phase2Spec) -> tuple[float, float]:
     """Returns the mean loss and the accuracy over a stream."""
-    if settings.recomputed:
-        frozen, stream = _renewed(params, frozen, stream, settings)
-    _, step = compiled(settings)
-    batches = _batches(stream, settings.config)
-    results = jax.device_get([step(params, frozen, stream, first) for first, _ in batches])
+    if spec.recomputed:
+        frozen, stream = _renewed(params, frozen, stream, spec)
+    _, step = compiled(spec)
+    batches = stream.batches(spec.config.batch_size)
+    pairs = zip(batches, spec.arrays(stream, batches), strict=True)
+    results = jax.device_get([step(params, frozen, arrays, first) for (first, _), arrays in pairs])
     # Summed in double precision: a stream holds millions of losses.
     loss = math.fsum(float(result.loss) for result in results)
     return loss / stream.num_rows, sum(int(result.hits) for result in results) / stream.num_rows
 
 
-def _renewed(params: Trained, frozen: Frozen, stream: Stream, settings: Settings) -> tuple[Frozen, Stream]:
+def _renewed(params: Trained, frozen: Frozen, stream: Stream, spec: Phase2Spec) -> tuple[Frozen, Stream]:
     """The token vectors and exact contexts of the embedding's LayerNorm as it is now."""
-    vectors_VxE = nnx.merge(settings.embed_norm, params.embed_norm)(frozen.table_VxE)
-    block = nnx.merge(settings.context_block, to_local_device(frozen.context_block))
-    ids = np.asarray(stream.ids_N)[: stream.num_rows]
-    contexts_NxD = sequential_contexts(
-        block, to_local_device(vectors_VxE), ids, capacity=len(stream.ids_N), mesh=settings.mesh
+    vectors_VxE = nnx.merge(spec.embed_norm, params.embed_norm)(frozen.table_VxE)
+    block = nnx.merge(spec.context_block, to_local_device(frozen.context_block))
+    tokens = TokenStream(
+        to_local_device(vectors_VxE), np.asarray(stream.ids_N)[: stream.num_rows], len(stream.ids_N)
     )
-    return frozen._replace(vectors_VxE=vectors_VxE), stream._replace(contexts_NxD=contexts_NxD)
+    contexts = sequential_contexts(block, tokens, runtime=Runtime(spec.mesh))
+    return frozen._replace(vectors_VxE=vectors_VxE), dataclasses.replace(stream, contexts=contexts)
 
 
-def prepare(
+def begin_training(
     model: LanguageModel, config: Phase2Config, mesh: Mesh, key: jax.Array
-) -> tuple[TrainState, Frozen, Settings]:
-    """Returns the state before the first step, what does not change, and the settings of the steps."""
+) -> tuple[TrainState, Frozen, Phase2Spec]:
+    """Returns the state before the first step, what does not change, and the spec of the steps."""
     context_graph, context_params = nnx.split(model.context_blocks[0])
     token_graph, token_params = nnx.split(model.token_block)
     norm_graph, norm_params = nnx.split(model.embedding.norm)
-    settings = Settings(config, model.config, context_graph, token_graph, norm_graph, mesh, model.precision)
+    spec = Phase2Spec(config, model.config, context_graph, token_graph, norm_graph, mesh, model.precision)
     table_VxE = model.embedding.table[...]
     missing = -len(table_VxE) % model_size(mesh)
     padded_VxE = jnp.pad(table_VxE, ((0, missing), (0, 0))) if missing else table_VxE
@@ -153,15 +150,15 @@ def prepare(
         trained = trained._replace(table_VxE=model.head.table[...], bias_V=model.head.bias[...])
     elif not config.freeze_embedding:
         trained = trained._replace(table_VxE=table_VxE)
-    if settings.recomputed:
+    if spec.recomputed:
         trained = trained._replace(embed_norm=norm_params)
     place = functools.partial(device_put, mesh=mesh)
     # Each step donates its state, which must not share arrays with the caller's model.
     trained = jax.tree.map(jnp.copy, trained)
     context_D = jnp.zeros((model.config.context_dim,), table_VxE.dtype)
-    state = TrainState(trained, settings.optimizer().init(trained), context_D)
+    state = TrainState(trained, spec.optimizer().init(trained), context_D)
     frozen = place(frozen)._replace(head_VxE=place(head_VxE, spec=VOCABULARY))
-    return place(state), frozen, settings
+    return place(state), frozen, spec
 
 
 def learn_tokens(
@@ -169,12 +166,9 @@ def learn_tokens(
     train: Stream,
     val: Stream,
     config: Phase2Config,
-    mesh: Mesh,
-    *,
     key: jax.Array | None = None,
-    progress: Progress | None = None,
-    checkpointer: Checkpointer | None = None,
-    part: str = "phase 2",
+    *,
+    runtime: Runtime | None = None,
 ) -> Phase2Result:
     """Learns a token block that predicts the next token from frozen contexts.
 
@@ -187,12 +181,9 @@ def learn_tokens(
       model: the trained context blocks and the untrained rest; it is left as it is.
       train: the training stream.
       val: the validation stream.
-      config: the settings.
-      mesh: the devices; each batch is shared among them by rows.
+      config: the spec.
       key: draws what dropout leaves out.
-      progress: called every few batches.
-      checkpointer: what training is saved by on the way, and taken up again from.
-      part: its name there.
+      runtime: the devices, which share each batch by rows, and what watches training.
 
     Returns:
       A ``Phase2Result``.
@@ -200,16 +191,19 @@ def learn_tokens(
     References:
       rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
-    checkpointer = checkpointer or Checkpointer()
-    state, frozen, settings = prepare(model, config, mesh, jax.random.key(0) if key is None else key)
+    runtime = runtime or Runtime()
+    mesh, checkpointer = runtime.mesh, runtime.checkpointer
+    state, frozen, spec = begin_training(model, config, mesh, jax.random.key(0) if key is None else key)
+    show = runtime.progress.phase2(train.num_rows + 1)
     train, val = train.on(mesh), val.on(mesh)
     best = jax.tree.map(jnp.copy, state.params)
-    per_epoch = len(_batches(train, config))
+    batches = train.batches(config.batch_size)
+    per_epoch = len(batches)
     epochs: list[Epoch] = []
     steps: list[Measure] = []
-    if saved := checkpointer.facts(part):
+    if saved := checkpointer.facts(PART):
         losses_T = jax.ShapeDtypeStruct((saved["batches"],), frozen.table_VxE.dtype)
-        state, best, losses_T, norms_T = checkpointer.restore(part, (state, best, losses_T, losses_T))
+        state, best, losses_T, norms_T = checkpointer.restore(PART, (state, best, losses_T, losses_T))
         state, best = device_put((state, best), mesh)
         steps = [
             (float(loss), float(norm))
@@ -222,18 +216,20 @@ def learn_tokens(
     status, failed_batch = Status.MAX_STEPS, None
     before, done = steps[: len(epochs) * per_epoch], steps[len(epochs) * per_epoch :]
     for number in range(len(epochs) + 1, config.epochs + 1):
-        offer = functools.partial(_offer, checkpointer, part, best, epochs, before)
-        state, losses = train_epoch(state, frozen, train, settings, number, progress, done, offer)
+        maybe_save = functools.partial(_maybe_save, checkpointer, best, epochs, before)
+        state, losses = train_epoch(
+            state, frozen, train, spec, number, progress=show, done=done, after_batch=maybe_save
+        )
         before, done = before + losses, []
         failed_batch = _first_broken(losses)
         if failed_batch is not None:
             epochs.append(Epoch(math.nan, math.nan, math.nan))
             status = Status.NON_FINITE
             break
-        batches = zip(losses, _batches(train, config), strict=True)
-        train_loss = math.fsum(loss * rows for (loss, _), (_, rows) in batches) / train.num_rows
+        weighed = (loss * rows for (loss, _), (_, rows) in zip(losses, batches, strict=True))
+        train_loss = math.fsum(weighed) / train.num_rows
         # Other hosts' last digits may differ, and all must stop at the same epoch.
-        val_loss, val_acc = processes.broadcast(_evaluate(state.params, frozen, val, settings))
+        val_loss, val_acc = processes.broadcast(_evaluate(state.params, frozen, val, spec))
         epochs.append(Epoch(train_loss, val_loss, val_acc))
         if not math.isfinite(val_loss):
             status = Status.NON_FINITE
@@ -244,7 +240,7 @@ def learn_tokens(
             status = Status.CONVERGED
             break
     return Phase2Result(
-        nnx.merge(settings.token_block, to_local_device(best.token_block)),
+        nnx.merge(spec.token_block, to_local_device(best.token_block)),
         best,
         state.params,
         epochs,
@@ -256,9 +252,8 @@ def learn_tokens(
     )
 
 
-def _offer(
+def _maybe_save(
     checkpointer: Checkpointer,
-    part: str,
     best: Trained,
     epochs: list[Epoch],
     before: list[Measure],
@@ -276,7 +271,7 @@ def _offer(
         facts = {"epochs": [dataclasses.astuple(epoch) for epoch in epochs], "batches": len(measures)}
         return facts, arrays
 
-    checkpointer.maybe_save(part, make)
+    checkpointer.maybe_save(PART, make)
 
 
 def _on_host(losses: list[Any]) -> list[Measure]:
@@ -295,27 +290,26 @@ def train_epoch(
     state: TrainState,
     frozen: Frozen,
     stream: Stream,
-    settings: Settings,
+    spec: Phase2Spec,
     number: int,
-    progress: Progress | None,
+    *,
+    progress: Phase2Progress = lambda epoch, rows, loss: None,
     done: Sequence[Measure] = (),
-    offer: Callable[[TrainState, list[Any]], None] | None = None,
+    after_batch: Callable[[TrainState, list[Any]], None] = lambda state, measures: None,
 ) -> tuple[TrainState, list[Measure]]:
     """Trains on the batches of an epoch that are not done, or up to a loss that is seen not to be finite.
 
     Returns the new state, and the loss and gradient norm of each batch.
     """
-    step, _ = compiled(settings)
+    step, _ = compiled(spec)
     measures: list[Any] = list(done)
-    batches = _batches(stream, settings.config)[len(done) :]
-    for (first, rows), ready in zip(batches, stream.for_batches(batches, settings), strict=False):
-        state, loss, norm = step(state, frozen, ready, first, np.int32(number))
+    batches = stream.batches(spec.config.batch_size)[len(done) :]
+    for (first, rows), arrays in zip(batches, spec.arrays(stream, batches), strict=False):
+        state, loss, norm = step(state, frozen, arrays, first, np.int32(number))
         measures.append((loss, norm))
         if len(measures) % _BATCHES_BETWEEN_REPORTS == 0:
             if not math.isfinite(float(loss)):
                 break
-            if progress:
-                progress(number, int(first) + rows, float(loss))
-        if offer:
-            offer(state, measures)
+            progress(number, int(first) + rows, float(loss))
+        after_batch(state, measures)
     return state, _on_host(measures)

@@ -26,7 +26,7 @@ class PrintedPowerLaw:
     std_err: float
 
     @property
-    def A(self) -> float:  # noqa: N802 (the law's own letter)
+    def A(self) -> float:
         """The law's value at x = 1."""
         return math.exp(self.log_A)
 

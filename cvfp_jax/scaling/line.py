@@ -48,7 +48,7 @@ class LogLine:
         return self.status == FITTED
 
     @property
-    def A(self) -> float:  # noqa: N802 (the law's own letter)
+    def A(self) -> float:
         """The law's value at x = 1."""
         return exp(self.log_A)
 

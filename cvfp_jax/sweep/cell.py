@@ -1,49 +1,41 @@
 """One cell: data -> phase 1 -> contexts -> effective rank -> phase 2 -> record."""
 
-import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import Checkpointer, FirstRows
-from cvfp_jax.checkpointing.row_file import RowFile, RowFiles, read_ahead
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.contexts.diagnostics import block_diagnostics
 from cvfp_jax.contexts.effective_rank import effective_rank
-from cvfp_jax.contexts.parallel import parallel_contexts, write_parallel
+from cvfp_jax.contexts.parallel import parallel_contexts
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.contexts.store import ContextStore, as_store
 from cvfp_jax.core.fixed_point import Status
+from cvfp_jax.core.matmul import as_numbers
 from cvfp_jax.core.model import ContextBlock, LanguageModel
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.core.widths import num_params
 from cvfp_jax.data.dataset import CellData
-from cvfp_jax.distributed.mesh import line_mesh, resize_rows, single_device_mesh
-from cvfp_jax.phase1.multi_block import (
-    contexts_part,
-    exact_contexts,
-    learn_blocks,
-    phase1_part,
-    write_exact_contexts,
-)
-from cvfp_jax.phase1.train import Phase1Result
-from cvfp_jax.phase2.step import Stream
+from cvfp_jax.phase1.multi_block import contexts_part, exact_contexts, learn_blocks
+from cvfp_jax.phase1.train import Phase1Result, part_name
+from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import Phase2Result, learn_tokens
+from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.results.records import OK, Record, perplexity
 from cvfp_jax.runtime.stopwatch import Stopwatch
-from cvfp_jax.sweep.progress import CellProgress
 
 # Random numbers are functions of the seed and of what they are for.
 _USES = 6
 _INIT, _PHASE1, _TRAIN_ROWS, _VAL_ROWS, _DIAGNOSTICS, _DROPOUT = range(_USES)
 # Parts of a cell's state, beside those that its stages name.
-_SECONDS, _ROOM, _MEASURED, _VAL, _TRAIN = (
+_SECONDS, _SIZES, _MEASURED, _VAL, _TRAIN = (
     "seconds", "room", "contexts", "validation contexts", "training contexts",
 )  # fmt: skip
 
@@ -78,247 +70,207 @@ def device_name() -> str:
     return f"{device.platform}: {device.device_kind}"
 
 
-def run_cell(
-    config: RunConfig,
-    data: CellData,
-    progress: CellProgress,
-    checkpointer: Checkpointer | None = None,
-    mesh: Mesh | None = None,
-    disk: Path | None = None,
-) -> Record:
+def run_cell(config: RunConfig, data: CellData, runtime: Runtime | None = None) -> Record:
     """Runs one cell from its data to its record.
 
     Args:
       config: the cell.
       data: its tokens and table.
-      progress: is told how the phases go.
-      checkpointer: what the cell is saved by on the way, and taken up again from.
-      mesh: the devices; JAX's first one if none are given. No number depends on them, up to rounding.
-      disk: a folder, made and removed, that training's contexts are kept in, of one device; in memory if
-        none is given. No number depends on it.
+      runtime: where it runs and what watches it, on JAX's first device by default. No number depends on it,
+        up to rounding.
 
     Returns:
       The record. Where a phase broke down its status says so, and what could not be measured is NaN.
     """
     # Without this, accelerators multiply single-precision matrices with fewer digits.
-    with (
-        jax.default_matmul_precision("highest"),
-        contextlib.nullcontext() if disk is None else RowFiles(disk) as files,
-    ):
-        return _run_cell(
-            config, data, progress, checkpointer or Checkpointer(), mesh or single_device_mesh(), files
-        )
+    with jax.default_matmul_precision("highest"):
+        return _Cell(config, data, runtime or Runtime()).run()
 
 
 class _Contexts(NamedTuple):
     """What phase 2 needs of what came before."""
 
     blocks: list[ContextBlock]
-    train_NxD: jax.Array | RowFile | None  # None if phase 2 makes them itself
-    val_MxD: jax.Array | None
+    train: ContextStore | None  # None if phase 2 makes them itself
+    val: ContextStore | None
 
 
-class _Cell(NamedTuple):
-    """What every stage of a cell is given."""
+class _Cell:
+    """A cell, a method a stage."""
 
-    config: RunConfig
-    data: CellData
-    model: LanguageModel
-    keys: list[jax.Array]
-    watches: _Watches
-    progress: CellProgress
-    checkpointer: Checkpointer
-    mesh: Mesh
-    disk: RowFiles | None
-
-
-def _run_cell(
-    config: RunConfig,
-    data: CellData,
-    progress: CellProgress,
-    checkpointer: Checkpointer,
-    mesh: Mesh,
-    disk: RowFiles | None,
-) -> Record:
-    watches = _Watches(checkpointer.facts(_SECONDS) or {})
-    checkpointer.include(_SECONDS, watches.spent)
-    # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
-    room = {name: getattr(data, name) for name in ("capacity", "val_capacity", "distinct_capacity")}
-    data = dataclasses.replace(data, **(checkpointer.facts(_ROOM) or room))
-    checkpointer.include(_ROOM, {name: getattr(data, name) for name in room})
-    keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
-    model = LanguageModel(config.model, jnp.asarray(data.table), config.precision, rngs=nnx.Rngs(keys[_INIT]))
-    cell = _Cell(config, data, model, keys, watches, progress, checkpointer, mesh, disk)
-    phase2 = config.phase2
-    record: Record = {
-        **_identity(config, data),
-        **num_params(config.model, len(data.table), phase2.freeze_embedding, phase2.count_embed_norm),
-        "seed": config.seed,
-        "precision": config.precision,
-        "device": device_name(),
-    }
-    measured, contexts = _measure_contexts(cell)
-    if contexts is None:
-        return {**record, **_NOTHING_BEFORE_PHASE2, **measured, **watches.fields()}
-    model.context_blocks = nnx.List(contexts.blocks)
-    with watches.phase2:
-        second = learn_tokens(
-            model,
-            Stream.of(data.train_ids, contexts.train_NxD, data.capacity),
-            Stream.of(data.val_ids, contexts.val_MxD, data.val_capacity),
-            phase2,
-            mesh,
-            key=keys[_DROPOUT],
-            progress=progress.phase2(config, len(data.train_ids)),
-            checkpointer=checkpointer,
+    def __init__(self, config: RunConfig, data: CellData, runtime: Runtime) -> None:
+        checkpointer = runtime.checkpointer
+        self.watches = _Watches(checkpointer.facts(_SECONDS) or {})
+        checkpointer.include(_SECONDS, self.watches.spent)
+        # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
+        sizes = {name: getattr(data, name) for name in ("capacity", "val_capacity", "distinct_capacity")}
+        data = dataclasses.replace(data, **(checkpointer.facts(_SIZES) or sizes))
+        checkpointer.include(_SIZES, {name: getattr(data, name) for name in sizes})
+        self.config, self.data, self.runtime = config, data, runtime
+        self.keys = [jax.random.fold_in(jax.random.key(config.seed), use) for use in range(_USES)]
+        self.model = LanguageModel(
+            config.model, jnp.asarray(data.table), config.precision, rngs=nnx.Rngs(self.keys[_INIT])
         )
-    return {**record, **measured, **_phase2_fields(second), **watches.fields()}
+        self.blocks = list(self.model.context_blocks)
 
+    def run(self) -> Record:
+        """Runs all stages."""
+        config, data = self.config, self.data
+        phase2 = config.phase2
+        record: Record = {
+            **_identity(config, data),
+            **num_params(config.model, len(data.table), phase2.freeze_embedding, phase2.count_embed_norm),
+            "seed": config.seed,
+            "precision": config.precision,
+            "device": device_name(),
+        }
+        measures, contexts = self._measured_contexts()
+        if contexts is None:
+            return {**record, **_NOTHING_BEFORE_PHASE2, **measures, **self.watches.fields()}
+        self.model.context_blocks = nnx.List(contexts.blocks)
+        with self.watches.phase2:
+            result = learn_tokens(
+                self.model,
+                Stream.of(data.train_ids, contexts.train, data.capacity),
+                Stream.of(data.val_ids, contexts.val, data.val_capacity),
+                phase2,
+                self.keys[_DROPOUT],
+                runtime=self.runtime,
+            )
+        return {**record, **measures, **_phase2_fields(result), **self.watches.fields()}
 
-def _measure_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
-    """Phase 1, contexts and their measures; no contexts if any of them are not finite."""
-    checkpointer = cell.checkpointer
-    blocks = list(cell.model.context_blocks)
-    dtype, width = cell.data.table.dtype, len(blocks) * cell.config.model.context_dim
-    if measured := checkpointer.facts(_MEASURED):
-        rows = measured.pop("rows")
-        shapes: list[Any] = [jax.ShapeDtypeStruct((count, width), dtype) for count in rows]
-        if cell.disk is not None and shapes:
-            shapes[0] = cell.disk.make((rows[0], width), dtype)
-        params, found = checkpointer.restore(_MEASURED, (_params(blocks), shapes))
-        for block, learned in zip(blocks, params, strict=True):
+    def _measured_contexts(self) -> tuple[Record, _Contexts | None]:
+        """Phase 1, contexts and their measures, made or saved; no contexts if any of them are not finite."""
+        checkpointer = self.runtime.checkpointer
+        if saved := checkpointer.facts(_MEASURED):
+            measures, contexts = saved, self._restored(saved.pop("rows"))
+        else:
+            measures, made = self._make_contexts()
+            if made is None:
+                return measures, None
+            contexts = made
+        params, streams = _params(contexts.blocks), []
+        if contexts.train is not None and contexts.val is not None:
+            # Without the padding that the devices need.
+            rows = max(self.data.capacity, len(self.data.train_ids))
+            streams = [contexts.train.to_save(rows), contexts.val.array]
+        facts = {**measures, "rows": [stream.shape[0] for stream in streams]}
+        checkpointer.include(_MEASURED, facts, (params, streams))
+        checkpointer.maybe_save(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
+        return measures, contexts
+
+    def _restored(self, rows: list[int]) -> _Contexts:
+        """The trained blocks, and the contexts of so many rows, that a checkpoint holds."""
+        width, dtype = len(self.blocks) * self.config.model.context_dim, self.data.table.dtype
+        templates: list[Any] = []
+        if rows:
+            templates = [self.runtime.saved_template((rows[0], width), dtype)]
+            templates += [jax.ShapeDtypeStruct((count, width), dtype) for count in rows[1:]]
+        checkpointer = self.runtime.checkpointer
+        params, arrays = checkpointer.restore(_MEASURED, (_params(self.blocks), templates))
+        for block, learned in zip(self.blocks, params, strict=True):
             nnx.update(block, learned)
-        contexts = _Contexts(blocks, *(found or (None, None)))
-        if contexts.train_NxD is not None and not isinstance(contexts.train_NxD, RowFile):
-            rows = len(contexts.train_NxD) + -len(contexts.train_NxD) % cell.mesh.size
-            on_devices = resize_rows(contexts.train_NxD, rows, line_mesh(cell.mesh))
-            contexts = contexts._replace(train_NxD=on_devices)
-    else:
-        measured, made = _make_contexts(cell)
-        if made is None:
-            return measured, None
-        contexts = made
-        params = _params(contexts.blocks)
-    streams: list[Any] = []
-    if contexts.train_NxD is not None and contexts.val_MxD is not None:
-        # Without the padding that the devices need.
-        rows = max(cell.data.capacity, len(cell.data.train_ids))
-        train, count = contexts.train_NxD, min(rows, len(contexts.train_NxD))
-        kept = train.cut(count) if isinstance(train, RowFile) else FirstRows(train, count)
-        streams = [kept, contexts.val_MxD]
-    facts = {**measured, "rows": [stream.shape[0] for stream in streams]}
-    checkpointer.include(_MEASURED, facts, (params, streams))
-    checkpointer.maybe_save(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
-    return measured, contexts
+        if not arrays:
+            return _Contexts(self.blocks, None, None)
+        devices = self.runtime.mesh.size
+        train = self.runtime.new_store((rows[0] + -rows[0] % devices, width), dtype, 0).from_saved(arrays[0])
+        return _Contexts(self.blocks, train, as_store(arrays[1]))
+
+    def _make_contexts(self) -> tuple[Record, _Contexts | None]:
+        config, data, runtime, watches = self.config, self.data, self.runtime, self.watches
+        vectors_VxE = self.model.embedding.token_vectors()
+        stream = TokenStream(vectors_VxE, data.train_ids, data.capacity, data.distinct_capacity)
+        val_stream = TokenStream(vectors_VxE, data.val_ids, data.val_capacity)
+        with watches.phase1:
+            learned = self._learn_blocks(stream, val_stream)
+        record = _phase1_fields(learned)
+        if record["phase1_status"] == Status.NON_FINITE.label:
+            record["status"] = f"failed: phase 1 was not finite at iteration {record['phase1_iterations']}"
+            return record, None
+        blocks = [result.block for result in learned]
+        with watches.contexts:
+            # No token follows the last one, so nothing is predicted from its context.
+            alone = runtime.on_one_device()
+            val = exact_contexts(blocks, val_stream[:-1], runtime=alone, part=_VAL).block_until_ready()
+            train = learned[0].contexts
+            if config.phase2.train_contexts == "sequential":
+                # As many rows as in phase 1, whose start may have been made by the same program.
+                rows = dataclasses.replace(stream, capacity=max(data.capacity, len(train)))
+                train = exact_contexts(blocks, rows, runtime=runtime, part=_TRAIN)
+            train.block_until_ready()
+            for name, contexts in (("validation", val), ("training", train)):
+                if (index := _first_broken(contexts)) is not None:
+                    record["status"] = f"failed: {name} contexts were not finite at token {index + 1}"
+                    return record, None
+        with watches.effective_rank:
+            # Of what phase 1 ended with, as the reports have it; blocks have ended on different tokens.
+            ended = train if len(blocks) > 1 else learned[0].contexts
+            record["train_effective_rank"] = self._rank_share(ended, len(stream), _TRAIN_ROWS)
+            record["val_effective_rank"] = self._rank_share(val, len(val_stream) - 1, _VAL_ROWS)
+        with watches.diagnostics:
+            record |= block_diagnostics(
+                blocks[0],
+                val_stream,
+                val.array[:, : config.model.context_dim],
+                record["val_effective_rank"],
+                num_trials=config.val_convergence_trials,
+                key=self.keys[_DIAGNOSTICS],
+                rng=np.random.default_rng([config.seed, _DIAGNOSTICS]),
+            )
+        # What phase 1 ended with is not needed any more.
+        del learned, ended
+        for index in range(len(blocks)):
+            parts = part_name(index), contexts_part(_VAL, index), contexts_part(_TRAIN, index)
+            runtime.checkpointer.exclude(*parts)
+        with watches.contexts:
+            if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
+                train = parallel_contexts(blocks[0], stream, train, runtime)
+            # As they are saved; phase 1 may have kept them rounded.
+            train = train.astype(vectors_VxE.dtype).block_until_ready()
+        if config.phase2.train_contexts == "recomputed":
+            return record, _Contexts(blocks, None, None)
+        return record, _Contexts(blocks, train, val)
+
+    def _learn_blocks(self, stream: TokenStream, val_stream: TokenStream) -> list[Phase1Result]:
+        phase1 = self.config.phase1
+        options: dict[str, Any] = {}
+        if phase1.compat_stale_clip:
+            options["next_clip"] = functools.partial(stale_clip, max_norm=phase1.gradient_clip)
+        return learn_blocks(
+            self.blocks,
+            stream,
+            phase1,
+            self.keys[_PHASE1],
+            val_stream=val_stream,
+            runtime=self.runtime,
+            **options,
+        )
+
+    def _rank_share(self, contexts: ContextStore, num_rows: int, use: int) -> float:
+        """The effective rank of contexts, divided by their width."""
+        rng = np.random.default_rng([self.config.seed, use])
+        mesh = self.runtime.mesh if use == _TRAIN_ROWS else None
+        return (
+            effective_rank(contexts, num_rows, self.config.effective_rank_rows, rng, mesh) / contexts.shape[1]
+        )
 
 
 def _params(blocks: Sequence[ContextBlock]) -> list[nnx.State]:
     return [nnx.split(block)[1] for block in blocks]
 
 
-def _make_contexts(cell: _Cell) -> tuple[Record, _Contexts | None]:
-    config, data, checkpointer, watches = cell.config, cell.data, cell.checkpointer, cell.watches
-    vectors_VxE = cell.model.embedding.token_vectors()
-    with watches.phase1:
-        learned = learn_blocks(
-            list(cell.model.context_blocks),
-            vectors_VxE,
-            data.train_ids,
-            config.phase1,
-            cell.keys[_PHASE1],
-            val_ids=data.val_ids,
-            capacity=data.capacity,
-            val_capacity=data.val_capacity,
-            distinct_capacity=data.distinct_capacity,
-            progress=functools.partial(cell.progress.phase1, config),
-            checkpointer=checkpointer,
-            mesh=cell.mesh,
-            disk=cell.disk,
-        )
-    record = _phase1_fields(learned)
-    if record["phase1_status"] == Status.NON_FINITE.label:
-        record["status"] = f"failed: phase 1 was not finite at iteration {record['phase1_iterations']}"
-        return record, None
-    blocks = [result.block for result in learned]
-
-    def rank_share(
-        contexts_NxD: jax.Array | RowFile, num_rows: int, use: int, mesh: Mesh | None = None
-    ) -> float:
-        rng = np.random.default_rng([config.seed, use])
-        rank = effective_rank(contexts_NxD, num_rows, config.effective_rank_rows, rng, mesh)
-        return rank / contexts_NxD.shape[1]
-
-    with watches.contexts:
-        # No token follows the last one, so nothing is predicted from its context.
-        val_ids = data.val_ids[:-1]
-        val_contexts_MxD = exact_contexts(
-            blocks, vectors_VxE, val_ids, capacity=data.val_capacity, checkpointer=checkpointer, part=_VAL
-        )
-        jax.block_until_ready(val_contexts_MxD)
-        train_contexts_NxD = learned[0].contexts_NxD
-        if config.phase2.train_contexts == "sequential":
-            # As many rows as in phase 1, whose start may have been made by the same program.
-            room = max(data.capacity, len(train_contexts_NxD))
-            make: Callable[..., Any] = functools.partial(exact_contexts, mesh=cell.mesh)
-            if cell.disk is not None:
-                make = functools.partial(write_exact_contexts, cell.disk)
-            train_contexts_NxD = make(
-                blocks, vectors_VxE, data.train_ids, capacity=room, checkpointer=checkpointer, part=_TRAIN
-            )
-        jax.block_until_ready(train_contexts_NxD)
-        for name, contexts_NxD in (("validation", val_contexts_MxD), ("training", train_contexts_NxD)):
-            if (place := _first_broken(contexts_NxD)) is not None:
-                record["status"] = f"failed: {name} contexts were not finite at token {place + 1}"
-                return record, None
-    with watches.effective_rank:
-        # Of what phase 1 ended with, as the reports have it; blocks have ended on different tokens.
-        ended = train_contexts_NxD if len(blocks) > 1 else learned[0].contexts_NxD
-        record["train_effective_rank"] = rank_share(ended, len(data.train_ids), _TRAIN_ROWS, cell.mesh)
-        record["val_effective_rank"] = rank_share(val_contexts_MxD, len(data.val_ids) - 1, _VAL_ROWS)
-    with watches.diagnostics:
-        record |= block_diagnostics(
-            blocks[0],
-            vectors_VxE,
-            data.val_ids,
-            val_contexts_MxD[:, : config.model.context_dim],
-            record["val_effective_rank"],
-            num_trials=config.val_convergence_trials,
-            key=cell.keys[_DIAGNOSTICS],
-            rng=np.random.default_rng([config.seed, _DIAGNOSTICS]),
-        )
-    # What phase 1 ended with is not needed any more.
-    del learned, ended
-    for number in range(len(blocks)):
-        checkpointer.exclude(phase1_part(number), contexts_part(_VAL, number), contexts_part(_TRAIN, number))
-    with watches.contexts:
-        if config.phase2.train_contexts == "parallel" and not config.model.reads_every_layer:
-            given = blocks[0], vectors_VxE, data.train_ids
-            if isinstance(train_contexts_NxD, RowFile):
-                train_contexts_NxD = write_parallel(*given, train_contexts_NxD)
-            else:
-                train_contexts_NxD = parallel_contexts(*given, train_contexts_NxD, cell.mesh)
-        # As they are saved; phase 1 may have kept them rounded.
-        train_contexts_NxD = jax.block_until_ready(train_contexts_NxD.astype(vectors_VxE.dtype))
-    if config.phase2.train_contexts == "recomputed":
-        return record, _Contexts(blocks, None, None)
-    return record, _Contexts(blocks, train_contexts_NxD, val_contexts_MxD)
-
-
 @jax.jit
-def _broken(contexts_NxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    broken_N = ~jnp.isfinite(contexts_NxD).all(axis=1)
-    return broken_N.any(), broken_N.argmax()
+def _broken(kept_BxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    broken_B = ~jnp.isfinite(as_numbers(kept_BxD)).all(axis=1)
+    return broken_B.any(), broken_B.argmax()
 
 
-def _first_broken(contexts_NxD: jax.Array | RowFile) -> int | None:
-    """The first token whose context is not finite."""
-    parts: Any = [((0, 0), contexts_NxD)]
-    if isinstance(contexts_NxD, RowFile):
-        parts = read_ahead(contexts_NxD.stretches(), contexts_NxD.read)
-    for (first, _), contexts_BxD in parts:
-        any_broken, place = _broken(contexts_BxD)
+def _first_broken(contexts: ContextStore) -> int | None:
+    """The index of the first token whose context is not finite."""
+    for first, contexts_BxD, _ in contexts.chunks():
+        any_broken, index = _broken(contexts_BxD)
         if any_broken:
-            return first + int(place)
+            return first + int(index)
     return None
 
 

@@ -13,11 +13,16 @@ _FORMAT = "{desc} {percentage:3.0f}%|{bar:12}| {rate_fmt}, at most {remaining} l
 
 
 class CellProgress:
-    """The bar of one cell, one phase after the other, on standard error."""
+    """The bar of one cell, one phase after the other, on standard error.
 
-    def __init__(self, title: str, visible: bool = True) -> None:
-        """Takes the cell's name."""
-        self._title = title
+    Args:
+      title: the cell's name.
+      config: its settings, which say how long the phases may take.
+      visible: whether it is shown.
+    """
+
+    def __init__(self, title: str, config: RunConfig, visible: bool = True) -> None:
+        self._title, self._config = title, config
         self._visible = visible
         self._bar: tqdm | None = None
 
@@ -36,12 +41,10 @@ class CellProgress:
         )
         return self._bar
 
-    def phase1(
-        self, config: RunConfig, block: int, num_tokens: int
-    ) -> Callable[[int, dict[str, np.ndarray]], None]:
+    def phase1(self, block_index: int, num_tokens: int) -> Callable[[int, dict[str, np.ndarray]], None]:
         """Opens the bar of a block's phase 1 and returns what moves it."""
-        name = f"phase 1, block {block + 1}" if config.model.num_blocks > 1 else "phase 1"
-        bar = self._open(name, num_tokens * (config.phase1.max_iterations - 1))
+        name = f"phase 1, block {block_index + 1}" if self._config.model.num_blocks > 1 else "phase 1"
+        bar = self._open(name, num_tokens * (self._config.phase1.max_iterations - 1))
 
         def show(steps: int, trace: dict[str, np.ndarray]) -> None:
             signals.check()
@@ -51,9 +54,9 @@ class CellProgress:
 
         return show
 
-    def phase2(self, config: RunConfig, num_tokens: int) -> Callable[[int, int, float], None]:
+    def phase2(self, num_tokens: int) -> Callable[[int, int, float], None]:
         """Opens the bar of phase 2 and returns what moves it."""
-        bar = self._open("phase 2", num_tokens * config.phase2.epochs)
+        bar = self._open("phase 2", num_tokens * self._config.phase2.epochs)
 
         def show(epoch: int, rows: int, loss: float) -> None:
             signals.check()

@@ -1,7 +1,6 @@
 """A sweep: its cells one after the other, each finished cell a record, and the report of them all."""
 
 import contextlib
-import functools
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,15 +13,17 @@ from tqdm import tqdm
 
 from cvfp_jax.checkpointing.orbax import FOLDER as CHECKPOINTS
 from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
+from cvfp_jax.checkpointing.row_file import RowFiles
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import flat_fields
 from cvfp_jax.config.settings import RunConfig
+from cvfp_jax.contexts.runtime import Runtime
 from cvfp_jax.data import dataset
 from cvfp_jax.data.cache import content_hash
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import make_mesh, warm_up_collectives
 from cvfp_jax.errors import MachineError, UserError
-from cvfp_jax.planning.plan import SMALLER, check_counted, contexts_go_to_disk, plan_cell, work
+from cvfp_jax.planning.plan import SMALLER, CellPlan, check_counted, contexts_go_to_disk, plan_cell, work
 from cvfp_jax.report import tables
 from cvfp_jax.report.document import write_report
 from cvfp_jax.report.tables import duration
@@ -91,37 +92,11 @@ def run_sweep(
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
     processes.check_same(_launched(grid, checkpoint_minutes, mesh))
     with files.held(folder) if writes else contextlib.nullcontext():
-        ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler, mesh, contexts_in)
+        runner = _Runner(grid, folder, checkpoint_minutes, force, mesh, contexts_in, profiler)
+        ended_well = runner.run()
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
     return ended_well
-
-
-def _run_sweep(
-    grid: Grid,
-    folder: Path,
-    checkpoint_minutes: float,
-    force: bool,
-    profiler: Profiler | None,
-    mesh: Mesh,
-    contexts_in: str,
-) -> bool:
-    path = folder / records.FILE_NAME
-    found = processes.on_process_0(lambda: _claimed(grid, folder, path))
-    done = {records.cell_key(record["cell"]): record for record in found}
-    wanted = [records.cell_key(grid.place(cell)) for cell in grid.cells()]
-    if cells_left(grid, done):
-        _run_cells(grid, done, folder, checkpoint_minutes, force, profiler, mesh, contexts_in)
-    else:
-        skipped = sum(key not in done for key in wanted)
-        ended = f", and the search ended before the other {skipped}" if skipped else ""
-        print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
-    if processes.is_process_0():
-        show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
-    failed = [done[key] for key in wanted if key in done and records.failed(done[key])]
-    for record in failed:
-        print(f"{records.label(record)}: {record['status']}")
-    return not failed
 
 
 def _launched(grid: Grid, checkpoint_minutes: float, mesh: Mesh) -> dict[str, Any]:
@@ -139,9 +114,9 @@ def _claimed(grid: Grid, folder: Path, path: Path) -> list[Record]:
     """Makes a folder the sweep's own and returns the records in it."""
     if records.repair(path):
         print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
-    found = records.read(path)
-    workdir.claim(folder, grid, device_name(), has_records=bool(found))
-    return found
+    finished = records.read(path)
+    workdir.claim(folder, grid, device_name(), has_records=bool(finished))
+    return finished
 
 
 def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
@@ -171,109 +146,166 @@ def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
     return left
 
 
-def _run_cells(
-    grid: Grid,
-    done: dict[str, Record],
-    folder: Path,
-    checkpoint_minutes: float,
-    force: bool,
-    profiler: Profiler | None,
-    mesh: Mesh,
-    contexts_in: str,
-) -> None:
-    """Reads the data, shows the plan, and runs the cells that are left, adding their records."""
-    cells, left = grid.cells(), cells_left(grid, done)
-    # The sizes of finished cells too, so that they can be checked to have read the same text.
-    counts = sorted(
-        {cell.num_samples for cell in cells} | {record["num_samples"] for record in done.values()}
-    )
-    print(f"reading corpus {cells[0].data.corpus} ...", flush=True)
-    data = dataset.load(cells[0].data, counts)
-    processes.check_same({"corpus": data.sha256(counts[-1])})
-    _check_same_corpus(data, list(done.values()))
-    tokens = {count: len(data.train_ids(count)) for count in counts}
-    vocab_size = data.vocabulary.size
-    most = max(tokens.values())
-    check_counted(most)
-    plans = [plan_cell(cell, vocab_size, tokens[cell.num_samples], most, grid.series(cell)) for cell in cells]
-    val_tokens = sorted({len(data.val_ids(count)) for count in counts})
-    devices = f"{mesh.size} x {device_name()}" if mesh.size > 1 else device_name()
-    print(
-        f"{_title(cells[0])}: {len(cells)} cells on {devices}, {_range(val_tokens)} validation"
-        f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
-    )
-    available = None if force else available_memory()
-    waiting = {records.cell_key(grid.place(cell)) for cell in left}
-    on_disk = waiting if contexts_in == "disk" else set()
-    if available is not None:
-        keys = [records.cell_key(grid.place(cell)) for cell in cells]
-        on_disk = {
-            key
-            for key, plan in zip(keys, plans, strict=True)
-            if key in waiting and contexts_go_to_disk(contexts_in, plan, most, *available, mesh.size)
-        }
-    if on_disk:
-        print(f"contexts of {len(on_disk)} cells are kept on the disk, in {folder / CONTEXTS}")
-    if len(left) < len(cells):
-        print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
-    made: list[tuple[RunConfig, Record]] = []
-    while left:
-        cell = left[0]
-        number = f"[{len(made) + 1}/{len(made) + len(left)}]"
-        place, series = grid.place(cell), grid.series(cell)
-        disk = folder / CONTEXTS if records.cell_key(place) in on_disk else None
-        progress = CellProgress(
-            f"{number} {series} {cell.num_samples} samples", visible=processes.is_process_0()
+class _Runner:
+    """A sweep on its way: a method a concern."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        folder: Path,
+        checkpoint_minutes: float,
+        force: bool,
+        mesh: Mesh,
+        contexts_in: str,
+        profiler: Profiler | None,
+    ) -> None:
+        self._grid, self._folder, self._mesh, self._profiler = grid, folder, mesh, profiler
+        self._checkpoint_minutes, self._force, self._contexts_in = checkpoint_minutes, force, contexts_in
+        self._path = folder / records.FILE_NAME
+        finished = processes.on_process_0(lambda: _claimed(grid, folder, self._path))
+        # The records by cell, those of other launches first.
+        self._done: dict[str, Record] = {records.cell_key(record["cell"]): record for record in finished}
+        self._made: list[tuple[RunConfig, Record]] = []  # by this launch
+
+    def run(self) -> bool:
+        """Runs the cells that are left, and writes the report of all."""
+        wanted = [self._key(cell) for cell in self._grid.cells()]
+        if cells_left(self._grid, self._done):
+            self._run_cells()
+        else:
+            skipped = sum(key not in self._done for key in wanted)
+            ended = f", and the search ended before the other {skipped}" if skipped else ""
+            print(f"all {len(wanted) - skipped} cells are finished in {self._path}{ended}: nothing to run")
+        if processes.is_process_0():
+            title = _title(self._grid.base)
+            show_report(write_report(title, list(self._done.values()), self._folder), self._folder)
+        failed = [self._done[key] for key in wanted if key in self._done and records.failed(self._done[key])]
+        for record in failed:
+            print(f"{records.label(record)}: {record['status']}")
+        return not failed
+
+    def _key(self, cell: RunConfig) -> str:
+        return records.cell_key(self._grid.place(cell))
+
+    def _run_cells(self) -> None:
+        data, tokens = self._read_data()
+        on_disk = self._plan(data, tokens)
+        while left := cells_left(self._grid, self._done):
+            cell, number = left[0], f"[{len(self._made) + 1}/{len(self._made) + len(left)}]"
+            record = self._run_cell(cell, number, data.cell(cell), self._key(cell) in on_disk)
+            self._done[self._key(cell)] = record
+            self._made.append((cell, record))
+            remaining = self._seconds_left(tokens, data.vocabulary.size)
+            print(_cell_line(number, record, remaining), flush=True)
+            if processes.is_multiprocess() and processes.any_process(signals.asked()):
+                processes.shutdown()
+                raise KeyboardInterrupt
+            signals.check()
+
+    def _read_data(self) -> tuple[dataset.SweepData, dict[int, int]]:
+        """The data of the sweep, and by its number of samples how many tokens a cell trains on."""
+        cells, finished = self._grid.cells(), list(self._done.values())
+        # The sizes of finished cells too, so that they can be checked to have read the same text.
+        counts = sorted({cell.num_samples for cell in cells} | {record["num_samples"] for record in finished})
+        print(f"reading corpus {cells[0].data.corpus} ...", flush=True)
+        data = dataset.load(cells[0].data, counts)
+        processes.check_same({"corpus": data.sha256(counts[-1])})
+        _check_same_corpus(data, finished)
+        return data, {count: len(data.train_ids(count)) for count in counts}
+
+    def _plan(self, data: dataset.SweepData, tokens: dict[int, int]) -> set[str]:
+        """Prints what the cells will take, and returns those whose contexts are kept on the disk."""
+        cells, left = self._grid.cells(), cells_left(self._grid, self._done)
+        vocab_size, most = data.vocabulary.size, max(tokens.values())
+        check_counted(most)
+        plans = [
+            plan_cell(cell, vocab_size, tokens[cell.num_samples], most, self._grid.series(cell))
+            for cell in cells
+        ]
+        val_tokens = sorted({len(data.val_ids(count)) for count in tokens})
+        devices = f"{self._mesh.size} x {device_name()}" if self._mesh.size > 1 else device_name()
+        print(
+            f"{_title(cells[0])}: {len(cells)} cells on {devices}, {_range(val_tokens)} validation"
+            f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
         )
-        cell_data = data.cell(cell)
-        processes.check_same({"embedding": cell_data.table_sha256})
-        _check_same_table(cell, cell_data, list(done.values()))
+        on_disk = self._kept_on_disk(dict(zip(map(self._key, cells), plans, strict=True)), most)
+        if on_disk:
+            print(f"contexts of {len(on_disk)} cells are kept on the disk, in {self._folder / CONTEXTS}")
+        if len(left) < len(cells):
+            print(f"{len(cells) - len(left)} cells are finished already; running the other {len(left)}")
+        return on_disk
+
+    def _kept_on_disk(self, plans: dict[str, CellPlan], most: int) -> set[str]:
+        """Which of the cells that are left keep their contexts on the disk."""
+        waiting = {self._key(cell) for cell in cells_left(self._grid, self._done)}
+        available = None if self._force else available_memory()
+        if available is None:
+            return waiting if self._contexts_in == "disk" else set()
+        return {
+            key
+            for key, plan in plans.items()
+            if key in waiting
+            and contexts_go_to_disk(self._contexts_in, plan, most, *available, self._mesh.size)
+        }
+
+    def _run_cell(self, cell: RunConfig, number: str, data: dataset.CellData, on_disk: bool) -> Record:
+        """Runs a cell from where it was left, and writes its record."""
+        place, series = self._grid.place(cell), self._grid.series(cell)
+        processes.check_same({"embedding": data.table_sha256})
+        _check_same_table(cell, data, list(self._done.values()))
+        title = f"{number} {series} {cell.num_samples} samples"
+        progress = CellProgress(title, cell, visible=processes.is_process_0())
+        folder = RowFiles(self._folder / CONTEXTS) if on_disk else contextlib.nullcontext()
         # A signal waits until the state is saved.
         with signals.deferred():
-            saved = _checkpoints(grid, cell, cell_data, folder, checkpoint_minutes)
+            saved = self._checkpointer(cell, data)
             if saved.found:
-                print(
-                    f"{number} {series}, {cell.num_samples} samples: going on from {saved.found}", flush=True
-                )
+                where = f"{number} {series}, {cell.num_samples} samples"
+                print(f"{where}: going on from {saved.found}", flush=True)
             try:
-                with saved, _memory_told(cell, series), profiler or contextlib.nullcontext():
-                    checkpointer = ProfilingCheckpointer(saved, profiler) if profiler else saved
-                    record = {
-                        "cell": place,
-                        "series": series,
-                        **run_cell(cell, cell_data, progress, checkpointer, mesh, disk),
-                    }
+                with (
+                    saved,
+                    _memory_error_in_a_line(cell, series),
+                    self._profiler or contextlib.nullcontext(),
+                    folder as disk,
+                ):
+                    checkpointer = ProfilingCheckpointer(saved, self._profiler) if self._profiler else saved
+                    runtime = Runtime(self._mesh, checkpointer, disk, progress)
+                    record = {"cell": place, "series": series, **run_cell(cell, data, runtime)}
             finally:
                 progress.close()
-            record = processes.on_process_0(functools.partial(_finish, folder, record, saved))
-        done[records.cell_key(place)] = record
-        made.append((cell, record))
-        left = cells_left(grid, done)
-        print(_cell_line(number, record, _seconds_left(made, left, tokens, vocab_size)), flush=True)
-        if processes.is_multiprocess() and processes.any_process(signals.asked()):
-            processes.shutdown()
-            raise KeyboardInterrupt
-        signals.check()
+            return processes.on_process_0(lambda: self._finish(record, saved))
 
+    def _checkpointer(self, cell: RunConfig, data: dataset.CellData) -> OrbaxCheckpointer:
+        """The checkpoints of a cell, which are those of its config and its data only."""
+        identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
+        identity |= {"corpus_sha256": data.corpus_sha256, "embedding_sha256": data.table_sha256}
+        where = {"device": device_name(), "jax": jax.__version__}
+        name = f"{cell.config_name}-{cell.num_samples}-{content_hash([self._key(cell)])[:12]}"
+        folder = self._folder / CHECKPOINTS / name
+        return OrbaxCheckpointer(folder, identity, self._checkpoint_minutes, where)
 
-def _finish(folder: Path, record: Record, saved: OrbaxCheckpointer) -> Record:
-    """Writes a record, which takes the place of checkpoints."""
-    record = records.append(folder / records.FILE_NAME, record)
-    if not records.failed(record):
-        saved.discard()
-    return record
+    def _finish(self, record: Record, saved: OrbaxCheckpointer) -> Record:
+        """Writes a record, which takes the place of checkpoints."""
+        record = records.append(self._path, record)
+        if not records.failed(record):
+            saved.discard()
+        return record
 
+    def _seconds_left(self, tokens: dict[int, int], vocab_size: int) -> float:
+        """Foretells the cells to come from the pace of those made, as if they took as many iterations."""
+        iterations, epochs = (
+            sum(record[name] for _, record in self._made) / len(self._made)
+            for name in ("phase1_iterations", "phase2_epochs")
+        )
 
-def _checkpoints(
-    grid: Grid, cell: RunConfig, data: dataset.CellData, folder: Path, minutes: float
-) -> OrbaxCheckpointer:
-    """The checkpoints of a cell, which are those of its config and its data only."""
-    identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
-    identity |= {"corpus_sha256": data.corpus_sha256, "embedding_sha256": data.table_sha256}
-    where = {"device": device_name(), "jax": jax.__version__}
-    key = content_hash([records.cell_key(grid.place(cell))])[:12]
-    name = f"{cell.config_name}-{cell.num_samples}-{key}"
-    return OrbaxCheckpointer(folder / CHECKPOINTS / name, identity, minutes, where)
+        def total(cells: list[RunConfig]) -> float:
+            return sum(work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells)
+
+        # What is compiled for one cell mostly serves the later ones too.
+        busy = sum(records.seconds(record)[0] for _, record in self._made)
+        left = cells_left(self._grid, self._done)
+        return busy / total([cell for cell, _ in self._made]) * total(left)
 
 
 def _say_above_bar(line: str) -> None:
@@ -283,7 +315,7 @@ def _say_above_bar(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _memory_told(cell: RunConfig, series: str) -> Iterator[None]:
+def _memory_error_in_a_line(cell: RunConfig, series: str) -> Iterator[None]:
     """Says in one line that a device has run out of memory."""
     try:
         yield
@@ -293,25 +325,6 @@ def _memory_told(cell: RunConfig, series: str) -> Iterator[None]:
         raise MachineError(
             f"{series}, {cell.num_samples} samples: {device_name()} has not enough memory: {SMALLER}."
         ) from None
-
-
-def _seconds_left(
-    made: list[tuple[RunConfig, Record]],
-    left: list[RunConfig],
-    tokens: dict[int, int],
-    vocab_size: int,
-) -> float:
-    """Foretells the cells to come from the pace of those made, as if they took as many iterations."""
-    iterations, epochs = (
-        sum(record[name] for _, record in made) / len(made) for name in ("phase1_iterations", "phase2_epochs")
-    )
-
-    def total(cells: list[RunConfig]) -> float:
-        return sum(work(cell, vocab_size, tokens[cell.num_samples], iterations, epochs) for cell in cells)
-
-    # What is compiled for one cell mostly serves the later ones too.
-    busy = sum(records.seconds(record)[0] for _, record in made)
-    return busy / total([cell for cell, _ in made]) * total(left)
 
 
 def _check_same_corpus(data: dataset.SweepData, finished: list[Record]) -> None:
@@ -333,11 +346,11 @@ def _check_same_table(cell: RunConfig, data: dataset.CellData, finished: list[Re
             _refuse_change(what, record, "embedding_sha256", data.table_sha256)
 
 
-def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
-    if record[field] != found:
+def _refuse_change(what: str, record: Record, field: str, value: str) -> None:
+    if record[field] != value:
         raise UserError(
             f"{what} has changed since {records.label(record)}, was run"
-            f" ({field} {record[field][:12]}, now {found[:12]}): use another --workdir."
+            f" ({field} {record[field][:12]}, now {value[:12]}): use another --workdir."
         )
 
 

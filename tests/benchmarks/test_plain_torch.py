@@ -57,15 +57,16 @@ def test_an_iteration_of_phase1_is_the_same(both):
     config = Phase1Config(batch_size=MICRO_BATCH)
     vectors_VxE = mine.embedding.token_vectors()
     contexts = theirs.contexts_NxD.numpy().copy()
-    solution, inputs, settings = phase1.prepare(
-        mine.context_blocks[0], vectors_VxE, WORK.ids(), config, jax.random.key(0), initial_contexts=contexts
+    stream = TokenStream(vectors_VxE, WORK.ids())
+    iteration = begin_iteration(
+        mine.context_blocks[0], stream, config, jax.random.key(0), initial_contexts=contexts
     )
     before = theirs.context_layer.linear.weight.detach().clone()
     for steps in (1, 2, 3):
-        solution = phase1_step.advance(solution, inputs, jnp.int32(steps), settings)
+        iteration.advance(steps)
         theirs.phase1_step()
-    same(solution.state.contexts_NxD[: WORK.tokens], theirs.contexts_NxD)
-    block = nnx.merge(settings.block, solution.state.params)
+    same(iteration.contexts.array[: WORK.tokens], theirs.contexts_NxD)
+    block = nnx.merge(iteration.spec.block, iteration.solution.state.params)
     # Adam makes steps of 0.002 whatever the gradient is, so its tiny entries show rounding.
     same(block.layers[0].linear.kernel[...].T, theirs.context_layer.linear.weight, 2e-4)
     assert float((theirs.context_layer.linear.weight.detach() - before).abs().max()) > 0.004
@@ -73,23 +74,22 @@ def test_an_iteration_of_phase1_is_the_same(both):
 
 def test_contexts_are_the_same(both):
     mine, theirs = both
-    block, vectors_VxE = mine.context_blocks[0], mine.embedding.token_vectors()
-    exact = recurrence.sequential_contexts(block, vectors_VxE, WORK.ids())
-    same(exact, theirs.sequential_contexts(WORK.tokens))
+    block, stream = mine.context_blocks[0], TokenStream(mine.embedding.token_vectors(), WORK.ids())
+    same(sequential_contexts(block, stream).array, theirs.sequential_contexts(WORK.tokens))
     theirs.contexts_NxD = torch.from_numpy(WORK.contexts(WORK.tokens))
-    once = parallel.parallel_contexts(block, vectors_VxE, WORK.ids(), jnp.asarray(WORK.contexts(WORK.tokens)))
-    same(once, theirs.parallel_contexts())
+    once = parallel_contexts(block, stream, as_store(WORK.contexts(WORK.tokens)))
+    same(once.array, theirs.parallel_contexts())
 
 
 def test_phase2_is_the_same(both):
     mine, theirs = both
     batch = 100
     theirs.contexts_NxD = torch.from_numpy(WORK.contexts(WORK.tokens))
-    state, frozen, settings = phase2.prepare(
-        mine, Phase2Config(batch_size=batch), single_device_mesh(), jax.random.key(0)
-    )
+    config = Phase2Config(batch_size=batch)
+    state, frozen, spec = begin_training(mine, config, single_device_mesh(), jax.random.key(0))
     stream = Stream.of(WORK.ids(), jnp.asarray(WORK.contexts(WORK.tokens)))
-    train, evaluate = phase2_step.compiled(settings)
+    stream = next(spec.arrays(stream, stream.batches(batch)))
+    train, evaluate = compiled(spec)
     sums = evaluate(state.params, frozen, stream, np.int32(0))
     loss, hits = theirs.phase2_eval(0, batch)
     assert float(sums.loss) / batch == pytest.approx(loss, rel=1e-6)
