@@ -58,6 +58,11 @@ class Phase1Result(NamedTuple):
     residual_max: float
     val_ranks: list[float]  # of the checks that stop=val_effective_rank made
 
+    @property
+    def contexts_NxD(self) -> jax.Array:
+        """The contexts on the devices, which for those in a file is more than they may hold."""
+        return self.contexts.array
+
 
 def _initial_contexts(
     block: ContextBlock,

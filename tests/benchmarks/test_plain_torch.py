@@ -12,14 +12,16 @@ from benchmarks import ours, parts, timing
 from benchmarks.parts import Part
 from benchmarks.workload import Workload
 from cvfp_jax.config.settings import Phase1Config, Phase2Config
-from cvfp_jax.contexts import parallel, recurrence
 from cvfp_jax.contexts.effective_rank import effective_rank
+from cvfp_jax.contexts.parallel import parallel_contexts
+from cvfp_jax.contexts.recurrence import sequential_contexts
+from cvfp_jax.contexts.store import as_store
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.mesh import single_device_mesh
-from cvfp_jax.phase1 import step as phase1_step
-from cvfp_jax.phase1 import train as phase1
-from cvfp_jax.phase2 import step as phase2_step
-from cvfp_jax.phase2 import train as phase2
-from cvfp_jax.phase2.step import Stream
+from cvfp_jax.phase1.train import begin_iteration
+from cvfp_jax.phase2.step import compiled
+from cvfp_jax.phase2.stream import Stream
+from cvfp_jax.phase2.train import begin_training
 
 torch = pytest.importorskip("torch", reason="PyTorch (the extra bench) is not installed")
 plain_torch = pytest.importorskip("benchmarks.plain_torch")
@@ -98,7 +100,7 @@ def test_phase2_is_the_same(both):
         state, mean, _ = train(state, frozen, stream, np.int32(first), np.int32(1))
         assert float(mean) == pytest.approx(theirs.phase2_loss(first, batch)[0].item(), rel=1e-5)
         theirs.phase2_step(first, batch)
-    block = nnx.merge(settings.token_block, state.params.token_block)
+    block = nnx.merge(spec.token_block, state.params.token_block)
     same(block.layers[0].linear.kernel[...].T, theirs.token_layer.linear.weight, 2e-4)
 
 

@@ -10,12 +10,12 @@ from cvfp_jax.config.settings import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.contexts.effective_rank import effective_rank
 from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import predecessors, sequential_contexts
+from cvfp_jax.contexts.store import as_store
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import token_windows
-from cvfp_jax.distributed.mesh import single_device_mesh
-from cvfp_jax.phase1.step import advance
-from cvfp_jax.phase1.train import conclude, prepare
-from cvfp_jax.phase2.step import Stream
+from cvfp_jax.core.token_stream import TokenStream
+from cvfp_jax.phase1.train import begin_iteration, conclude
+from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import learn_tokens
 from tests.original import load_block, load_model, named
 
@@ -88,10 +88,10 @@ def replay(request, golden):
         gradient_clip=case["p1_clip"],
         dist_reg_weight=case["w"],
     )
-    solution, inputs, settings = prepare(
+    stream, val_stream = (TokenStream(vectors, arrays[f"tokens_{name}"]) for name in ("train", "val"))
+    iteration = begin_iteration(
         model.context_blocks[0],
-        vectors,
-        arrays["tokens_train"],
+        stream,
         config,
         jax.random.key(0),
         initial_contexts=arrays["p1/prev0"],
@@ -99,23 +99,24 @@ def replay(request, golden):
     )
     early = {}
     for step in (1, 2, 5):
-        solution = advance(solution, inputs, jnp.int32(step), settings)
-        contexts = np.asarray(solution.state.contexts_NxD[: case["N"]])
+        iteration.advance(step)
+        params = jax.tree.map(jnp.copy, iteration.solution.state.params)
         early[step] = (
-            contexts,
-            named(nnx.merge(settings.block, jax.tree.map(jnp.copy, solution.state.params))),
+            iteration.contexts.host_rows(0, case["N"]),
+            named(nnx.merge(iteration.spec.block, params)),
         )
-    first = conclude(advance(solution, inputs, jnp.int32(case["max_it"]), settings), inputs, settings)
-    val_contexts = sequential_contexts(first.block, vectors, arrays["tokens_val"][:-1])
-    block, train_contexts, of_val = first.block, first.contexts_NxD, val_contexts
+    iteration.advance(case["max_it"])
+    first = conclude(iteration)
+    val_contexts = sequential_contexts(first.block, val_stream[:-1])
+    block, train_contexts, of_val = first.block, first.contexts, val_contexts
     if request.param in ADRIFT:
         load_block(block := nnx.clone(block), arrays, "p1_final/context_block.")
         train_contexts, of_val = (
-            jnp.asarray(arrays[name]) for name in ("p1/every_context_final", "contexts_val")
+            as_store(arrays[name]) for name in ("p1/every_context_final", "contexts_val")
         )
     model.context_blocks[0] = block
     if not model.config.reads_every_layer:
-        train_contexts = parallel_contexts(block, vectors, arrays["tokens_train"], train_contexts)
+        train_contexts = parallel_contexts(block, stream, train_contexts)
     second = learn_tokens(
         model,
         Stream.of(arrays["tokens_train"], train_contexts),
@@ -128,7 +129,6 @@ def replay(request, golden):
             gradient_clip=case["p2_clip"],
             freeze_embedding=case["freeze"],
         ),
-        single_device_mesh(),
     )
     return {
         "name": request.param,
@@ -138,7 +138,7 @@ def replay(request, golden):
         "vectors": vectors,
         "early": early,
         "first": first,
-        "val_contexts": val_contexts,
+        "val_contexts": val_contexts.array,
         "second": second,
         "token_block": nnx.split(model.token_block)[0],
     }

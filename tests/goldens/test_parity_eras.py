@@ -15,14 +15,14 @@ from cvfp_jax.contexts.effective_rank import effective_rank
 from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.fixed_point import Status
-from cvfp_jax.core.optimizer import stale_norm_after
-from cvfp_jax.distributed.mesh import single_device_mesh
+from cvfp_jax.core.optimizer import clip_by_global_norm
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.phase1.multi_block import exact_contexts, shares
-from cvfp_jax.phase1.step import advance
 from cvfp_jax.phase1.stop_rules import RankWatch
-from cvfp_jax.phase1.train import _check_rank, conclude, prepare
-from cvfp_jax.phase2.step import Stream
+from cvfp_jax.phase1.train import _check_rank, begin_iteration, conclude
+from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import learn_tokens
+from cvfp_jax.reproduction.stale_clip import stale_clip
 from tests.goldens.test_parity import ROWS, Tolerance
 from tests.original import load_model, parameters
 
@@ -96,32 +96,33 @@ def noise_of(arrays, prefix, sigma, batch_size):
     return noise
 
 
-def run_phase1(block, vectors, ids, val_ids, config, arrays, prefix, stale_norm):
+def run_phase1(block, stream, val_stream, config, arrays, prefix, gradient_clip):
     """Phase 1 from recorded contexts and noise; the contexts of iteration 2 beside its result."""
+    batch_size = min(config.batch_size, len(stream)) or len(stream)
     recorded = arrays[f"{prefix}/prev0"] if config.initial_contexts == "random" else None
-    solution, inputs, settings = prepare(
+    iteration = begin_iteration(
         block,
-        vectors,
-        ids,
+        stream,
         config,
         jax.random.key(0),
-        initial_contexts=None if recorded is None else recorded.astype(vectors.dtype),
-        noise=noise_of(arrays, prefix, config.context_noise, min(config.batch_size, len(ids)) or len(ids)),
-        stale_norm=stale_norm,
+        initial_contexts=None if recorded is None else recorded.astype(stream.vectors_VxE.dtype),
+        noise=noise_of(
+            arrays, prefix, config.context_noise, min(config.batch_size, len(stream)) or len(stream)
+        ),
+        gradient_clip=gradient_clip,
     )
-    start = np.asarray(solution.state.contexts_NxD)[: len(ids)]
-    solution = advance(solution, inputs, jnp.int32(1), settings)
-    second = np.asarray(solution.state.contexts_NxD)[: len(ids)]
+    start = iteration.contexts.host_rows(0, len(stream)).copy()
+    iteration.advance(1)
+    second = iteration.contexts.host_rows(0, len(stream)).copy()
     watch = RankWatch(config)
-    while int(solution.status) == Status.RUNNING:
-        until = watch.next_check(int(solution.steps) + 1) - 1
+    while iteration.status == Status.RUNNING:
+        until = watch.next_check(iteration.steps + 1) - 1
         if config.stop != "val_effective_rank":
             until = config.max_iterations
-        solution = advance(solution, inputs, jnp.int32(until), settings)
-        if config.stop == "val_effective_rank" and (int(solution.steps) + 1) % config.val_frequency == 0:
-            sample = val_ids[: config.val_sample_size]
-            solution = _check_rank(solution, watch, vectors, sample, len(sample), settings)
-    return start, second, conclude(solution, inputs, settings, watch.ranks)
+        iteration.advance(until)
+        if config.stop == "val_effective_rank" and (iteration.steps + 1) % config.val_frequency == 0:
+            _check_rank(iteration, watch, val_stream)
+    return start, second, conclude(iteration, watch.ranks)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -144,22 +145,24 @@ def run(name, facts, arrays, dtype):
     ids, val_ids = arrays["tokens_train"], arrays["tokens_val"]
     blocks = list(model.context_blocks)
     prefixes = ["p1"] if len(blocks) == 1 else [f"p1_{number}" for number in range(len(blocks))]
-    stale, starts, seconds, first = (0.0 if config.compat_stale_clip else None), [], [], []
+    stream, val_stream = TokenStream(vectors, ids), TokenStream(vectors, val_ids, len(val_ids))
+    starts, seconds, first = [], [], []
     for block, part, prefix in zip(blocks, shares(len(ids), len(blocks)), prefixes, strict=True):
-        start, second, result = run_phase1(block, vectors, ids[part], val_ids, config, arrays, prefix, stale)
-        if stale is not None:
-            stale = stale_norm_after(result.trace["grad_norm"], config.gradient_clip, stale)
+        clip = clip_by_global_norm
+        if config.compat_stale_clip:
+            clip = stale_clip(first, config.gradient_clip)
+        start, second, result = run_phase1(block, stream[part], val_stream, config, arrays, prefix, clip)
         for kept, new in ((starts, start), (seconds, second), (first, result)):
             kept.append(new)
     trained = [result.block for result in first]
     model.context_blocks = nnx.List(trained)
     phase2 = Phase2Config(**settings_of(case, PHASE2, era.phase2))
-    val_contexts = exact_contexts(trained, vectors, val_ids[:-1])
-    train_contexts = first[0].contexts_NxD
+    val_contexts = exact_contexts(trained, TokenStream(vectors, val_ids[:-1]))
+    train_contexts = first[0].contexts
     if phase2.train_contexts == "sequential":
-        train_contexts = exact_contexts(trained, vectors, ids)
+        train_contexts = exact_contexts(trained, stream)
     elif not model_config.reads_every_layer:
-        train_contexts = parallel_contexts(trained[0], vectors, ids, train_contexts)
+        train_contexts = parallel_contexts(trained[0], stream, train_contexts)
     recomputed = phase2.train_contexts == "recomputed"
     return {
         "name": name,
@@ -171,13 +174,12 @@ def run(name, facts, arrays, dtype):
         "starts": starts,
         "seconds": seconds,
         "first": first,
-        "val_contexts": np.asarray(val_contexts, np.float32),
+        "val_contexts": np.asarray(val_contexts.array, np.float32),
         "phase2": learn_tokens(
             model,
             Stream.of(ids, None if recomputed else train_contexts),
             Stream.of(val_ids, None if recomputed else val_contexts),
             phase2,
-            single_device_mesh(),
         ),
     }
 
@@ -252,8 +254,8 @@ def test_validation_contexts_and_effective_ranks(replay):
         # R1 keeps those of its last trial, the last token's too.
         model, start = replay["model"], None
         for _ in range(facts["config"]["trials"]):
-            vectors = model.embedding.token_vectors()
-            found = sequential_contexts(model.context_blocks[0], vectors, arrays["tokens_val"], start)
+            stream = TokenStream(model.embedding.token_vectors(), arrays["tokens_val"])
+            found = sequential_contexts(model.context_blocks[0], stream, start).array
             start = found[-1]
     close(found, arrays[name], tolerance.array(name))
     assert effective_rank(jnp.asarray(found), len(found)) == pytest.approx(facts["er_val"], abs=1e-4)
@@ -267,8 +269,8 @@ def test_r1s_trials_on_the_validation_tokens(replay):
     if "val_convergence" not in replay["facts"]:
         return
     facts, model = replay["facts"], replay["model"]
-    vectors = model.embedding.token_vectors()
-    trials = convergence_trials(model.context_blocks[0], vectors, replay["arrays"]["tokens_val"], 10)
+    stream = TokenStream(model.embedding.token_vectors(), replay["arrays"]["tokens_val"])
+    trials = convergence_trials(model.context_blocks[0], stream, 10)
     assert trials.trend.status == facts["val_convergence"]["status"]
     atol = max(1e-7, replay["tolerance"].series("val_conv_loss"))
     close(trials.losses, facts["val_convergence"]["loss_history"], atol)

@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 from cvfp_jax.checkpointing import row_file
+from cvfp_jax.checkpointing.checkpointer import Checkpointer
 from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.checkpointing.row_file import RowFiles
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.contexts import parallel, recurrence
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.phase1.train import learn_contexts
 from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.progress import CellProgress
 from tests.end_to_end.test_resume import StoppedError, equal, resumed  # noqa: F401
 from tests.phase1.test_train import small_problem
 from tests.sweep.test_cell import CONFIG, TIMES, data_of
@@ -35,7 +36,7 @@ def short_stretches(monkeypatch):
 
 
 def in_memory(result):
-    return result._replace(contexts_NxD=np.asarray(result.contexts_NxD[: len(result.contexts_NxD)]))
+    return result._replace(contexts=result.contexts.host_rows(0, len(result.contexts)))
 
 
 CASES = {
@@ -50,11 +51,10 @@ CASES = {
 def test_phase1_has_the_bits_of_memory(tmp_path, name):
     tokens, changes = CASES[name]
     block, vectors, ids, config = small_problem(tokens, **changes)
-    whole = learn_contexts(block, vectors, ids, config, jax.random.key(1), capacity=tokens + 60)
-    with RowFiles(tmp_path / "rows") as disk:
-        streamed = learn_contexts(
-            block, vectors, ids, config, jax.random.key(1), capacity=tokens + 60, disk=disk
-        )
+    given = block, TokenStream(vectors, ids, tokens + 60), config, jax.random.key(1)
+    whole = learn_contexts(*given)
+    with RowFiles(tmp_path / "rows") as files:
+        streamed = learn_contexts(*given, runtime=Runtime(files=files))
         equal(in_memory(streamed), in_memory(whole))
     assert whole.iterations > 3
     assert not (tmp_path / "rows").exists()
@@ -75,7 +75,9 @@ CELLS = {
 
 
 def cell(config, checkpointer=None, disk=None):
-    record = run_cell(config, data_of(capacity=260), CellProgress("", visible=False), checkpointer, disk=disk)
+    with RowFiles(disk) if disk else contextlib.nullcontext() as files:
+        runtime = Runtime(checkpointer=checkpointer or Checkpointer(), files=files)
+        record = run_cell(config, data_of(capacity=260), runtime)
     return {name: value for name, value in record.items() if name not in TIMES}
 
 
@@ -119,19 +121,17 @@ class SavedOnce(OrbaxCheckpointer):
 def test_steps_after_a_save_do_not_write_over_what_was_saved(tmp_path):
     block, vectors, ids, config = small_problem(100, convergence_threshold=1e-9, max_iterations=60)
 
-    def learn(checkpointer, disk):
-        key = jax.random.key(1)
-        return in_memory(
-            learn_contexts(block, vectors, ids, config, key, checkpointer=checkpointer, disk=disk)
-        )
+    def learn(**runtime):
+        given = block, TokenStream(vectors, ids), config, jax.random.key(1)
+        return in_memory(learn_contexts(*given, runtime=Runtime(**runtime)))
 
     checkpointer = SavedOnce(tmp_path / "cell", {}, 0)
-    with contextlib.suppress(StoppedError), RowFiles(tmp_path / "rows") as disk, checkpointer:
-        learn(checkpointer, disk)
+    with contextlib.suppress(StoppedError), RowFiles(tmp_path / "rows") as files, checkpointer:
+        learn(checkpointer=checkpointer, files=files)
     assert checkpointer.offers == 5
-    with RowFiles(tmp_path / "rows") as disk, OrbaxCheckpointer(tmp_path / "cell", {}, 1e6) as checkpointer:
-        assert checkpointer.facts("phase 1")["steps"] < 4
-        equal(learn(checkpointer, disk), learn(None, None))
+    with RowFiles(tmp_path / "rows") as files, OrbaxCheckpointer(tmp_path / "cell", {}, 1e6) as checkpointer:
+        assert checkpointer.facts("phase 1, block 1")["steps"] < 4
+        equal(learn(checkpointer=checkpointer, files=files), learn())
 
 
 # A process of its own, which may take no more memory for data than it has and some MiB.
@@ -140,12 +140,12 @@ import json, re, resource, sys
 import jax
 import numpy as np
 from pathlib import Path
-from cvfp_jax import parallel_pass, recurrence, row_file
-from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
+from cvfp_jax.checkpointing import row_file
+from cvfp_jax.checkpointing.row_file import RowFiles
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.config.overrides import replace
-from cvfp_jax.sweep.progress import CellProgress
+from cvfp_jax.contexts.runtime import Runtime
 from cvfp_jax.sweep.cell import run_cell
 
 def held():
@@ -164,7 +164,10 @@ table = rng.normal(size=(500, 32)).astype(np.float32)
 def run(tokens, disk=None):
     ids = rng.integers(0, 500, tokens + 500).astype(np.int32)
     data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
-    return run_cell(config, data, CellProgress("", visible=False), disk=disk)
+    if disk is None:
+        return run_cell(config, data)
+    with RowFiles(disk) as files:
+        return run_cell(config, data, Runtime(files=files))
 
 run(4000)
 if mebibytes:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cvfp_jax.config.settings import ModelConfig, Phase1Config
 from cvfp_jax.core.model import ContextBlock, token_windows
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.layout import lay_out
 from cvfp_jax.distributed.mesh import REPLICATED, ROWS, shard_map, single_device_mesh
 from cvfp_jax.phase1 import micro_batches
@@ -139,7 +140,7 @@ def test_phase_1_in_tiles_learns_what_it_learns_in_whole_micro_batches(small_til
 
     def learned():
         block = ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(0))
-        result = learn_contexts(block, vectors, ids, config, jax.random.key(0))
+        result = learn_contexts(block, TokenStream(vectors, ids), config, jax.random.key(0))
         return result.contexts_NxD, result.trace, result.residual_mean
 
     whole = learned()

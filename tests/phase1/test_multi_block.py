@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from cvfp_jax.config.settings import ModelConfig, Phase1Config
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.phase1.multi_block import exact_contexts, learn_blocks, shares
 from cvfp_jax.phase1.train import learn_contexts
+from cvfp_jax.reproduction.stale_clip import stale_clip
 from tests.original import named
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -41,14 +44,19 @@ def problem():
 def learn(problem, **changes):
     blocks, vectors, ids = problem
     config = Phase1Config(**({"max_iterations": 5, "gradient_clip": 0.01} | changes))
-    return learn_blocks(blocks, vectors, ids, config, jax.random.key(0))
+    options = {}
+    if config.compat_stale_clip:
+        options["next_clip"] = functools.partial(stale_clip, max_norm=config.gradient_clip)
+    return learn_blocks(blocks, TokenStream(vectors, ids), config, jax.random.key(0), **options)
 
 
 def test_each_block_learns_as_it_would_alone(problem):
     blocks, vectors, ids = problem
     first, second = learn(problem)
     config = Phase1Config(max_iterations=5, gradient_clip=0.01)
-    alone = learn_contexts(blocks[1], vectors, ids[30:], config, jax.random.fold_in(jax.random.key(0), 1))
+    alone = learn_contexts(
+        blocks[1], TokenStream(vectors, ids[30:]), config, jax.random.fold_in(jax.random.key(0), 1)
+    )
     np.testing.assert_array_equal(second.contexts_NxD, alone.contexts_NxD)
     assert first.iterations == 5
     for name, value in named(blocks[0]).items():
@@ -65,8 +73,9 @@ def test_left_over_gradients_count_only_for_comparison_with_the_original(problem
 
 def test_contexts_of_blocks_stand_side_by_side(problem):
     blocks, vectors, ids = problem
-    both = exact_contexts(blocks, vectors, ids)
+    stream = TokenStream(vectors, ids)
+    both = exact_contexts(blocks, stream).array
     assert both.shape == (61, 16)
     for number, block in enumerate(blocks):
-        alone = sequential_contexts(block, vectors, ids)
+        alone = sequential_contexts(block, stream).array
         np.testing.assert_array_equal(both[:, 8 * number : 8 * number + 8], alone)
