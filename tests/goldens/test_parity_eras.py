@@ -98,7 +98,6 @@ def noise_of(arrays, prefix, sigma, batch_size):
 
 def run_phase1(block, stream, val_stream, config, arrays, prefix, gradient_clip):
     """Phase 1 from recorded contexts and noise; the contexts of iteration 2 beside its result."""
-    batch_size = min(config.batch_size, len(stream)) or len(stream)
     recorded = arrays[f"{prefix}/prev0"] if config.initial_contexts == "random" else None
     iteration = begin_iteration(
         block,
