@@ -46,7 +46,7 @@ _CORRECTED = 64
 # Shorter lanes would be walked along twice: contexts forget where they started in 50 to 300 tokens.
 LEAST_LANE = 256
 # A step costs hardly more for so many lanes than for one: it is spent on reading the weights.
-_CPU_LANES, _LANES = 64, 1024
+CPU_LANES, LANES = 64, 1024
 
 
 def _in_single_precision(params: Any, graphdef: nnx.GraphDef) -> ContextBlock:
@@ -186,7 +186,7 @@ def _join(walked: _Walked, contexts_NxD: jax.Array, graphdef: nnx.GraphDef, mesh
 
 def _lanes(rows: int) -> tuple[int, int]:
     """The number of lanes of a chunk, and its rows: as many lanes as are worth it, none too short."""
-    most = _CPU_LANES if jax.default_backend() == "cpu" else _LANES
+    most = CPU_LANES if jax.default_backend() == "cpu" else LANES
     count = min(most, max(1, rows // LEAST_LANE))
     return count, count * min(CHUNK, -(-rows // count))
 

@@ -28,7 +28,7 @@ from cvfp_jax.distributed.mesh import (
 _CHUNK_BYTES = 16 * 2**20
 # A frozen head's logits at a time, rows and tokens: on a CPU as many as stay in its caches, while products
 # stay large; without the gradient, for which each stretch of tokens is added to a sum, fewer tokens.
-_CPU_LOGITS, _CPU_LOSS_LOGITS, _LOGITS = (1024, 2048), (1024, 1024), (8192, 8192)
+_CPU_LOGITS, _CPU_LOSS_LOGITS, LOGITS = (1024, 2048), (1024, 1024), (8192, 8192)
 # Tokens of a group whose largest logit is taken together.
 _GROUP = 128
 # Products of rounded numbers that add up more than so many at a time are a fifth slower on some CPUs.
@@ -232,7 +232,7 @@ def _own(
         if shares.vocab_size < len(table_VxE) * model_size(shares.mesh):
             count = shares.vocab_size - first
     on_cpu = _CPU_LOGITS if with_gradient else _CPU_LOSS_LOGITS
-    limit, stretch = on_cpu if jax.default_backend() == "cpu" else _LOGITS
+    limit, stretch = on_cpu if jax.default_backend() == "cpu" else LOGITS
     num_tokens = min(stretch, len(table_VxE))
     whole = len(table_VxE) // num_tokens
     dtype = hidden_BxE.dtype

@@ -6,9 +6,13 @@ them; parameters, token tables and the embedding are on every device.
 
 import dataclasses
 
+from cvfp_jax.checkpointing.row_file import STRETCH_BYTES
 from cvfp_jax.config.settings import RunConfig
+from cvfp_jax.contexts.recurrence import CHUNK, CPU_LANES, LANES
+from cvfp_jax.core.effective_rank import BLOCK_ROWS
 from cvfp_jax.core.widths import FFN_EXPANSION, context_widths, num_params, token_context_widths, token_widths
 from cvfp_jax.distributed.layout import range_of_device
+from cvfp_jax.kernels.cross_entropy import LOGITS
 
 FLOAT_BYTES, INDEX_BYTES = 4, 4
 # The stages of a cell, each with arrays of its own beside those that are always there.
@@ -22,18 +26,15 @@ _PAIRS_OF_ROWS = {"UNIF": 3, "InfoNCE": 3}
 # Parameters, gradient, two moments and an update; in phase 2 also those of the start and of the best epoch.
 _COPIES_PHASE1, _COPIES_PHASE2 = 5, 8
 _COPIES_TABLES = 2
-# Contexts of all lanes, those of one round and those put in order (``recurrence.py``).
-LANES, CPU_LANES, LANE_TOKENS = 1024, 64, 1024
+# Contexts of all lanes, those of one round and those put in order (``recurrence``).
 _LANE_COPIES = 3
-# The effective rank's blocks of rows, and how often LAPACK holds one.
-_QR_ROWS, _QR_COPIES = 8192, 4
+# How often LAPACK holds the effective rank's block of rows.
+_QR_COPIES = 4
 # Logits, exponentials and their like, a few of each: a CPU's fit into chunks of 32 MiB, an accelerator's are
-# made for so many rows and tokens at a time (``cross_entropy.py``).
+# made for so many rows and tokens at a time (``cross_entropy``).
 _HEAD_COPIES, _CPU_HEAD_BYTES = 4, 32 * 2**20
-HEAD_LOGITS = (8192, 8192)
 # Of contexts on the disk a stretch at a time is in memory, as read, as worked on and as written, and the
 # next and the last of them, as measured.
-STRETCH_BYTES = 16 * 2**20
 _STRETCHES = 12
 # A token's places among the distinct ones, while they are made.
 _PLACES_BYTES = 32
@@ -128,7 +129,7 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
         rank["contexts of phase 1 in f32"] = contexts
     if config.phase2.train_contexts == "sequential":
         rank["exact contexts"] = contexts
-    rank["block of rows"] = FLOAT_BYTES * _QR_COPIES * (max(_QR_ROWS, width) + width) * width
+    rank["block of rows"] = FLOAT_BYTES * _QR_COPIES * (max(BLOCK_ROWS, width) + width) * width
     if share.devices > 1:
         rank["triangular factors"] = FLOAT_BYTES * share.devices * width**2
     made = {
@@ -155,7 +156,7 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
 def _on_disk(made: dict[str, dict[str, int]], config: RunConfig, share: Share) -> dict[str, dict[str, int]]:
     """The arrays of a cell whose contexts are on the disk, given those of one with them in memory."""
     stretch = _STRETCHES * max(STRETCH_BYTES, context_bytes(config, share.micro_batch))
-    chunk = min(share.tokens, (CPU_LANES if share.on_cpu else LANES) * LANE_TOKENS)
+    chunk = min(share.tokens, (CPU_LANES if share.on_cpu else LANES) * CHUNK)
     # Those of a chunk that is made, and of the last one, which is written.
     lanes = (_LANE_COPIES + 2) * FLOAT_BYTES * chunk * config.model.context_dim
     phase1, phase2 = dict(made[PHASE1]), dict(made[PHASE2])
@@ -175,7 +176,7 @@ def _on_disk(made: dict[str, dict[str, int]], config: RunConfig, share: Share) -
 def _new_contexts(config: RunConfig, share: Share) -> dict[str, int]:
     """The contexts that phase 2 reads: made in whole chunks, then cut to the stream, which copies them."""
     contexts = context_bytes(config, share.tokens)
-    chunk = (CPU_LANES if share.on_cpu else LANES) * LANE_TOKENS
+    chunk = (CPU_LANES if share.on_cpu else LANES) * CHUNK
     lanes = FLOAT_BYTES * _LANE_COPIES * min(share.tokens, chunk) * config.model.context_dim
     if config.phase2.train_contexts != "sequential":
         # Validation's contexts are walked along before, and are not more.
@@ -239,5 +240,5 @@ def _head_bytes(config: RunConfig, vocab_size: int, share: Share) -> int:
     frozen = config.phase2.freeze_embedding and config.model.use_weight_tying
     if share.on_cpu or not frozen:
         return _HEAD_COPIES * _CPU_HEAD_BYTES
-    rows, tokens = HEAD_LOGITS
+    rows, tokens = LOGITS
     return _HEAD_COPIES * FLOAT_BYTES * min(share.batch, rows) * min(vocab_size, tokens)

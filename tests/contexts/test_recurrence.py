@@ -28,7 +28,7 @@ def test_lanes_equal_the_oracle_in_double_precision(monkeypatch, tokens, K):
     """Windows reach over the borders of lanes, and 200 tokens are two chunks and a bit of a third."""
     monkeypatch.setattr(recurrence, "LEAST_LANE", 20)
     monkeypatch.setattr(recurrence, "CHUNK", 20)
-    monkeypatch.setattr(recurrence, "_CPU_LANES", 4)
+    monkeypatch.setattr(recurrence, "CPU_LANES", 4)
     jax.clear_caches()
     rng = np.random.default_rng(tokens)
     ids = rng.integers(0, 5, tokens)

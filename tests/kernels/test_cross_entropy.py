@@ -42,7 +42,7 @@ def as_jax(hidden, table, targets, valid):
 
 def cut_into(monkeypatch, rows, tokens, group):
     """So many rows and tokens at a time, and in a group where tokens are a multiple."""
-    for name in ("_CPU_LOGITS", "_CPU_LOSS_LOGITS", "_LOGITS"):
+    for name in ("_CPU_LOGITS", "_CPU_LOSS_LOGITS", "LOGITS"):
         monkeypatch.setattr(cross_entropy, name, (rows, tokens))
     monkeypatch.setattr(cross_entropy, "_GROUP", group)
 
