@@ -250,25 +250,25 @@ def geometry(
     References:
       rato-tokyo/new-llm, report of 2025-11-27.
 
-    >>> found = geometry(jnp.array([[3.0, 0.0], [0.0, 4.0]]), 2, np.random.default_rng(0))
-    >>> found.norm_mean, found.distance_min, found.cosine_max, found.sparsity
+    >>> measures = geometry(jnp.array([[3.0, 0.0], [0.0, 4.0]]), 2, np.random.default_rng(0))
+    >>> measures.norm_mean, measures.distance_min, measures.cosine_max, measures.sparsity
     (3.5, 5.0, 0.0, 0.5)
     """
     rows = rng.choice(num_rows, max_rows, replace=False) if num_rows > max_rows else np.arange(num_rows)
     reductions = {"min": np.min, "max": np.max}
-    found: dict[str, Any] = dict.fromkeys(Geometry._fields)
+    fields: dict[str, Any] = dict.fromkeys(Geometry._fields)
     # As many rows for all streams in arrays of one length, so that they share a program.
     filled = np.pad(rows, (0, min(max_rows, len(contexts_NxD)) - len(rows)))
     measures = _row_measures(contexts_NxD, jnp.asarray(filled, jnp.int32), jnp.int32(len(rows)))
     for name, values_M in measures.items():
         if len(rows) > 1 or not name.startswith(("distance", "cosine")):
-            found[name] = _finite(float(reductions.get(name[-3:], _mean)(np.asarray(values_M)[: len(rows)])))
-    norm, distance, cosine = (found[f"{name}_mean"] for name in ("norm", "distance", "cosine"))
+            fields[name] = _finite(float(reductions.get(name[-3:], _mean)(np.asarray(values_M)[: len(rows)])))
+    norm, distance, cosine = (fields[f"{name}_mean"] for name in ("norm", "distance", "cosine"))
     if norm is not None:
-        found["is_zero_solution"] = norm < 0.1
+        fields["is_zero_solution"] = norm < 0.1
     if distance is not None and cosine is not None:
-        found["is_global_attractor"] = distance < 0.1 and cosine > 0.99
-    return Geometry(**found)
+        fields["is_global_attractor"] = distance < 0.1 and cosine > 0.99
+    return Geometry(**fields)
 
 
 @jax.jit

@@ -93,11 +93,11 @@ def parallel_contexts(
     graphdef, params = nnx.split(block)
     windows = StreamWindows(stream, block.num_input_tokens, line, as_power_of_two=True)
     params = device_put(params, line)
-    made = contexts.empty(stream.vectors_VxE.dtype, len(stream))
+    renewed = contexts.empty(stream.vectors_VxE.dtype, len(stream))
     multiple = _rows_at_a_time(len(contexts))
-    with made.writer() as write:
+    with renewed.writer() as write:
         for first, old_BxD, before_D in contexts.chunks(multiple, len(stream)):
             places_W, before_D = windows.places(first, len(old_BxD)), device_put(before_D, line)
             new_BxD = _apply(params, windows.vectors_UxE, places_W, old_BxD, before_D, graphdef, line)
             write(first, new_BxD)
-    return made
+    return renewed

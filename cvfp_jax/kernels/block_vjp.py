@@ -60,11 +60,11 @@ def forward(
     Returns:
       [T, D], and a ``Residuals`` a layer.
     """
-    kept = []
+    residuals = []
     for layer, term in zip(block.layers, terms, strict=True):
         context_TxD, of_layer = _layer_forward(layer, context_TxD, term)
-        kept.append(of_layer)
-    return context_TxD, kept
+        residuals.append(of_layer)
+    return context_TxD, residuals
 
 
 def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[jax.Array, Residuals]:
@@ -83,25 +83,26 @@ def _layer_forward(layer: Layer, context: jax.Array, term: jax.Array) -> tuple[j
     total = lax.optimization_barrier(start + delta)
     centred = lax.optimization_barrier(total - total.mean(axis=1, keepdims=True))
     inverse_std = lax.rsqrt(jnp.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
-    kept = Residuals(centred, inverse_std, slopes, second_input)
-    return output(layer, kept), kept
+    residuals = Residuals(centred, inverse_std, slopes, second_input)
+    return output(layer, residuals), residuals
 
 
-def output(layer: Layer, kept: Residuals) -> jax.Array:
+def output(layer: Layer, residuals: Residuals) -> jax.Array:
     """Returns a layer's output, given what is kept of it."""
-    return kept.normal * array_of(layer.norm.scale)[None, :] + array_of(layer.norm.bias)[None, :]
+    return residuals.normal * array_of(layer.norm.scale)[None, :] + array_of(layer.norm.bias)[None, :]
 
 
-def output_sum(layer: Layer, kept: Residuals, weights_T: jax.Array) -> jax.Array:
+def output_sum(layer: Layer, residuals: Residuals, weights_T: jax.Array) -> jax.Array:
     """Returns the sum of a layer's output over rows by weight, [D], of which no row is written down."""
-    normal_D = weighted_sum(weights_T * kept.inverse_std[:, 0], kept.centred)
+    normal_D = weighted_sum(weights_T * residuals.inverse_std[:, 0], residuals.centred)
     return normal_D * array_of(layer.norm.scale) + array_of(layer.norm.bias) * weights_T.sum()
 
 
-def row_means(rows_TxD: jax.Array) -> jax.Array:
-    """Returns each row's mean, [T]."""
+def row_means(rows_TxD: jax.Array, weights_D: jax.Array | None = None) -> jax.Array:
+    """Returns each row's mean, [T], with a weight for each column if weights are given."""
     # Divided last, so that equal numbers have that number for their mean.
-    return weighted_sum(rows_TxD, jnp.ones_like(rows_TxD[0])) / rows_TxD.shape[1]
+    weights_D = jnp.ones_like(rows_TxD[0]) if weights_D is None else weights_D
+    return weighted_sum(rows_TxD, weights_D) / rows_TxD.shape[1]
 
 
 def no_gradient(block: ContextBlock) -> list[LayerGradient]:
@@ -127,7 +128,7 @@ def no_gradient(block: ContextBlock) -> list[LayerGradient]:
 
 
 def backward(
-    block: ContextBlock, context_TxD: jax.Array, kept: list[Residuals], gradient_TxD: jax.Array
+    block: ContextBlock, context_TxD: jax.Array, residuals: list[Residuals], gradient_TxD: jax.Array
 ) -> tuple[list[LayerGradient], list[jax.Array]]:
     """Returns the gradients of a block's parameters and of its token terms.
 
@@ -137,7 +138,7 @@ def backward(
     Args:
       block: the context block.
       context_TxD: float, as ``forward`` was given it.
-      kept: of ``forward``.
+      residuals: of ``forward``.
       gradient_TxD: float, the gradient of the contexts after the last layer.
 
     Returns:
@@ -147,15 +148,15 @@ def backward(
       Ba, Kiros and Hinton, Layer Normalization, 2016.
     """
     # Made again from what is kept, which takes less memory traffic than to keep them too.
-    before = zip(block.layers, kept[:-1], strict=False)
+    before = zip(block.layers, residuals[:-1], strict=False)
     inputs = [context_TxD, *(output(layer, of_layer) for layer, of_layer in before)]
     gradients, terms = [], []
-    for number in reversed(range(len(block.layers))):
-        layer = block.layers[number]
-        of_layer, term, total = _layer_backward(layer, inputs[number], kept[number], gradient_TxD)
+    for index in reversed(range(len(block.layers))):
+        layer = block.layers[index]
+        of_layer, term, total = _layer_backward(layer, inputs[index], residuals[index], gradient_TxD)
         gradients.append(of_layer)
         terms.append(term)
-        if number:
+        if index:
             precision = layer.kind.precision
             kernel = layer.linear.kernel[: layer.context_dim]
             gradient_TxD = contract(term, kernel, ((1,), (1,)), precision)
@@ -167,25 +168,24 @@ def backward(
 
 
 def _layer_backward(
-    layer: Layer, context: jax.Array, kept: Residuals, gradient: jax.Array
+    layer: Layer, context: jax.Array, residuals: Residuals, gradient: jax.Array
 ) -> tuple[LayerGradient, jax.Array, jax.Array]:
     """The gradients of a layer's parameters, of its token term and of the sum that its LayerNorm reads."""
     precision = layer.kind.precision
     gradient = lax.optimization_barrier(gradient)
-    of_scale = gradient * kept.normal
+    of_scale = gradient * residuals.normal
     gain_D = array_of(layer.norm.scale)
-    width = len(gain_D)
-    mean, along = (weighted_sum(rows, gain_D)[:, None] / width for rows in (gradient, of_scale))
-    total = kept.inverse_std * (gradient * gain_D[None, :] - mean - kept.normal * along)
+    mean, along = (row_means(rows, gain_D)[:, None] for rows in (gradient, of_scale))
+    total = residuals.inverse_std * (gradient * gain_D[None, :] - mean - residuals.normal * along)
     delta = total
     second = None
     if layer.second is not None:
-        delta = lax.optimization_barrier(_times(delta, kept.slopes[1]))
-        assert kept.second_input is not None
-        second_input = as_numbers(kept.second_input)
+        delta = lax.optimization_barrier(_times(delta, residuals.slopes[1]))
+        assert residuals.second_input is not None
+        second_input = as_numbers(residuals.second_input)
         second = transposed_product(second_input, delta, precision), delta.sum(axis=0)
         delta = contract(delta, layer.second.kernel[...], ((1,), (1,)), precision)
-    term = lax.optimization_barrier(_times(delta, kept.slopes[0]))
+    term = lax.optimization_barrier(_times(delta, residuals.slopes[0]))
     residual = None
     if layer.residual is not None:
         residual = transposed_product(context, total, precision), total.sum(axis=0)

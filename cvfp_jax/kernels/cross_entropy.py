@@ -140,21 +140,21 @@ def _weighed(weights_CxT: jax.Array, tokens_TxE: jax.Array, precision: str) -> j
     return sum(sums[1:], sums[0])
 
 
-def _around_target(logits_CxT: jax.Array, place_C: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _around_target(logits_CxT: jax.Array, index_C: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The largest logit, the target's (some other if that is elsewhere), and the largest before it."""
     rows, tokens = logits_CxT.shape
     # The logits are read once: what comes before the target is whole groups, and some of its own.
     width = _GROUP if tokens % _GROUP == 0 else tokens
     logits_CxGxW = logits_CxT.reshape(rows, -1, width)
     largest_CxG = logits_CxGxW.max(axis=2)
-    inside_C = jnp.clip(place_C, 0, tokens - 1)
-    group_CxW = jnp.take_along_axis(logits_CxGxW, (inside_C // width)[:, None, None], axis=1)[:, 0]
-    own_C = jnp.take_along_axis(group_CxW, (inside_C % width)[:, None], axis=1)[:, 0]
-    numbers_W = jnp.arange(width, dtype=place_C.dtype)
-    begins_C = inside_C - inside_C % width
-    among_CxW = numbers_W[None, :] < (place_C - begins_C)[:, None]
-    numbers_G = jnp.arange(tokens // width, dtype=place_C.dtype)
-    whole_CxG = numbers_G[None, :] * width < begins_C[:, None]
+    nearest_C = jnp.clip(index_C, 0, tokens - 1)
+    group_CxW = jnp.take_along_axis(logits_CxGxW, (nearest_C // width)[:, None, None], axis=1)[:, 0]
+    own_C = jnp.take_along_axis(group_CxW, (nearest_C % width)[:, None], axis=1)[:, 0]
+    indices_W = jnp.arange(width, dtype=index_C.dtype)
+    begins_C = nearest_C - nearest_C % width
+    among_CxW = indices_W[None, :] < (index_C - begins_C)[:, None]
+    indices_G = jnp.arange(tokens // width, dtype=index_C.dtype)
+    whole_CxG = indices_G[None, :] * width < begins_C[:, None]
     before_C = jnp.maximum(
         jnp.where(whole_CxG, largest_CxG, -jnp.inf).max(axis=1),
         jnp.where(among_CxW, group_CxW, -jnp.inf).max(axis=1),
@@ -171,7 +171,7 @@ def _see(
     precision: str,
     count: jax.Array | None,
 ) -> _Seen:
-    """Takes in the logits of some tokens in a row; from number ``count`` on there are none."""
+    """Takes in the logits of some tokens in a row; from index ``count`` on there are none."""
     logits_CxT = lax.optimization_barrier(contract(hidden, tokens_TxE, ((1,), (1,)), precision))
     if count is not None:
         is_token_T = first + jnp.arange(len(tokens_TxE), dtype=count.dtype) < count
@@ -232,8 +232,8 @@ def _own(
         if shares.vocab_size < len(table_VxE) * model_size(shares.mesh):
             count = shares.vocab_size - first
     on_cpu = _CPU_LOGITS if with_gradient else _CPU_LOSS_LOGITS
-    limit, stretch = on_cpu if jax.default_backend() == "cpu" else LOGITS
-    num_tokens = min(stretch, len(table_VxE))
+    limit, most_tokens = on_cpu if jax.default_backend() == "cpu" else LOGITS
+    num_tokens = min(most_tokens, len(table_VxE))
     whole = len(table_VxE) // num_tokens
     dtype = hidden_BxE.dtype
 
@@ -245,12 +245,12 @@ def _own(
         seen = _Seen(lowest_C, zero_C, zero_C, lowest_C, pull_CxE)
         see = functools.partial(_see, hidden=hidden, targets_C=targets_C, precision=precision, count=count)
 
-        def see_stretch(number: jax.Array, seen: _Seen) -> _Seen:
-            first = number * num_tokens
+        def see_chunk(index: jax.Array, seen: _Seen) -> _Seen:
+            first = index * num_tokens
             tokens_TxE = as_numbers(lax.dynamic_slice_in_dim(table_VxE, first, num_tokens))
             return see(seen, lax.optimization_barrier(tokens_TxE), first)
 
-        seen = lax.fori_loop(0, whole, see_stretch, seen)
+        seen = lax.fori_loop(0, whole, see_chunk, seen)
         if whole * num_tokens < len(table_VxE):
             seen = see(seen, as_numbers(table_VxE[whole * num_tokens :]), whole * num_tokens)
         if shares is not None:

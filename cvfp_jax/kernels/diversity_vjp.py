@@ -53,7 +53,7 @@ def no_moments(width: int, dtype: jnp.dtype) -> Moments:
     return Moments(jnp.zeros((), dtype), jnp.zeros((width,), dtype), jnp.zeros((), dtype))
 
 
-def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum_D: jax.Array) -> Moments:
+def accumulate(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum_D: jax.Array) -> Moments:
     """Returns the moments of more rows, exact whatever the mean is.
 
     About any m near the mean, with ``a = sum(x - m)``: ``mean = m + a / n`` and
@@ -74,8 +74,8 @@ def with_rows(moments: Moments, contexts_TxD: jax.Array, valid_T: jax.Array, sum
       Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983.
 
     >>> rows, valid = jnp.array([[3.0], [5.0], [9.0]]), jnp.array([True, True, False])
-    >>> first = with_rows(no_moments(1, jnp.float32), rows, valid, jnp.array([8.0]))
-    >>> both = with_rows(first, rows + 4, valid, jnp.array([16.0]))
+    >>> first = accumulate(no_moments(1, jnp.float32), rows, valid, jnp.array([8.0]))
+    >>> both = accumulate(first, rows + 4, valid, jnp.array([16.0]))
     >>> both.rows.tolist(), both.mean_D.tolist(), both.squares.tolist()
     (4.0, [6.0], 20.0)
     """
@@ -117,12 +117,12 @@ def from_moments(name: str, moments: Moments) -> tuple[jax.Array, Gradient]:
       The loss, a scalar, and its gradient.
 
     >>> rows, valid = jnp.array([[3.0], [-3.0]]), jnp.array([True, True])
-    >>> moments = with_rows(no_moments(1, jnp.float32), rows, valid, rows.sum(axis=0))
+    >>> moments = accumulate(no_moments(1, jnp.float32), rows, valid, rows.sum(axis=0))
     >>> loss, gradient = from_moments("MCDL", moments)
     >>> round(float(loss), 4), gradient.of_rows(rows, None).round(4).tolist()
     (-2.1213, [[-0.35359999537467957], [0.35359999537467957]])
     """
-    # A micro-batch without rows counts nothing; without this it would count as no number.
+    # A micro-batch without rows counts nothing; without this it would be not a number.
     n = jnp.maximum(moments.rows, 1)
     norm = jnp.sqrt(moments.squares)
     # Where all rows are equal the norm has no derivative; it counts as zero, as in ``diversity``.

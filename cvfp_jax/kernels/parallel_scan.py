@@ -1,6 +1,6 @@
-"""A recurrence in lanes: stretches of one sequence computed side by side, and corrected until they fit.
+"""A recurrence in lanes: segments of one sequence computed side by side, and corrected until they fit.
 
-Shapes: M lanes, S places of a lane, P stretches of a lane, D state width.
+Shapes: M lanes, S places of a lane, P segments of a lane, D state width.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jax import lax
 # between two trajectories that have met, which rounding keeps from being equal bit by bit.
 _ROUNDINGS = 64
 # After so many steps walks are compared.
-_STRETCH = 16
+_SEGMENT = 16
 # A recurrence whose lanes have not met by then may never forget where it started.
 _MOST_ROUNDS = 4
 
@@ -33,10 +33,10 @@ def same(new_MxD: jax.Array, old_MxD: jax.Array) -> jax.Array:
 class _Walk(NamedTuple):
     """A walk along all lanes at once."""
 
-    stretch: jax.Array  # int32, the next one's number
+    segment: jax.Array  # int32, the index of the next one
     before_MxD: jax.Array
     states_SxMxD: jax.Array
-    marks_PxMxD: jax.Array  # the last states of each stretch
+    marks_PxMxD: jax.Array  # the last states of each segment
     met: jax.Array  # bool: all states here are those of the walk before
 
 
@@ -45,7 +45,7 @@ def _walk(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Walks along the lanes until all states are those of the walk before.
 
-    Returns the states, the last ones of each stretch, and whether they came to be the same.
+    Returns the states, the last ones of each segment, and whether they came to be the same.
     """
     length, lanes, _ = states_SxMxD.shape
     firsts_M = length * jnp.arange(lanes, dtype=jnp.int32)
@@ -56,20 +56,20 @@ def _walk(
         return new_MxD, lax.dynamic_update_index_in_dim(states_SxMxD, new_MxD, place, 0)
 
     def goes_on(walk: _Walk) -> jax.Array:
-        return (walk.stretch < len(old_PxMxD)) & ~walk.met
+        return (walk.segment < len(old_PxMxD)) & ~walk.met
 
-    def stretch(walk: _Walk) -> _Walk:
-        first = walk.stretch * _STRETCH
+    def segment(walk: _Walk) -> _Walk:
+        first = walk.segment * _SEGMENT
         carry = walk.before_MxD, walk.states_SxMxD
-        new_MxD, states = lax.fori_loop(first, first + _STRETCH, advance, carry)
+        new_MxD, states = lax.fori_loop(first, first + _SEGMENT, advance, carry)
         # States are only written here and compared with marks: read as well, all would be copied each time.
-        old_MxD = lax.dynamic_index_in_dim(old_PxMxD, walk.stretch, 0, False)
+        old_MxD = lax.dynamic_index_in_dim(old_PxMxD, walk.segment, 0, False)
         met = same(new_MxD, old_MxD).all()
-        marks = lax.dynamic_update_index_in_dim(walk.marks_PxMxD, new_MxD, walk.stretch, 0)
-        return _Walk(walk.stretch + 1, new_MxD, states, marks, met)
+        marks = lax.dynamic_update_index_in_dim(walk.marks_PxMxD, new_MxD, walk.segment, 0)
+        return _Walk(walk.segment + 1, new_MxD, states, marks, met)
 
     start = _Walk(jnp.int32(0), starts_MxD, states_SxMxD, old_PxMxD, jnp.zeros((), bool))
-    end = lax.while_loop(goes_on, stretch, start)
+    end = lax.while_loop(goes_on, segment, start)
     return end.states_SxMxD, end.marks_PxMxD, end.met
 
 
@@ -101,29 +101,29 @@ def run(step: LaneStep, start_D: jax.Array, lanes: int, length: int) -> jax.Arra
     if lanes == 1:
         return _from_end_to_end(step, start_D, length)
     dim = len(start_D)
-    rounded = length + -length % _STRETCH
+    rounded = length + -length % _SEGMENT
 
     def within(before_MxD: jax.Array, places_M: jax.Array) -> jax.Array:
         lane_M, place_M = places_M // rounded, places_M % rounded
-        # Places beyond a lane's end, in its last stretch, leave the state as it is.
+        # Places beyond a lane's end, in its last segment, leave the state as it is.
         new_MxD = step(before_MxD, lane_M * length + jnp.minimum(place_M, length - 1))
         return jnp.where((place_M < length)[:, None], new_MxD, before_MxD)
 
     def unfinished(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        number, _, _, met = carry
-        return (number < _MOST_ROUNDS) & ~met
+        round_index, _, _, met = carry
+        return (round_index < _MOST_ROUNDS) & ~met
 
     def improve(
         carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        number, states, marks, _ = carry
-        before_MxD = jnp.where(number > 0, marks[-1, :-1], 0)
+        round_index, states, marks, _ = carry
+        before_MxD = jnp.where(round_index > 0, marks[-1, :-1], 0)
         starts_MxD = jnp.concatenate([start_D[None, :], before_MxD])
-        return number + 1, *_walk(within, starts_MxD, states, marks)
+        return round_index + 1, *_walk(within, starts_MxD, states, marks)
 
     states = jnp.zeros((rounded, lanes, dim), start_D.dtype)
     # No number is the same as one that is none: the first round goes to the end.
-    marks = jnp.full((rounded // _STRETCH, lanes, dim), jnp.nan, start_D.dtype)
+    marks = jnp.full((rounded // _SEGMENT, lanes, dim), jnp.nan, start_D.dtype)
     carry = (jnp.int32(0), states, marks, jnp.zeros((), bool))
     _, states, _, met = lax.while_loop(unfinished, improve, carry)
     side_by_side = jnp.swapaxes(states[:length], 0, 1).reshape(-1, dim)

@@ -130,8 +130,8 @@ def add_terms(tables: LayerTables, places_KxT: jax.Array, gradient_TxD: jax.Arra
     return [table.at[places_T].add(gradient_TxD, mode="promise_in_bounds") for table, places_T in pairs]
 
 
-# A stretch is one small product of matrices.
-_STRETCH = 128
+# A segment is one small product of matrices.
+_SEGMENT = 128
 
 
 def _joined(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -144,8 +144,8 @@ def add_rows(table_UxD: jax.Array, places_T: jax.Array, rows_TxD: jax.Array) -> 
     """Returns a table with rows added at places, ``table.at[places].add(rows)``.
 
     Accelerators add rows to a place in whatever order they come. Here rows are sorted by place and cut into
-    stretches; in a stretch the rows of a place are summed by a product with zeros and ones, over
-    stretches by a scan, and each place is written once.
+    segments; in a segment the rows of a place are summed by a product with zeros and ones, over
+    segments by a scan, and each place is written once.
 
     Args:
       table_UxD: float.
@@ -160,19 +160,19 @@ def add_rows(table_UxD: jax.Array, places_T: jax.Array, rows_TxD: jax.Array) -> 
     """
     num_rows, num_places = len(places_T), len(table_UxD)
     order_T = jnp.argsort(places_T)
-    # The last stretch is filled up with rows of zeros for a place beyond the table.
-    filling = -num_rows % _STRETCH
-    places_CxS = jnp.pad(places_T[order_T], (0, filling), constant_values=num_places).reshape(-1, _STRETCH)
+    # The last segment is filled up with rows of zeros for a place beyond the table.
+    filling = -num_rows % _SEGMENT
+    places_CxS = jnp.pad(places_T[order_T], (0, filling), constant_values=num_places).reshape(-1, _SEGMENT)
     rows_TxD = jnp.pad(rows_TxD[order_T], ((0, filling), (0, 0)))
     rows_CxSxD = rows_TxD.reshape(*places_CxS.shape, -1)
-    # The number of a row's place among those of its stretch.
+    # The index of a row's place among those of its segment.
     own_CxS = jnp.cumsum(jnp.diff(places_CxS, axis=1, prepend=places_CxS[:, :1]) != 0, axis=1)
-    is_own_CxSxS = own_CxS[:, None, :] == jnp.arange(_STRETCH, dtype=own_CxS.dtype)[None, :, None]
+    is_own_CxSxS = own_CxS[:, None, :] == jnp.arange(_SEGMENT, dtype=own_CxS.dtype)[None, :, None]
     sums_CxSxD = jnp.einsum(
         "cps,csd->cpd", is_own_CxSxS.astype(rows_TxD.dtype), rows_CxSxD, precision=lax.Precision.HIGHEST
     )
     last_C = own_CxS[:, -1]
-    # A place's rows may go on from one stretch to the next, or through it.
+    # A place's rows may go on from one segment to the next, or through it.
     goes_on_C = jnp.concatenate([jnp.zeros((1,), bool), places_CxS[1:, 0] == places_CxS[:-1, -1]])
     ends_CxD = jnp.take_along_axis(sums_CxSxD, last_C[:, None, None], axis=1)[:, 0]
     afresh_Cx1 = ~(goes_on_C & (last_C == 0))[:, None]
@@ -182,7 +182,7 @@ def add_rows(table_UxD: jax.Array, places_T: jax.Array, rows_TxD: jax.Array) -> 
     # What is written where: nothing where there is no such place, or its rows go on.
     place_CxS = jnp.where(is_own_CxSxS, places_CxS[:, None, :], -1).max(axis=2)
     unfinished_C = jnp.concatenate([goes_on_C[1:], jnp.zeros((1,), bool)])
-    number_S = jnp.arange(_STRETCH, dtype=last_C.dtype)
+    number_S = jnp.arange(_SEGMENT, dtype=last_C.dtype)
     skipped_CxS = (place_CxS < 0) | (unfinished_C[:, None] & (number_S[None, :] == last_C[:, None]))
     # Numbers beyond the table, all different, are not written.
     beyond_T = num_places + jnp.arange(len(rows_TxD), dtype=place_CxS.dtype)

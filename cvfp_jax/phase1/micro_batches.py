@@ -31,7 +31,7 @@ class Range(NamedTuple):
     """The rows of a stream that a device has."""
 
     first_row: jax.Array  # int32, in the stream
-    first_batch: jax.Array  # int32, the number of its first micro-batch
+    first_batch: jax.Array  # int32, the index of its first micro-batch
     batches: jax.Array  # int32, how many of its micro-batches are to be visited
     before_D: jax.Array  # the old context before its first row
 
@@ -39,7 +39,7 @@ class Range(NamedTuple):
 class Batch(NamedTuple):
     """A micro-batch of a pass."""
 
-    number: jax.Array  # int32, from 0, in the stream
+    batch_index: jax.Array  # int32, in the stream
     old_CxD: jax.Array  # the previous contexts of the token before the first and of all tokens, in f32
     places_W: jax.Array  # of the tokens of all windows
     valid_B: jax.Array  # bool, which rows are no padding
@@ -84,12 +84,12 @@ def _batch(
     before_D: jax.Array,
     tokens: Tokens,
     own: Range,
-    place: jax.Array,
+    index: jax.Array,
     rows: int,
     filling: int,
 ) -> Batch:
     """Reads a device's micro-batch, given the context before its first token."""
-    first = place * rows
+    first = index * rows
     own_BxD = as_numbers(lax.dynamic_slice_in_dim(contexts_NxD, first, rows))
     # In one: to fill it up later would copy it.
     none_FxD = jnp.zeros((filling, len(before_D)), own_BxD.dtype)
@@ -100,7 +100,7 @@ def _batch(
     windows = rows + len(tokens.places_M) - len(contexts_NxD)
     places_W = jnp.pad(lax.dynamic_slice_in_dim(tokens.places_M, first, windows), (0, filling))
     valid_B = own.first_row + first + jnp.arange(rows, dtype=jnp.int32) < tokens.num_tokens
-    return Batch(own.first_batch + place, old_CxD, places_W, jnp.pad(valid_B, (0, filling)))
+    return Batch(own.first_batch + index, old_CxD, places_W, jnp.pad(valid_B, (0, filling)))
 
 
 # Makes a micro-batch's new contexts, and carries on what it was given.
@@ -135,15 +135,15 @@ def renew_contexts(
       The new contexts, zero in the padding, and what the last micro-batch carried on.
     """
 
-    def body(place: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
+    def body(index: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
         contexts_NxD, before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows, filling)
+        batch = _batch(contexts_NxD, before_D, tokens, own, index, rows, filling)
         new_BxD, carried = renew(batch, carried)
         new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0)[:rows]
         new_BxD = new_BxD.astype(numbers_type(contexts_NxD.dtype))
         before_D = batch.old_CxD[rows].astype(before_D.dtype)
         return (
-            lax.dynamic_update_slice_in_dim(contexts_NxD, as_kept(new_BxD), place * rows, 0),
+            lax.dynamic_update_slice_in_dim(contexts_NxD, as_kept(new_BxD), index * rows, 0),
             before_D,
             carried,
         )
@@ -164,9 +164,9 @@ def read_contexts(
 ) -> Any:
     """Visits micro-batches as ``renew_contexts`` does and changes none; returns what is carried."""
 
-    def body(place: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+    def body(index: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, own, place, rows, filling)
+        batch = _batch(contexts_NxD, before_D, tokens, own, index, rows, filling)
         return batch.old_CxD[rows].astype(before_D.dtype), visit(batch, carried)
 
     return lax.fori_loop(0, own.batches, body, (own.before_D, carried))[1]
@@ -207,13 +207,13 @@ def filling(num_rows: int) -> int:
 
 
 def tile_reader(batch: Batch, noise_BxD: jax.Array | None, rows: int) -> Callable[[jax.Array], Tile]:
-    """Returns what reads a tile of a micro-batch by its number."""
+    """Returns what reads a tile of a micro-batch by its index."""
     around = len(batch.places_W) - len(batch.valid_B)
     if noise_BxD is not None:
         noise_BxD = jnp.pad(noise_BxD, ((0, len(batch.valid_B) - len(noise_BxD)), (0, 0)))
 
-    def read(number: jax.Array) -> Tile:
-        first = number * rows
+    def read(index: jax.Array) -> Tile:
+        first = index * rows
         both = lax.dynamic_slice_in_dim(batch.old_CxD, first, rows + 1)
         shifted_TxD = both[:-1]
         if noise_BxD is not None:

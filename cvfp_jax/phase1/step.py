@@ -39,12 +39,12 @@ from cvfp_jax.kernels.block_vjp import (
 from cvfp_jax.kernels.diversity_vjp import (
     Gradient,
     Moments,
+    accumulate,
     from_moments,
     from_rows,
     no_moments,
     of_all,
     of_moments,
-    with_rows,
 )
 from cvfp_jax.kernels.token_tables import LayerTables, add_terms, terms_of, token_tables, without_token_rows
 from cvfp_jax.phase1 import stop_rules
@@ -102,8 +102,8 @@ class State(NamedTuple):
 
     params: Any
     optimizer: Any
-    # Of the previous iteration; zeros where the ids are padded. An array, of bf16 numbers the bits (see
-    # ``products.as_kept``), or in ``phase1_disk`` a file.
+    # Of the previous iteration; zeros where the ids are padded. Of bf16 numbers the bits (see
+    # ``matmul.as_kept``); None while they stand in a ``ContextStore``.
     contexts_NxD: Any
     watch: Watch
 
@@ -111,12 +111,12 @@ class State(NamedTuple):
 class _Scratch(NamedTuple):
     """What the pass backward over a micro-batch needs of the pass forward, a tile after the other."""
 
-    kept: list[Residuals]
+    residuals: list[Residuals]
     change: jax.Array  # each token's mean squared change
 
 
 class Sums(NamedTuple):
-    """What is added up over micro-batches, and room that all of them work in."""
+    """What is added up over micro-batches, and buffers that all of them work in."""
 
     metrics: dict[str, jax.Array]
     gradients: list[LayerGradient]
@@ -126,8 +126,8 @@ class Sums(NamedTuple):
 
 def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: Tile) -> tuple[jax.Array, _Scratch]:
     terms = [terms_of(table, tile.places_KxT) for table in tables]
-    contexts_TxD, kept = forward(block, tile.shifted_TxD, terms)
-    return contexts_TxD, _Scratch(kept, row_means(jnp.square(contexts_TxD - tile.old_TxD)))
+    contexts_TxD, residuals = forward(block, tile.shifted_TxD, terms)
+    return contexts_TxD, _Scratch(residuals, row_means(jnp.square(contexts_TxD - tile.old_TxD)))
 
 
 def _no_scratch(block: ContextBlock, tables: list[LayerTables], inputs: Inputs, spec: Phase1Spec) -> _Scratch:
@@ -147,11 +147,13 @@ def has_converged(change_B: jax.Array, config: Phase1Config) -> jax.Array:
     return change_B < config.convergence_threshold
 
 
-def _noise(index: jax.Array, number: jax.Array, key: jax.Array, old_CxD: jax.Array, spec: Phase1Spec) -> Any:
+def _noise(
+    index: jax.Array, batch_index: jax.Array, key: jax.Array, old_CxD: jax.Array, spec: Phase1Spec
+) -> Any:
     """What is added to a micro-batch's shifted contexts, if anything is; drawn for all pieces, as for one."""
     layout, sigma = spec.layout, spec.config.context_noise
     if spec.noise is not None:
-        noise = spec.noise(index, number)
+        noise = spec.noise(index, batch_index)
     elif sigma == 0:
         return None
     else:
@@ -198,27 +200,29 @@ def _renew(
     """
     config, layout = spec.config, spec.layout
     tiles, rows = num_tiles(layout.rows)
-    key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.number)
-    read = tile_reader(batch, _noise(index, batch.number, key, batch.old_CxD, spec), rows)
+    key = jax.random.fold_in(jax.random.fold_in(inputs.key, index), batch.batch_index)
+    read = tile_reader(batch, _noise(index, batch.batch_index, key, batch.old_CxD, spec), rows)
     last = block.layers[-1]
     dim = batch.old_CxD.shape[1]
 
-    def forward_tile(number: jax.Array, carry: tuple[_Scratch, Moments]) -> tuple[_Scratch, Moments]:
+    def forward_tile(tile_index: jax.Array, carry: tuple[_Scratch, Moments]) -> tuple[_Scratch, Moments]:
         scratch, moments = carry
-        contexts_TxD, of_tile = _forward_tile(block, tables, read(number))
+        contexts_TxD, of_tile = _forward_tile(block, tables, read(tile_index))
         if of_moments(config.diversity):
-            valid_T = lax.dynamic_slice_in_dim(batch.valid_B, number * rows, rows)
+            valid_T = lax.dynamic_slice_in_dim(batch.valid_B, tile_index * rows, rows)
             weights_T = valid_T.astype(contexts_TxD.dtype)
-            sum_D = output_sum(last, of_tile.kept[-1], weights_T)
-            moments = with_rows(moments, contexts_TxD, valid_T, sum_D)
+            sum_D = output_sum(last, of_tile.residuals[-1], weights_T)
+            moments = accumulate(moments, contexts_TxD, valid_T, sum_D)
         scratch = jax.tree.map(
-            lambda room, leaf: lax.dynamic_update_index_in_dim(room, leaf, number, 0), scratch, of_tile
+            lambda buffer, leaf: lax.dynamic_update_index_in_dim(buffer, leaf, tile_index, 0),
+            scratch,
+            of_tile,
         )
         return scratch, moments
 
     start = sums.scratch, no_moments(dim, batch.old_CxD.dtype)
     scratch, moments = lax.fori_loop(0, tiles, forward_tile, start)
-    contexts_BxD = jax.vmap(lambda kept: output(last, kept))(scratch.kept[-1]).reshape(-1, dim)
+    contexts_BxD = jax.vmap(lambda residuals: output(last, residuals))(scratch.residuals[-1]).reshape(-1, dim)
     change_B = jnp.where(batch.valid_B, scratch.change.reshape(-1), 0)
     whole = psum_pieces if layout.pieces > 1 else lambda own: own
     count, changed = whole(batch.valid_B.sum()), whole(change_B.sum())
@@ -235,20 +239,22 @@ def _renew(
         rest_BxD = jnp.pad(rest_BxD, ((0, tiles * rows - layout.rows), (0, 0)))
 
     def backward_tile(
-        number: jax.Array, carry: tuple[list[LayerGradient], list[LayerTables]]
+        tile_index: jax.Array, carry: tuple[list[LayerGradient], list[LayerTables]]
     ) -> tuple[list[LayerGradient], list[LayerTables]]:
         gradients, of_tables = carry
-        first = number * rows
-        tile = read(number)
-        kept = jax.tree.map(lambda room: lax.dynamic_index_in_dim(room, number, 0, False), scratch.kept)
-        contexts_TxD = output(last, kept[-1])
+        first = tile_index * rows
+        tile = read(tile_index)
+        residuals = jax.tree.map(
+            lambda buffer: lax.dynamic_index_in_dim(buffer, tile_index, 0, False), scratch.residuals
+        )
+        contexts_TxD = output(last, residuals[-1])
         rest = None if rest_BxD is None else lax.dynamic_slice_in_dim(rest_BxD, first, rows)
         gradient_TxD = spreading.of_rows(contexts_TxD, rest)
         if weight < 1:
             gradient_TxD += pull * (contexts_TxD - tile.old_TxD)
         valid = lax.dynamic_slice_in_dim(batch.valid_B, first, rows)
         gradient_TxD = jnp.where(valid[:, None], gradient_TxD, 0)
-        added, of_terms = backward(block, tile.shifted_TxD, kept, gradient_TxD)
+        added, of_terms = backward(block, tile.shifted_TxD, residuals, gradient_TxD)
         of_tables = [
             add_terms(table, tile.places_KxT, of_term)
             for table, of_term in zip(of_tables, of_terms, strict=True)
@@ -344,7 +350,7 @@ def residual_sums(
     def visit(batch: Batch, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         read = tile_reader(batch, None, rows)
         change = lax.map(
-            lambda number: _forward_tile(block, tables, read(number))[1].change, jnp.arange(tiles)
+            lambda tile_index: _forward_tile(block, tables, read(tile_index))[1].change, jnp.arange(tiles)
         )
         change_B = jnp.where(batch.valid_B, change.reshape(-1), 0)
         return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())

@@ -84,9 +84,9 @@ def _initial_contexts(
     key = device_put(key, layout.mesh)
     with store.writer() as write:
         for first, rows in store.chunk_ranges(layout.rows, len(stream)):
-            part = dataclasses.replace(layout, batches=rows // layout.rows // layout.mesh.size)
+            chunk = dataclasses.replace(layout, batches=rows // layout.rows // layout.mesh.size)
             start = device_put(jnp.int32(first), layout.mesh)
-            write(first, _random_contexts(key, num_tokens, start, part, block.context_dim, dtype))
+            write(first, _random_contexts(key, num_tokens, start, chunk, block.context_dim, dtype))
     return store
 
 
@@ -96,22 +96,22 @@ def _random_contexts(
 ) -> jax.Array:
     """Draws the rows of a layout from a place on, as a state has them.
 
-    Some rows at a time, each by a key of its own: all at once would take four times the room.
+    Some rows at a time, each by a key of its own: all at once would take four times the memory.
     """
-    room = layout.own_rows
-    rows = min(_ROWS_DRAWN, room)
+    own_rows = layout.own_rows
+    rows = min(_ROWS_DRAWN, own_rows)
 
     def draw_own(key: jax.Array, num_tokens: jax.Array, start: jax.Array) -> jax.Array:
-        def draw(part: jax.Array, contexts_NxD: jax.Array) -> jax.Array:
+        def draw(index: jax.Array, contexts_NxD: jax.Array) -> jax.Array:
             # The last rows overlap with those before.
-            first = jnp.minimum(part * rows, room - rows)
-            places = start + axis_index() * room + first + jnp.arange(rows, dtype=jnp.int32)
-            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(places)
+            first = jnp.minimum(index * rows, own_rows - rows)
+            indices = start + axis_index() * own_rows + first + jnp.arange(rows, dtype=jnp.int32)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(indices)
             drawn = INITIAL_STD * jax.vmap(lambda own: jax.random.normal(own, (dim,)))(keys)
-            drawn = as_kept(jnp.where((places < num_tokens)[:, None], drawn, 0).astype(dtype))
+            drawn = as_kept(jnp.where((indices < num_tokens)[:, None], drawn, 0).astype(dtype))
             return jax.lax.dynamic_update_slice_in_dim(contexts_NxD, drawn, first, axis=0)
 
-        return jax.lax.fori_loop(0, -(-room // rows), draw, as_kept(jnp.zeros((room, dim), dtype)))
+        return jax.lax.fori_loop(0, -(-own_rows // rows), draw, as_kept(jnp.zeros((own_rows, dim), dtype)))
 
     return shard_map(draw_own, layout.mesh, (REPLICATED, REPLICATED, REPLICATED), ROWS)(
         key, num_tokens, first

@@ -73,7 +73,7 @@ class EarlyStopping:
       rato-tokyo/new-llm, report of 2025-12-03.
 
     >>> rule = EarlyStopping(Phase2Config(patience=1, min_ppl_improvement=0.5))
-    >>> [rule.is_best(number, math.log(ppl)) for number, ppl in ((1, 9.0), (2, 8.0), (3, 7.9))]
+    >>> [rule.is_best(epoch, math.log(ppl)) for epoch, ppl in ((1, 9.0), (2, 8.0), (3, 7.9))]
     [True, True, False]
     >>> rule.best_epoch, rule.is_over
     (2, True)
@@ -91,7 +91,7 @@ class EarlyStopping:
         """Whether patience has run out."""
         return self._failures >= self._config.patience
 
-    def is_best(self, number: int, val_loss: float) -> bool:
+    def is_best(self, epoch: int, val_loss: float) -> bool:
         """Notes an epoch and says whether it is the best so far."""
         lower = val_loss < self._best_loss
         least = self._config.min_ppl_improvement
@@ -99,7 +99,7 @@ class EarlyStopping:
         self._failures = 0 if gained else self._failures + 1
         best = gained or (lower and self._config.small_gain == "kept")
         if best:
-            self._best_loss, self.best_epoch = val_loss, number
+            self._best_loss, self.best_epoch = val_loss, epoch
         return best
 
 
@@ -211,14 +211,14 @@ def learn_tokens(
         ]
         epochs = [Epoch(*measures) for measures in saved["epochs"]]
     rule = EarlyStopping(config)
-    for number, epoch in enumerate(epochs, 1):
-        rule.is_best(number, epoch.val_loss)
+    for epoch, measures in enumerate(epochs, 1):
+        rule.is_best(epoch, measures.val_loss)
     status, failed_batch = Status.MAX_STEPS, None
     before, done = steps[: len(epochs) * per_epoch], steps[len(epochs) * per_epoch :]
-    for number in range(len(epochs) + 1, config.epochs + 1):
+    for epoch in range(len(epochs) + 1, config.epochs + 1):
         maybe_save = functools.partial(_maybe_save, checkpointer, best, epochs, before)
         state, losses = train_epoch(
-            state, frozen, train, spec, number, progress=show, done=done, after_batch=maybe_save
+            state, frozen, train, spec, epoch, progress=show, done=done, after_batch=maybe_save
         )
         before, done = before + losses, []
         failed_batch = _first_broken(losses)
@@ -234,7 +234,7 @@ def learn_tokens(
         if not math.isfinite(val_loss):
             status = Status.NON_FINITE
             break
-        if rule.is_best(number, val_loss):
+        if rule.is_best(epoch, val_loss):
             best = jax.tree.map(jnp.copy, state.params)
         if rule.is_over:
             status = Status.CONVERGED
@@ -260,7 +260,7 @@ def _maybe_save(
     state: TrainState,
     losses: list[tuple[jax.Array, jax.Array]],
 ) -> None:
-    """Offers a state after a batch; one that follows a number that is not finite is not worth saving."""
+    """Saves the state after a batch if it is time; one after a number that is not finite is not worth it."""
 
     def make() -> tuple[Facts, Any] | None:
         measures = before + _on_host(losses)
@@ -280,9 +280,9 @@ def _on_host(losses: list[Any]) -> list[Measure]:
 
 def _first_broken(losses: list[Measure]) -> int | None:
     """The first batch, from 1, whose loss or gradient is not finite."""
-    for number, pair in enumerate(losses, 1):
+    for batch, pair in enumerate(losses, 1):
         if not all(map(math.isfinite, pair)):
-            return number
+            return batch
     return None
 
 
@@ -291,7 +291,7 @@ def train_epoch(
     frozen: Frozen,
     stream: Stream,
     spec: Phase2Spec,
-    number: int,
+    epoch: int,
     *,
     progress: Phase2Progress = lambda epoch, rows, loss: None,
     done: Sequence[Measure] = (),
@@ -305,11 +305,11 @@ def train_epoch(
     measures: list[Any] = list(done)
     batches = stream.batches(spec.config.batch_size)[len(done) :]
     for (first, rows), arrays in zip(batches, spec.arrays(stream, batches), strict=False):
-        state, loss, norm = step(state, frozen, arrays, first, np.int32(number))
+        state, loss, norm = step(state, frozen, arrays, first, np.int32(epoch))
         measures.append((loss, norm))
         if len(measures) % _BATCHES_BETWEEN_REPORTS == 0:
             if not math.isfinite(float(loss)):
                 break
-            progress(number, int(first) + rows, float(loss))
+            progress(epoch, int(first) + rows, float(loss))
         after_batch(state, measures)
     return state, _on_host(measures)

@@ -214,9 +214,9 @@ def _phase1_rows(config: RunConfig, rows: int) -> int:
     """Numbers that a micro-batch keeps for its backward pass."""
     model = config.model
     widths = context_widths(model)
-    window = model.num_input_tokens * model.embed_dim
     each = _ROWS_OF_WIDTH * sum(widths[1:])
     if model.ffn_num_layers == 2:
+        window = model.num_input_tokens * model.embed_dim
         each += _ROWS_OF_INNER * FFN_EXPANSION * sum(width + window for width in widths[:-1])
     pairs = _PAIRS_OF_ROWS.get(config.phase1.diversity, 0)
     return rows * (each + pairs * rows)

@@ -10,13 +10,13 @@ from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.core.diversity import DIVERSITY_LOSSES
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.kernels.block_vjp import forward, output_sum
-from cvfp_jax.kernels.diversity_vjp import from_moments, from_rows, no_moments, of_moments, with_rows
+from cvfp_jax.kernels.diversity_vjp import accumulate, from_moments, from_rows, no_moments, of_moments
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def with_tile(moments, contexts, counted):
-    return with_rows(moments, contexts, counted, jnp.where(counted[:, None], contexts, 0).sum(axis=0))
+    return accumulate(moments, contexts, counted, jnp.where(counted[:, None], contexts, 0).sum(axis=0))
 
 
 def value_and_gradient(name, contexts, counted, key, tile=5):
@@ -76,7 +76,7 @@ def test_moments_of_nearly_equal_contexts_keep_their_digits(spread):
     keys = jax.random.split(jax.random.key(1), 2)
     before = jax.random.normal(keys[0], (1, 96)) + spread * jax.random.normal(keys[1], (1000, 96))
     contexts, kept = forward(block, before, block.token_terms(jnp.ones((1000, 8))))
-    moments = with_rows(
+    moments = accumulate(
         no_moments(96, jnp.float32), contexts, weights > 0, output_sum(block.layers[-1], kept[-1], weights)
     )
     exact = np.asarray(contexts, np.float64)
