@@ -81,7 +81,7 @@ def _refuse(both: bool, field: str, value: object, other: str, other_value: obje
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The architecture (D, E, L and K of the equations in ``model.py``)."""
+    """The architecture (D, E, L and K of the equations in ``core.model``)."""
 
     context_dim: int = 768
     embed_dim: int = 768

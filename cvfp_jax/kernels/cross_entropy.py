@@ -308,7 +308,7 @@ def frozen_head_losses(
 
     Args:
       hidden_BxE: float.
-      table_VxE: float, the tied table, or that as ``products.as_kept`` has it in bf16; its gradient is zero.
+      table_VxE: float, the tied table, or that as ``matmul.as_kept`` has it in bf16; its gradient is zero.
       targets_B: int, the right tokens.
       valid_B: bool, which rows count.
       precision: of the products; see ``products``.

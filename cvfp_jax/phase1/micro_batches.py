@@ -123,7 +123,7 @@ def renew_contexts(
 
     Args:
       contexts_NxD: float or the bits of bf16 numbers, the previous contexts of the range, padded as the
-        stream is. Bits are what a loop changes in place; see ``products.as_kept``.
+        stream is. Bits are what a loop changes in place; see ``matmul.as_kept``.
       tokens: the stream.
       own: the range.
       rows: of a micro-batch, without its filling.

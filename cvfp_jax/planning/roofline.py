@@ -31,7 +31,7 @@ _MOVED_OF_INNER = 4
 _MOVED_BY_ADAM = 7
 # A table of token terms is written; its gradient written, added up and read.
 _MOVED_TABLES = 3
-# Rounds of exact contexts at most, each of which hands a state on (``lanes.py``).
+# Rounds of exact contexts at most, each of which hands a state on (``parallel_scan``).
 _ROUNDS = 4
 _SCALARS = 4  # losses and a count, summed over devices
 
