@@ -13,7 +13,7 @@ import numpy as np
 from cvfp_jax.runtime.files import cache_dir, write_atomic
 
 # Part of every key: raise it when the meaning of a cached array changes.
-SCHEMA = "1"
+VERSION = "1"
 
 
 # An array's memoryview is hashed where it lies.
@@ -79,7 +79,7 @@ def cached_arrays(
     Returns:
       The named arrays.
     """
-    path = cache_dir() / f"{kind}-{content_hash([SCHEMA, *key])[:32]}.npz"
+    path = cache_dir() / f"{kind}-{content_hash([VERSION, *key])[:32]}.npz"
     try:
         # Opened here, because numpy leaves a file open that turns out to be no archive.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:

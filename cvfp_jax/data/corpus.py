@@ -53,20 +53,20 @@ class Samples:
             for part in self.ranges:
                 _check_enough(self.corpus, len(rows), part)
             for part in (range(len(self)),) if self.gaps else self.ranges:
-                for number, row in zip(part, rows.select(part), strict=True):
-                    yield textfiles.sample_text(row, f"{self.corpus}, row {number}", self.turns)
+                for index, row in zip(part, rows.select(part), strict=True):
+                    yield textfiles.sample_text(row, f"{self.corpus}, row {index}", self.turns)
             return
         if kind == "pydocs":
             texts = iter(pydocs.read_samples(max(part.stop for part in self.ranges)))
         else:
             texts = textfiles.iterate_samples(place, self.turns)
-        found = 0
+        num_read = 0
         for part in self.ranges:
-            for text in itertools.islice(texts, part.stop - found):
-                found += 1
-                if found > part.start or self.gaps:
+            for text in itertools.islice(texts, part.stop - num_read):
+                num_read += 1
+                if num_read > part.start or self.gaps:
                     yield text
-            _check_enough(self.corpus, found, part)
+            _check_enough(self.corpus, num_read, part)
 
 
 def _check_enough(corpus: str, available: int, wanted: range) -> None:

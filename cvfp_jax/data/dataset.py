@@ -35,7 +35,7 @@ class SweepData:
     config: DataConfig
     num_samples: int  # of the largest cell
     num_held_out: int  # validation samples; none where the tail of a cell's own tokens validates
-    tokens: stream.TokenStream  # the largest cell's samples first and the validation samples last
+    tokens: stream.TokenizedText  # the largest cell's samples first and the validation samples last
     vocabulary: stream.Vocabulary
     hashes: Mapping[int, str]  # by a cell's number of samples
 
@@ -139,12 +139,12 @@ def _hash_texts(
     # A tail is no text of its own: what tells one from another is where it is cut.
     cut = ["validation"] if config.val_tail is None else ["tail", config.val_samples]
     trained = len(texts) - num_held_out
-    for number, text in enumerate(whole.over(texts), 1):
-        if number in sample_counts:
-            cells[number] = whole.copy()
+    for count, text in enumerate(whole.over(texts), 1):
+        if count in sample_counts:
+            cells[count] = whole.copy()
             for part in cut:
-                cells[number].add(part)
-        if number > trained:
+                cells[count].add(part)
+        if count > trained:
             for digest in cells.values():
                 digest.add(text)
     return whole.hexdigest(), cells

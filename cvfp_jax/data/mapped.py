@@ -49,7 +49,7 @@ def cached_pieces(
     Returns:
       Read-only views of the file: int32 [N], and int64 [pieces + 1] from 0 to N.
     """
-    made_from = cache.content_hash([cache.SCHEMA, *key])
+    made_from = cache.content_hash([cache.VERSION, *key])
     path = cache.cache_dir() / f"{kind}-{made_from[:32]}.bin"
     try:
         return _open(path, made_from)
@@ -97,10 +97,10 @@ def _open(path: Path, made_from: str) -> tuple[np.ndarray, np.ndarray]:
         footer = file.read()
         if len(footer) < _FOOTER.size or _signed(footer) != footer:
             raise ValueError("it does not end as it should")
-        magic, found, num_values, num_pieces, checksum, _ = _FOOTER.unpack(footer)
+        magic, written_from, num_values, num_pieces, checksum, _ = _FOOTER.unpack(footer)
         begin = num_values * 4 + num_values * 4 % 8
         end = begin + (num_pieces + 1) * 8
-        if (magic, found, size) != (_MAGIC, made_from.encode(), end + _FOOTER.size):
+        if (magic, written_from, size) != (_MAGIC, made_from.encode(), end + _FOOTER.size):
             raise ValueError("it holds something else")
         if size <= CHECKED_BYTES and _checksum(file, end) != checksum:
             raise ValueError("its contents have changed")

@@ -45,18 +45,18 @@ def module_files(roots: Iterator[tuple[str, Path]]) -> list[tuple[str, Path]]:
 
     The hash mixes packages, and the order depends on nothing but the names.
     """
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     for name, root in roots:
         if root.is_file():
-            found[name] = root
+            modules[name] = root
             continue
         for folder, folders, files in os.walk(root):
             folders[:] = [inner for inner in folders if inner not in _LEFT_OUT]
             inside = Path(folder)
             for file in files:
                 if file.endswith(".py"):
-                    found[f"{name}/{(inside / file).relative_to(root).as_posix()}"] = inside / file
-    return sorted(found.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest())
+                    modules[f"{name}/{(inside / file).relative_to(root).as_posix()}"] = inside / file
+    return sorted(modules.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest())
 
 
 def _docstrings(path: Path) -> list[str]:

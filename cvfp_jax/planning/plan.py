@@ -111,15 +111,15 @@ def expected_memory(
         share = dataclasses.replace(share, on_disk=on_disk)
         return memory_model.peak(memory_model.cell_arrays(config, vocab_size, share))
     share = Share.whole(config, vocab_size, train_tokens, True, on_disk)
-    made = memory_model.cell_arrays(config, vocab_size, share)
+    arrays = memory_model.cell_arrays(config, vocab_size, share)
     counts = num_params(config.model, vocab_size, config.phase2.freeze_embedding, count_embed_norm=False)
-    made[memory_model.ALWAYS]["the host's table"] = FLOAT_BYTES * vocab_size * config.model.embed_dim
+    arrays[memory_model.ALWAYS]["the host's table"] = FLOAT_BYTES * vocab_size * config.model.embed_dim
     # What phase 1 saves is copied, what phase 2 saves of contexts is not; both are packed. Files are linked.
-    saved = made[memory_model.PHASE1].get("contexts", 0) + 3 * FLOAT_BYTES * counts["params_context_block"]
-    made[memory_model.PHASE1]["checkpoint"] = 3 * saved // 2
+    saved = arrays[memory_model.PHASE1].get("contexts", 0) + 3 * FLOAT_BYTES * counts["params_context_block"]
+    arrays[memory_model.PHASE1]["checkpoint"] = 3 * saved // 2
     trained = FLOAT_BYTES * 5 * counts["params_trainable_phase2"]
-    made[memory_model.PHASE2]["checkpoint"] = made[memory_model.PHASE2].get("contexts", 0) + trained
-    return memory_model.peak(made) + _PROCESS_BYTES
+    arrays[memory_model.PHASE2]["checkpoint"] = arrays[memory_model.PHASE2].get("contexts", 0) + trained
+    return memory_model.peak(arrays) + _PROCESS_BYTES
 
 
 SMALLER = "use a smaller --config.phase1.batch_size, --config.phase2.batch_size, --context_dims or --samples"
