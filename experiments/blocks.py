@@ -25,7 +25,8 @@ read the contexts of the token before.
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R5, SMALL
+
+from .systems import R5, SMALL
 
 _REPORT = replace(
     R5,

@@ -16,7 +16,8 @@ one text; and the draws of random numbers are JAX's.
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R3_V1, R3_V2, SMALL
+
+from .systems import R3_V1, R3_V2, SMALL
 
 # 1,181,952 : 2,365,200 : 3,547,396 parameters in the context block, which is 1 : 2.001 : 3.001.
 _REPORT_AXES = {"model.context_dim": (768, 1200, 1537), "num_samples": (50, 100, 200, 500)}

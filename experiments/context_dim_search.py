@@ -22,7 +22,8 @@ searches' logs have 327.3 and 253.5.
 
 from cvfp_jax.config.grid import Grid, Search
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R5, SMALL
+
+from .systems import R5, SMALL
 
 _REPORT = replace(R5, {"experiment": "context_dim_search", "preset": "search_100"})
 _SEARCH = Search("model.context_dim", patience=2)

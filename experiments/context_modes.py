@@ -22,7 +22,8 @@ changed from run to run.
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import MODES, SMALL
+
+from .systems import MODES, SMALL
 
 _REPORT = replace(MODES, {"experiment": "context_modes", "preset": "modes_2000", "model.num_layers": 2})
 _MODES = {"model.context_mode": ("E", "A", "F", "G")}

@@ -35,7 +35,8 @@ tokens converged: no fixed point at all.
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import DIVERSITIES
-from experiments.systems import R4, SMALL
+
+from .systems import R4, SMALL
 
 _REPORT = replace(R4, {"experiment": "diversity", "preset": "r4"})
 _FOUR = {"phase1.diversity": ("MCDL", "ODCM", "SDL", "NUC")}

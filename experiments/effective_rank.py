@@ -27,7 +27,8 @@ Every size validates on a text of its own, so the exponent mixes validation sets
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R2, SMALL
+
+from .systems import R2, SMALL
 
 _REPORT = replace(R2, {"experiment": "effective_rank", "preset": "r2"})
 _SAMPLES = {"num_samples": (50, 100, 200, 500)}

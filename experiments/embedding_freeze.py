@@ -20,7 +20,8 @@ are tokenised one by one; and the draws of random numbers are JAX's. Rates, epoc
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R1, SMALL
+
+from .systems import R1, SMALL
 
 _REPORT = replace(
     R1,

@@ -23,7 +23,8 @@ with 587,970: at equal tokens the two are equal (196).
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R3_V3, SMALL
+
+from .systems import R3_V3, SMALL
 
 _REPORT = replace(R3_V3, {"experiment": "input_tokens", "preset": "v3"})
 # Two windows of four sizes.

@@ -22,7 +22,8 @@ Wrong in print: the parameters of the two phases, 3.55M and 4.13M for one layer 
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R3_V1, SMALL
+
+from .systems import R3_V1, SMALL
 
 _REPORT = replace(R3_V1, {"experiment": "matrix", "preset": "r3_matrix"})
 

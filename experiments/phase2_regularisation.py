@@ -17,7 +17,8 @@ It differs from the original as ``sample_scaling`` does.
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R1, SMALL
+
+from .systems import R1, SMALL
 
 _REPORT = replace(R1, {"experiment": "phase2_regularisation"})
 _SAMPLES = {"num_samples": (50, 100, 200, 500)}

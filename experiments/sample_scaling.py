@@ -23,7 +23,8 @@ D / N over the whole stream) and so its share of the loss fall as the data grow.
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R1, SMALL
+
+from .systems import R1, SMALL
 
 _REPORT = replace(R1, {"experiment": "sample_scaling", "preset": "r1"})
 _SAMPLES = {"num_samples": (50, 100, 200, 500)}

@@ -28,7 +28,8 @@ That the weights start as Xavier's, and not N(0, 0.1^2), stands nowhere in the r
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R5, SMALL
+
+from .systems import R5, SMALL
 
 _REPORT = replace(R5, {"experiment": "sample_size", "preset": "r5"})
 _SAMPLES = {"num_samples": (100, 200, 400, 800, 1600)}

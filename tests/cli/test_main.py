@@ -217,7 +217,7 @@ def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "read_request", interrupt)
+    monkeypatch.setattr("cvfp_jax.cli.main.read_request", interrupt)
     assert launch.main(["launch.py"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

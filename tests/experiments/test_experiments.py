@@ -14,7 +14,7 @@ from cvfp_jax.data.tokenizer import VOCAB_SIZE
 from experiments import EXPERIMENTS, context_dim
 
 ROOT = Path(__file__).parents[2]
-PRINTED = json.loads((ROOT / "cvfp_jax/report/data/reports.json").read_text())
+PRINTED = json.loads((ROOT / "cvfp_jax/reproduction/data/reports.json").read_text())
 PRESETS = [(name, preset) for name, module in EXPERIMENTS.items() for preset in module.PRESETS]
 REPORTS = [(name, preset) for name, preset in PRESETS if preset != "quick"]
 FILES = sorted((ROOT / "experiments").glob("[!_]*.py"))
