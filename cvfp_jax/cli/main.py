@@ -122,7 +122,9 @@ def help_text(experiments: _EXPERIMENTS, program: str = "launch.py") -> str:
         "flags of every experiment": {**_TEXTS, **_SWITCHES},
         "flags of those that train": {**sweep.FLAGS, **sweep.SWITCHES},
         **{f"flags of {name}": analysis.flags for name, analysis in ANALYSES.items() if analysis.flags},
-        "settings of those that train; of an axis, a list such as 8,16": setting_flags(),
+        "settings of those that train; presets replace defaults; of an axis, a list such as 8,16": (
+            setting_flags()
+        ),
     }
     lines = ["Train CVFP language models and fit data-scaling laws to them.\n"]
     lines.append(f"{_command(program)} --experiment=NAME [--FLAG=VALUE ...]\n")
