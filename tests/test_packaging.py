@@ -23,7 +23,7 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SOURCES = ("pyproject.toml", "README.md", "launch.py", "cvfp_jax", "experiments")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "launch.py", "cvfp_jax", "experiments")
 DECOY = "raise SystemExit('a module of the user was imported')\n"
 
 
@@ -31,6 +31,12 @@ def test_every_package_is_installed():
     folders = [path.parent.relative_to(ROOT) for path in (ROOT / "cvfp_jax").rglob("__init__.py")]
     packages = [".".join(folder.parts) for folder in folders]
     assert PROJECT["tool"]["setuptools"]["packages"] == sorted([*packages, "cvfp_jax.experiments"])
+
+
+def test_the_citation_has_the_version_and_the_licence():
+    cited = dict(re.findall(r"^([\w-]+): (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert (cited["version"], cited["license"]) == (cvfp_jax.__version__, PROJECT["project"]["license"])
+    assert cited["cff-version"] == "1.2.0"
 
 
 def test_a_source_tree_loads_the_experiments_beside_the_package(monkeypatch):
