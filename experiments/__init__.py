@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from experiments import (
+from . import (
     blocks,
     context_dim,
     context_dim_search,

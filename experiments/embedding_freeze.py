@@ -1,16 +1,18 @@
 """What it costs to train the embedding table with the head it is tied to (the test of 2025-11-27).
 
 python launch.py --experiment=embedding_freeze
+  Device: CPU, 2 cores. Time: 1 minute.
+  Expect: at 100 samples a perplexity of about 521 with the table frozen and 835 with it trained (unigram:
+  606), and exponents of -0.67 and -1.06: a trained table loses less as data grow.
 
-Preset ``quick``, the default, has 2 layers of width 96 on text that is on every machine. Device: CPU, 2
-cores. Time: 1 minute. Expect: at 100 samples a perplexity of about 521 with the table frozen and 835 with it
-trained (unigram: 606), and exponents of -0.67 and -1.06: a trained table loses less as data grow.
+python launch.py --experiment=embedding_freeze --preset=r_freeze
+  Device: by the plan a GPU of 80 GB for 500 samples and twice that for 1,000, because one loss over all
+  tokens keeps all of their activations, with the extra ``hub`` and the network.
+  Expect, as printed, at 500 and 1,000 samples: perplexities of 334 and 280 with the table frozen, 1,189 and
+  840 with it trained (no code or log of these last two is left), and an effective rank of 76 %.
 
-Preset ``r_freeze`` has the original's settings: 6 layers, conversations cut to 512 tokens. Device: by the
-plan a GPU of 80 GB for 500 samples and twice that for 1,000, because one loss over all tokens keeps all of
-their activations, with the extra ``hub`` and the network. Time: not measured. Expect, as printed, at 500
-and 1,000 samples: perplexities of 334 and 280 with the table frozen, 1,189 and 840 with it trained (no code
-or log of these last two is left), and an effective rank of 76 %.
+Preset ``quick``, the default, has 2 layers of width 96 on text that is on every machine. ``r_freeze`` has
+the original's settings: 6 layers, conversations cut to 512 tokens.
 
 It differs from the original in four ways: it validates on samples 1,000 to 1,049 at both sizes, where the
 original took the last 50 samples' share of each size's own tokens (25,121 and 25,125 tokens); contexts are
@@ -20,7 +22,8 @@ are tokenised one by one; and the draws of random numbers are JAX's. Rates, epoc
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R1, SMALL
+
+from .systems import R1, SMALL
 
 _REPORT = replace(
     R1,

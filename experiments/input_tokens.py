@@ -1,16 +1,23 @@
 """What a window of two or three tokens gives, and whether the exponent flattens as data grow (R3 v3).
 
 python launch.py --experiment=input_tokens
+  Device: CPU, 2 cores. Time: 1 to 2 minutes.
+  Expect: an exponent of about -0.69 (-0.80 over 25 to 200 samples and -0.51 over 50 to 400), a perplexity
+  of 290 at 400 samples (unigram: 560) and an effective rank of 78 to 82 %.
+
+python launch.py --experiment=input_tokens --preset=v3
+  Device: a GPU of 24 GB, with the extra ``hub`` and the network.
+  Expect, as printed: an exponent of -0.466 (-0.504 over 50 to 400 samples and -0.432 over 100 to 800), 592
+  at 50 samples and an effective rank of 82 %.
+
+python launch.py --experiment=input_tokens --preset=k3
+python launch.py --experiment=input_tokens --preset=l2
+python launch.py --experiment=input_tokens --preset=l3
+  Device: as for ``v3``. Nothing was printed for these, the report's own next steps.
 
 Preset ``quick``, the default, keeps v3's system at a width of 96, over five sizes and so two windows of
-four, on text that is on every machine. Device: CPU, 2 cores. Time: 1 to 2 minutes. Expect: an
-exponent of about -0.69 (-0.80 over 25 to 200 samples and -0.51 over 50 to 400), a perplexity of 290 at 400
-samples (unigram: 560) and an effective rank of 78 to 82 %.
-
-Preset ``v3`` has the report's own settings. Device: a GPU of 24 GB, with the extra ``hub`` and the network.
-Time: not measured. Expect, as printed: an exponent of -0.466 (-0.504 over 50 to 400 samples and -0.432 over
-100 to 800), 592 at 50 samples and an effective rank of 82 %. The report's own next steps are ``k3`` (three
-tokens) and ``l2`` and ``l3`` (two and three layers with v3's window), for which nothing was printed.
+four, on text that is on every machine. ``v3`` has the report's own settings, ``k3`` three tokens, ``l2``
+and ``l3`` two and three layers with v3's window.
 
 It differs from the original in three ways: the batch of phase 2, chosen by free memory there, is 8,192
 tokens; the validation samples are tokenised one by one and not as one text; and the draws of random numbers
@@ -23,7 +30,8 @@ with 587,970: at equal tokens the two are equal (196).
 
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
-from experiments.systems import R3_V3, SMALL
+
+from .systems import R3_V3, SMALL
 
 _REPORT = replace(R3_V3, {"experiment": "input_tokens", "preset": "v3"})
 # Two windows of four sizes.

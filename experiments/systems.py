@@ -1,8 +1,8 @@
 """The systems of the reports as the original ran them: what the experiments vary.
 
-What their tables say of them is in ``cvfp_jax/report/data/reports.json``; what they do not say was read off
-the original's code and logs. A setting that stands in none of them is an assumption, and named as one in the
-docstring of its experiment. The batch of phase 2, which the original chose by the free memory of its GPU
+What their tables say of them is in ``cvfp_jax/reproduction/data/reports.json``; what they do not say was
+read off the original's code and logs. A setting that stands in none of these is an assumption, and its
+experiment's docstring says so. The batch of phase 2, which the original chose by the free memory of its GPU
 (about 8,200 tokens), is 8,192 tokens wherever the report gives none.
 """
 

@@ -102,12 +102,20 @@ def test_scaling_stands_alone():
     assert out.stdout.strip() in ("set() []", "set() ['cvfp_jax.errors']")
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h", "--list"])
-def test_the_command_line_answers_without_heavy_libraries(flag):
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [
+        ("--help", "context_dim: How perplexity falls"),
+        ("-h", "context_dim: How perplexity falls"),
+        ("--list", "context_dim: How perplexity falls"),
+        ("--version", "cvfp_jax "),
+    ],
+)
+def test_the_command_line_answers_without_heavy_libraries(flag, answer):
     """Which is why it answers in less than half a second."""
     script = f"import sys, launch; assert launch.main(['launch.py', {flag!r}]) == 0; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "context_dim: How perplexity falls" in out.stdout
+    assert answer in out.stdout
     imported = {name.split(".")[0] for name in out.stdout.splitlines()[-1].split()}
     assert "cvfp_jax" in imported
     heavy = {"flax", "jax", "jaxlib", "matplotlib", "numpy", "optax", "orbax", "scipy", "tiktoken"}

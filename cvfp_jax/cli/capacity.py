@@ -75,10 +75,10 @@ def capacity_request(given: Mapping[str, str]) -> CapacityRequest | None:
     Raises:
       UserError: a flag is missing, means nothing, or its file cannot be used.
     """
-    own = [name for name in FLAGS if name in given]
-    if not own:
+    first = next((name for name in FLAGS if name in given), None)
+    if first is None:
         return None
-    shown = f"--{own[0]}={given[own[0]]}"
+    shown = f"--{first}={given[first]}"
     if "dry_run" not in given:
         raise UserError(f"{shown} is for a capacity plan, which runs nothing: add --dry_run.")
     if missing := [f"--{name}" for name in _DEVICES if name not in given]:
@@ -146,17 +146,19 @@ def read_calibration(path: Path) -> "Calibration":
 
     advice = "name a file that python -m benchmarks.compare --json=FILE has written."
     try:
-        found = json.loads(read_text(path, advice))
+        measured = json.loads(read_text(path, advice))
     except ValueError as error:
         raise UserError(f"--calibration={path} is not JSON ({error}): {advice}") from None
-    shares = found.get("fraction_of_peak") if isinstance(found, dict) else None
-    if not isinstance(shares, dict) or not shares or found.get("precision") not in PRECISIONS:
+    shares = measured.get("fraction_of_peak") if isinstance(measured, dict) else None
+    if not isinstance(shares, dict) or not shares or measured.get("precision") not in PRECISIONS:
         raise UserError(f"--calibration={path} has no precision or no fraction_of_peak: {advice}")
     for name, share in shares.items():
-        number = isinstance(share, int | float) and not isinstance(share, bool)
-        if not (number and 0 < share <= _LARGEST_SHARE):
+        is_number = isinstance(share, int | float) and not isinstance(share, bool)
+        if not (is_number and 0 < share <= _LARGEST_SHARE):
             raise UserError(
                 f"--calibration={path}: fraction_of_peak.{name}={share} is no share of a rate, from above 0"
                 f" to {_LARGEST_SHARE:g}: {advice}"
             )
-    return Calibration(str(path), found["precision"], {name: float(share) for name, share in shares.items()})
+    return Calibration(
+        str(path), measured["precision"], {name: float(share) for name, share in shares.items()}
+    )

@@ -44,14 +44,15 @@ def read_place(given: Mapping[str, str], environment: Mapping[str, str]) -> Plac
             f"--coordinator={given['coordinator']} is not HOST:PORT: write for example"
             " --coordinator=10.0.0.1:7654, with a free port of process 0's host."
         )
-    count, number = (_whole(name, given[name]) for name in ("num_processes", "process_id"))
-    if count < 1:
-        raise UserError(f"--num_processes={count} is not a number of processes: write 1 or more.")
-    if number >= count:
+    num_processes, process_id = (_whole(name, given[name]) for name in ("num_processes", "process_id"))
+    if num_processes < 1:
+        raise UserError(f"--num_processes={num_processes} is not a number of processes: write 1 or more.")
+    if process_id >= num_processes:
         raise UserError(
-            f"--process_id={number} is none of {count} processes: write a number from 0 to {count - 1}."
+            f"--process_id={process_id} is none of {num_processes} processes: write a number from 0 to"
+            f" {num_processes - 1}."
         )
-    return Place(given["coordinator"], count, number) if count > 1 else None
+    return Place(given["coordinator"], num_processes, process_id) if num_processes > 1 else None
 
 
 def _whole(name: str, text: str) -> int:

@@ -1,17 +1,26 @@
-"""The command line: which flags there are, whose they are, and mistakes in them."""
+"""The program: from a command line, by its flags and the mistakes in them, to an exit code."""
 
+import logging
+import os
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from types import ModuleType
+from typing import NoReturn
 
 from absl import flags
 
+from cvfp_jax import __version__
 from cvfp_jax.cli import sweep
 from cvfp_jax.cli.analyses import ANALYSES, Request
+from cvfp_jax.cli.experiments import load_experiments
 from cvfp_jax.cli.sweep import PREFIX, setting_flags, sweep_request
 from cvfp_jax.cli.values import choose
 from cvfp_jax.errors import UserError
+from cvfp_jax.runtime import signals
 
+OK, CELL_FAILED = 0, 1  # exit codes; errors and signals have their own
 _TEXTS = {
     "experiment": "what to run, by one of the names above",
     "workdir": "folder of everything written (default: runs/<experiment>-<preset>, runs/fit-<file> or"
@@ -20,6 +29,7 @@ _TEXTS = {
 _SWITCHES = {
     "list": "print the experiments and their presets",
     "help": "print this text; -h for short",
+    "version": "print the version",
 }
 _EXPERIMENTS = Mapping[str, ModuleType]
 
@@ -96,16 +106,28 @@ def list_text(experiments: _EXPERIMENTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def help_text(experiments: _EXPERIMENTS) -> str:
+def _command(program: str) -> str:
+    """How a user starts the program, whose first argument this is.
+
+    >>> [_command(program) for program in ("launch.py", "/lib/cvfp_jax/__main__.py", "/usr/bin/cvfp")]
+    ['python launch.py', 'python -m cvfp_jax', 'cvfp']
+    """
+    name = PurePath(program).name
+    return {"launch.py": "python launch.py", "__main__.py": "python -m cvfp_jax"}.get(name, "cvfp")
+
+
+def help_text(experiments: _EXPERIMENTS, program: str = "launch.py") -> str:
     """Returns what --help prints."""
     parts = {
         "flags of every experiment": {**_TEXTS, **_SWITCHES},
         "flags of those that train": {**sweep.FLAGS, **sweep.SWITCHES},
         **{f"flags of {name}": analysis.flags for name, analysis in ANALYSES.items() if analysis.flags},
-        "settings of those that train; of an axis, a list such as 8,16": setting_flags(),
+        "settings of those that train; presets replace defaults; of an axis, a list such as 8,16": (
+            setting_flags()
+        ),
     }
     lines = ["Train CVFP language models and fit data-scaling laws to them.\n"]
-    lines.append("python launch.py --experiment=NAME [--FLAG=VALUE ...]\n")
+    lines.append(f"{_command(program)} --experiment=NAME [--FLAG=VALUE ...]\n")
     lines.append(list_text(experiments))
     for title, texts in parts.items():
         lines.append(f"{title}:")
@@ -132,7 +154,9 @@ def read_request(argv: Sequence[str], experiments: _EXPERIMENTS) -> Request | st
     """
     given = _parse(argv)
     if "help" in given:
-        return help_text(experiments)
+        return help_text(experiments, argv[0])
+    if "version" in given:
+        return f"cvfp_jax {__version__}\n"
     if "list" in given:
         return list_text(experiments)
     experiment = choose("experiment", given.get("experiment"), [*experiments, *ANALYSES])
@@ -140,3 +164,52 @@ def read_request(argv: Sequence[str], experiments: _EXPERIMENTS) -> Request | st
     if experiment in ANALYSES:
         return ANALYSES[experiment].request(given)
     return sweep_request(experiment, experiments[experiment].PRESETS, given)
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Does what a command line asks for; an interruption that was made into an ImportError is one again."""
+    try:
+        request = read_request(argv, load_experiments())
+        if isinstance(request, str):
+            print(request, end="", flush=True)
+            return OK
+        ended_well = request.run()
+        sys.stdout.flush()  # here, where a reader who has gone is no error
+        return OK if ended_well else CELL_FAILED
+    except ImportError:
+        signals.check()  # a compiled module that is struck while it is imported raises this
+        raise
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what a command line asks for.
+
+    Args:
+      argv: program name and arguments.
+
+    Returns:
+      The exit code: 0; 1 if a cell failed or the machine is at fault; 2 for a user's mistake; 130 after
+      Ctrl-C and 143 after SIGTERM.
+    """
+    logging.basicConfig(format="%(message)s")
+    try:
+        return _run(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt as stop:
+        state = f"{stop}; " if str(stop) else ""
+        print(f"interrupted: {state}the same command goes on with what is unfinished", file=sys.stderr)
+        return signals.exit_code()
+
+
+def launch() -> NoReturn:
+    """Runs this process's own command line, and ends the process."""
+    signals.listen()
+    code = main(sys.argv)
+    if signals.leaves():
+        signals.leave(code)
+    sys.exit(code)

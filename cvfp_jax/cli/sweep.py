@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from cvfp_jax.cli import capacity, hosts
 from cvfp_jax.cli.capacity import CapacityRequest
 from cvfp_jax.cli.hosts import Place, read_place
-from cvfp_jax.cli.values import choose
+from cvfp_jax.cli.values import choose, read_axis, read_mesh, read_minutes, read_seeds
 from cvfp_jax.config.grid import AXIS_FLAGS, Grid
 from cvfp_jax.config.overrides import field_docs
 from cvfp_jax.config.settings import RunConfig
@@ -53,7 +52,6 @@ SWITCHES = {
     "log_compiles": "name each function that is compiled, and the seconds it took",
 }
 CONTEXTS_IN = ("auto", "memory", "disk")
-_MOST_SEEDS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +83,16 @@ class SweepRequest:
 
         compilation.ask_for_repeatable()
         compilation.keep_on_disk()
-        told = compilation.told(compilation.show) if self.log_compiles else contextlib.nullcontext()
-        with told, processes.joined(self.place):
+        log = compilation.told(compilation.show) if self.log_compiles else contextlib.nullcontext()
+        with log, processes.joined(self.place):
             return run_sweep(
                 self.grid,
                 self.workdir,
-                self.checkpoint_minutes,
-                self.force,
-                self.profile,
-                self.mesh,
-                self.contexts_in,
+                checkpoint_minutes=self.checkpoint_minutes,
+                force=self.force,
+                profile=self.profile,
+                mesh_shape=self.mesh,
+                contexts_in=self.contexts_in,
             )
 
 
@@ -102,51 +100,6 @@ def setting_flags() -> dict[str, str]:
     """Returns the flags that set a field each, with their texts."""
     fields = field_docs(RunConfig()).items()
     return {PREFIX + name: text for name, text in fields if name not in ("experiment", "preset")}
-
-
-def _axis(flag: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--{flag}={text} is not a list of whole numbers: write for example --{flag}=50,100."
-        ) from None
-
-
-def _seeds(base: int, count: str, first: str | None) -> tuple[int, ...]:
-    """The seeds that --seeds and --seed ask for."""
-    try:
-        number, start = int(count), base if first is None else int(first)
-        if not 1 <= number <= _MOST_SEEDS:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"--seeds={count} is not a number of replicates from --seed={first or base} on: write for"
-            f" example --seeds=3, at most {_MOST_SEEDS}."
-        ) from None
-    return tuple(range(start, start + number))
-
-
-def _minutes(text: str) -> float:
-    """The time between saves that --checkpoint_minutes asks for."""
-    try:
-        minutes = float(text)
-        if not 0 <= minutes < math.inf:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"--checkpoint_minutes={text} is not a time: write minutes from 0 on, for example 5 or 0.5."
-        ) from None
-    return minutes
-
-
-def _mesh(text: str | None) -> dict[str, int] | None:
-    """The mesh that --mesh asks for."""
-    if text is None:
-        return None
-    from cvfp_jax.distributed.mesh import parse_mesh  # brings JAX
-
-    return parse_mesh(text)
 
 
 def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[str, str]) -> SweepRequest:
@@ -171,27 +124,27 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         changes[_SHORT[flag]] = given[flag]
     grid = presets[preset]
     lists = {name: flag for name, flag in AXIS_FLAGS.items() if name != "seed"}
-    axes = {name: _axis(flag, given[flag]) for name, flag in lists.items() if flag in given}
+    axes = {name: read_axis(flag, given[flag]) for name, flag in lists.items() if flag in given}
     if "seeds" in given:
-        axes["seed"] = _seeds(grid.base.seed, given["seeds"], changes.pop("seed", None))
+        axes["seed"] = read_seeds(given["seeds"], changes.pop("seed", None), grid.base.seed)
     if "json" in given and "dry_run" not in given:
         raise UserError("--json prints a plan: add --dry_run.")
     for flag in ("profile", "log_compiles", "mesh"):
         if flag in given and "dry_run" in given:
             raise UserError(f"--{flag} is for cells that run: leave out --dry_run.")
     return SweepRequest(
-        grid.resolve(axes, changes),
-        folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
-        "dry_run" in given,
-        "json" in given,
-        _minutes(given.get("checkpoint_minutes", "5")),
-        "force" in given,
-        "profile" in given,
-        "log_compiles" in given,
-        _mesh(given.get("mesh")),
-        choose("contexts_in", given.get("contexts_in", "auto"), CONTEXTS_IN),
-        capacity.capacity_request(given),
-        read_place(given, os.environ),
+        grid=grid.resolve(axes, changes),
+        workdir=folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
+        dry_run="dry_run" in given,
+        json="json" in given,
+        checkpoint_minutes=read_minutes(given.get("checkpoint_minutes", "5")),
+        force="force" in given,
+        profile="profile" in given,
+        log_compiles="log_compiles" in given,
+        mesh=read_mesh(given.get("mesh")),
+        contexts_in=choose("contexts_in", given.get("contexts_in", "auto"), CONTEXTS_IN),
+        capacity=capacity.capacity_request(given),
+        place=read_place(given, os.environ),
     )
 
 
@@ -199,9 +152,8 @@ def _plan(grid: Grid, as_json: bool, capacity: CapacityRequest | None) -> str:
     """The plan of a sweep whose data have not been read."""
     if capacity is not None:
         return capacity.plan({grid.series(cell): cell for cell in grid.cells()}, as_json)
-    from cvfp_jax.planning.plan import (
-        plan_cell,  # with the next line brings SciPy, which the command line does without
-    )
+    # These bring SciPy, which the command line does without.
+    from cvfp_jax.planning.plan import plan_cell
     from cvfp_jax.report.tables import plan_table
 
     plans = [plan_cell(cell, series=grid.series(cell)) for cell in grid.cells()]

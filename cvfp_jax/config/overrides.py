@@ -1,10 +1,9 @@
 """A config's fields by dotted name: read from text, listed and replaced."""
 
 import dataclasses
-import inspect
-import re
 from typing import Any
 
+from cvfp_jax.config.documented import attribute_docs, describe
 from cvfp_jax.errors import UserError
 
 
@@ -82,39 +81,19 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **top)
 
 
-_FIELD = re.compile(r"    (\w+): [^#]*(?:# *(.*))?$")
-_MORE = re.compile(r"    # *(.*)$")
-
-
-def _comments(kind: type) -> dict[str, str]:
-    """The comments of a dataclass's fields, those on the lines below a field joined on."""
-    found: dict[str, str] = {}
-    last = None
-    for line in inspect.getsource(kind).splitlines():
-        if "def " in line:
-            break
-        if more := _MORE.match(line):
-            if last:
-                found[last] += " " + more[1]
-        elif field := _FIELD.match(line):
-            last = field[1]
-            found[last] = field[2] or ""
-    return found
-
-
 def field_docs(config: Any, prefix: str = "") -> dict[str, str]:
-    """Returns the comment and the type of every leaf field by its dotted name.
+    """Returns the docstring, the type and the value of every leaf field by its dotted name.
 
     >>> from cvfp_jax.config.settings import RunConfig
     >>> field_docs(RunConfig())["phase2.batch_size"]
-    'tokens (int)'
+    'Tokens in a training step. (int; default: 8192)'
     """
-    docs: dict[str, str] = {}
-    comments = _comments(type(config))
+    described: dict[str, str] = {}
+    docs = attribute_docs(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            docs |= field_docs(value, f"{prefix}{field.name}.")
+            described |= field_docs(value, f"{prefix}{field.name}.")
         else:
-            docs[prefix + field.name] = f"{comments[field.name]} ({type(value).__name__})".strip()
-    return docs
+            described[prefix + field.name] = describe(docs.get(field.name, ""), value)
+    return described

@@ -3,6 +3,18 @@
 import dataclasses
 import math
 
+from cvfp_jax.config.checks import (
+    LARGEST,
+    at_least,
+    known_source,
+    not_negative,
+    one_of,
+    positive,
+    refuse,
+    require,
+    share_of_one,
+)
+from cvfp_jax.config.documented import documented
 from cvfp_jax.errors import UserError
 
 CONTEXT_MODES = ("E", "A", "F", "G")
@@ -23,112 +35,75 @@ TURNS = ("all", "first")
 SEPARATORS = ("newline", "space")
 CORPORA = "pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH"
 EMBEDDINGS = "gpt2, file:PATH, spectral or random"
-_LARGEST = 1_000_000_000
-_MOST_STEPS = 1_000_000  # a trace of each is kept
 
 
-def _require(condition: bool, field: str, value: object, allowed: str) -> None:
-    """Raises a one-line error naming the field, its value and what is allowed."""
-    if not condition:
-        raise UserError(f"config.{field}={value} is not allowed: it must be {allowed}.")
-
-
-def _positive(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(math.isfinite(value) and value > 0, f"{section}.{name}", value, "a finite number above 0")
-
-
-def _not_negative(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(
-            math.isfinite(value) and value >= 0, f"{section}.{name}", value, "a finite number, 0 or more"
-        )
-
-
-def _share(section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(0.0 <= value <= 1.0, f"{section}.{name}", value, "between 0 and 1")
-
-
-def _at_least(least: int, section: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        most = _MOST_STEPS if name == "max_iterations" else _LARGEST
-        field = f"{section}.{name}".removeprefix(".")
-        _require(least <= value <= most, field, value, f"a whole number from {least} to {most}")
-
-
-def _one_of(choices: tuple[str, ...], section: str, config: object, name: str) -> None:
-    value = getattr(config, name)
-    _require(value in choices, f"{section}.{name}", value, f"{', '.join(choices[:-1])} or {choices[-1]}")
-
-
-def _place(kind: str, name: str, alone: tuple[str, ...], with_place: tuple[str, ...], choices: str) -> None:
-    """Refuses a source that is no known name, and no known kind with a place behind a colon."""
-    head, _, place = name.partition(":")
-    if name not in alone and not (head in with_place and place):
-        raise UserError(f"unknown {kind} {name!r}: choose {choices}.")
-
-
-def _refuse(both: bool, field: str, value: object, other: str, other_value: object, why: str) -> None:
-    """Refuses two values that mean nothing together."""
-    if both:
-        raise UserError(f"config.{field}={value} and config.{other}={other_value} do not go together: {why}.")
-
-
+@documented
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The architecture (D, E, L and K of the equations in ``core.model``)."""
 
     context_dim: int = 768
+    """Width D of a context."""
     embed_dim: int = 768
-    num_layers: int = 1  # context layers
+    """Width E of a token embedding."""
+    num_layers: int = 1
+    """Number of context layers."""
     num_input_tokens: int = 1
-    num_token_layers: int = 0  # 0: as many as context layers
-    token_input_all_layers: bool = True  # else only the first layer reads tokens, and widths fall to D
-    context_mode: str = "E"  # which contexts token layers read: E each its own layer's, A the final one,
-    # F the final one in the first token layer only, G the previous one first and the current one last
-    activation: str = "relu"  # gelu is the exact one
-    ffn_num_layers: int = 1  # linear maps of a layer: 2 have four times the input's width between them
-    init: str = "normal"  # weights N(0, 0.1^2) and biases N(0, 0.01^2); xavier: uniform, and zero
-    use_weight_tying: bool = True  # the head is the embedding table; else trained from zero, with a bias
-    num_blocks: int = 1  # context blocks, each of width D and learned on its own share of the tokens
-    prev_context_steps: int = 0  # token layers also read the contexts of so many tokens before
+    """Size K of the input window, in tokens; the last of them is the current token."""
+    num_token_layers: int = 0
+    """Number of token layers; 0: as many as context layers."""
+    token_input_all_layers: bool = True
+    """Whether every context layer reads tokens. If false, only the first one does, and the widths of the
+    layers fall to D in near-equal steps."""
+    context_mode: str = "E"
+    """Which contexts token layers read: E (each layer the context layer of its number), A (all of them the
+    final context), F (the first one the final context, the others none) or G (the first one the final context
+    of the token before, the last one that of the current token)."""
+    activation: str = "relu"
+    """Activation function: relu or gelu (the exact one, x Phi(x))."""
+    ffn_num_layers: int = 1
+    """Linear maps in a layer: 1, or 2 with four times the input's width between them."""
+    init: str = "normal"
+    """Initial weights: normal (weights N(0, 0.1^2), biases N(0, 0.01^2)) or xavier (weights uniform, biases
+    zero)."""
+    use_weight_tying: bool = True
+    """Whether the vocabulary head is the embedding table. If not, it is trained from zero and has a bias."""
+    num_blocks: int = 1
+    """Number of context blocks, each of width D and trained on its own share of the tokens."""
+    prev_context_steps: int = 0
+    """How many earlier tokens' contexts the token layers read too; needs context_mode=A."""
 
     def __post_init__(self) -> None:
         """Validates the fields and what they mean together."""
         least_one = ("context_dim", "embed_dim", "num_layers", "num_input_tokens", "num_blocks")
-        _at_least(1, "model", self, *least_one)
-        _at_least(0, "model", self, "num_token_layers", "prev_context_steps")
-        _one_of(CONTEXT_MODES, "model", self, "context_mode")
-        _one_of(ACTIVATIONS, "model", self, "activation")
-        _one_of(INITIALISERS, "model", self, "init")
-        _require(self.ffn_num_layers in (1, 2), "model.ffn_num_layers", self.ffn_num_layers, "1 or 2")
+        at_least(1, "model", self, *least_one)
+        at_least(0, "model", self, "num_token_layers", "prev_context_steps")
+        one_of(CONTEXT_MODES, "model", self, "context_mode")
+        one_of(ACTIVATIONS, "model", self, "activation")
+        one_of(INITIALISERS, "model", self, "init")
+        require(self.ffn_num_layers in (1, 2), "model.ffn_num_layers", self.ffn_num_layers, "1 or 2")
         mode, depth = self.context_mode, self.token_depth
-        _refuse(
+        refuse(
             mode == "E" and depth != self.num_layers,
             "model.context_mode", mode, "model.num_token_layers", depth,
             f"E gives each token layer the context layer of its number, and there are {self.num_layers}",
         )  # fmt: skip
-        _refuse(
+        refuse(
             mode in "FG" and depth == 1,
             "model.context_mode", mode, "model.num_token_layers", depth,
             "with one token layer it is mode A",
         )  # fmt: skip
-        _refuse(
+        refuse(
             mode == "E" and self.num_blocks > 1,
             "model.context_mode", mode, "model.num_blocks", self.num_blocks,
             "several blocks give their final contexts only; use mode A",
         )  # fmt: skip
-        _refuse(
+        refuse(
             mode != "A" and self.prev_context_steps > 0,
             "model.context_mode", mode, "model.prev_context_steps", self.prev_context_steps,
             "previous contexts are added to the final one; use mode A",
         )  # fmt: skip
-        _refuse(
+        refuse(
             not self.token_input_all_layers and self.num_layers == 1,
             "model.token_input_all_layers", False, "model.num_layers", 1,
             "the only layer must read the tokens",
@@ -145,96 +120,142 @@ class ModelConfig:
         return self.context_mode == "E" and self.num_layers > 1
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Phase1Config:
     """The fixed-point iteration that learns the context block."""
 
     learning_rate: float = 0.002
-    max_iterations: int = 60  # counts the start as iteration 1, as the reports do
-    initial_contexts: str = "random"  # N(0, 0.01^2), or sequential: those of the untrained block
-    first_context: str = "last"  # before the first token: the last token's, wrapped around, or zero
-    context_noise: float = 0.0  # standard deviation
-    context_dtype: str = "float32"  # of contexts between iterations; bfloat16 halves their memory
-    batch_size: int = 8000  # tokens a loss is taken over; 0: one loss over all tokens
-    gradient_clip: float = 1.0  # global norm
+    """Learning rate of Adam."""
+    max_iterations: int = 60
+    """Largest number of iterations; the initial contexts count as iteration 1, as in the reports."""
+    initial_contexts: str = "random"
+    """Contexts to start from: random, N(0, 0.01^2), or sequential, those of the untrained block."""
+    first_context: str = "last"
+    """Context before the first token: last (the last token's, wrapped around) or zero."""
+    context_noise: float = 0.0
+    """Standard deviation of the Gaussian noise added to each context that a step reads."""
+    context_dtype: str = "float32"
+    """Type of the contexts kept between iterations: float32, or bfloat16, which halves their memory."""
+    batch_size: int = 8000
+    """Tokens that one loss is taken over (a micro-batch); 0: one loss over all tokens."""
+    gradient_clip: float = 1.0
+    """Global norm to which longer gradients are scaled down."""
     diversity: str = "MCDL"
-    dist_reg_weight: float = 0.9  # weight of the diversity loss; 1 - weight is the CVFP loss's
-    convergence_threshold: float = 0.03  # a token has converged below this mean squared change
-    stop: str = "rate"  # see ``stop_rules.py``
-    min_iterations: int = 5  # of stop=rate
-    min_converged_ratio: float = 0.99  # of stop=rate and stop=improvement
-    min_convergence_improvement: float = 0.01  # of stop=improvement, as a share of the tokens
-    no_improvement_patience: int = 2  # of stop=improvement, in iterations
-    val_frequency: int = 5  # of stop=val_effective_rank, in iterations
-    val_patience: int = 1  # of stop=val_effective_rank, in checks
-    val_sample_size: int = 10_000  # of stop=val_effective_rank, in validation tokens
-    compat_stale_clip: bool = False  # earlier blocks' old gradients count in the norm, as in the original
+    """Diversity loss: MCDL, ODCM, OACD, SDL, NUC, CTM, DUE, UDEL, UNIF, DECORR, HSIC, InfoNCE or WMSE."""
+    dist_reg_weight: float = 0.9
+    """Weight of the diversity loss, from 0 to 1; the CVFP loss has 1 - weight."""
+    convergence_threshold: float = 0.03
+    """A token has converged if the mean squared change of its context in an iteration is below this."""
+    stop: str = "rate"
+    """What ends phase 1 early: rate (the share of converged tokens), improvement (that share, or its growing
+    no longer) or val_effective_rank (the effective rank of validation contexts growing no longer)."""
+    min_iterations: int = 5
+    """Iterations before which stop=rate ends nothing."""
+    min_converged_ratio: float = 0.99
+    """Share of converged tokens, from 0 to 1, at which stop=rate and stop=improvement end."""
+    min_convergence_improvement: float = 0.01
+    """Share of the tokens, from 0 to 1, by which the converged ones must grow in an iteration for
+    stop=improvement to count it as a gain."""
+    no_improvement_patience: int = 2
+    """Iterations in a row without a gain after which stop=improvement ends."""
+    val_frequency: int = 5
+    """Iterations from one check of stop=val_effective_rank to the next."""
+    val_patience: int = 1
+    """Checks in a row without a higher rank after which stop=val_effective_rank ends."""
+    val_sample_size: int = 10_000
+    """Validation tokens that stop=val_effective_rank checks, from the first on."""
+    compat_stale_clip: bool = False
+    """Whether gradients left over from earlier blocks count in the norm that is clipped, as in the original;
+    needs several blocks."""
 
     def __post_init__(self) -> None:
         """Validates the fields."""
-        _positive("phase1", self, "learning_rate", "convergence_threshold", "gradient_clip")
-        _not_negative("phase1", self, "context_noise")
-        _share("phase1", self, "min_converged_ratio", "dist_reg_weight", "min_convergence_improvement")
-        _at_least(2, "phase1", self, "max_iterations", "val_sample_size")
+        positive("phase1", self, "learning_rate", "convergence_threshold", "gradient_clip")
+        not_negative("phase1", self, "context_noise")
+        share_of_one("phase1", self, "min_converged_ratio", "dist_reg_weight", "min_convergence_improvement")
+        at_least(2, "phase1", self, "max_iterations", "val_sample_size")
         ones = ("min_iterations", "no_improvement_patience", "val_frequency", "val_patience")
-        _at_least(1, "phase1", self, *ones)
-        _at_least(0, "phase1", self, "batch_size")
-        _one_of(INITIAL_CONTEXTS, "phase1", self, "initial_contexts")
-        _one_of(CONTEXT_DTYPES, "phase1", self, "context_dtype")
-        _one_of(FIRST_CONTEXTS, "phase1", self, "first_context")
-        _one_of(DIVERSITIES, "phase1", self, "diversity")
-        _one_of(STOPS, "phase1", self, "stop")
+        at_least(1, "phase1", self, *ones)
+        at_least(0, "phase1", self, "batch_size")
+        one_of(INITIAL_CONTEXTS, "phase1", self, "initial_contexts")
+        one_of(CONTEXT_DTYPES, "phase1", self, "context_dtype")
+        one_of(FIRST_CONTEXTS, "phase1", self, "first_context")
+        one_of(DIVERSITIES, "phase1", self, "diversity")
+        one_of(STOPS, "phase1", self, "stop")
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Phase2Config:
     """Next-token prediction with the contexts frozen."""
 
     learning_rate: float = 0.001
+    """Learning rate of Adam."""
     epochs: int = 20
-    patience: int = 1  # epochs without enough gain before training stops
-    batch_size: int = 8192  # tokens
-    gradient_clip: float = 1.0  # global norm
+    """Largest number of epochs."""
+    patience: int = 1
+    """Epochs in a row without a sufficient gain after which training stops."""
+    batch_size: int = 8192
+    """Tokens in a training step."""
+    gradient_clip: float = 1.0
+    """Global norm to which longer gradients are scaled down."""
     freeze_embedding: bool = True
-    train_contexts: str = "parallel"  # or sequential (exact), or recomputed: batch by batch, the
-    # embedding's LayerNorm being trained along
-    min_ppl_improvement: float = 0.0  # what the validation perplexity must gain on the best to count
-    small_gain: str = "dropped"  # an epoch that gains less is not the best; kept: it is
-    weight_decay: float = 0.0  # decoupled from the gradient (AdamW)
-    dropout: float = 0.0  # of what token layers add to their input
-    count_embed_norm: bool = True  # params_trainable_phase2 counts that LayerNorm, trained or not
+    """Whether the embedding table, and with it a tied head, stays as it is."""
+    train_contexts: str = "parallel"
+    """How training's contexts are made: parallel (one more pass over phase 1's), sequential (exact, token by
+    token) or recomputed (token by token in each batch, with the embedding's LayerNorm trained along)."""
+    min_ppl_improvement: float = 0.0
+    """Validation perplexity by which an epoch must be better than the best one to be a gain; 0: any gain."""
+    small_gain: str = "dropped"
+    """Whether an epoch that is better by less than that becomes the best one: dropped (no) or kept (yes)."""
+    weight_decay: float = 0.0
+    """Weight decay, decoupled from the gradient (AdamW)."""
+    dropout: float = 0.0
+    """Share of what a token layer adds to its input that is dropped in training, from 0 to below 1."""
+    count_embed_norm: bool = True
+    """Whether params_trainable_phase2 counts the embedding's LayerNorm, trained or not."""
 
     def __post_init__(self) -> None:
         """Validates the fields."""
-        _positive("phase2", self, "learning_rate", "gradient_clip")
-        _not_negative("phase2", self, "min_ppl_improvement", "weight_decay")
-        _at_least(1, "phase2", self, "epochs", "patience", "batch_size")
-        _require(0.0 <= self.dropout < 1.0, "phase2.dropout", self.dropout, "at least 0 and below 1")
-        _one_of(TRAIN_CONTEXTS, "phase2", self, "train_contexts")
-        _one_of(SMALL_GAINS, "phase2", self, "small_gain")
+        positive("phase2", self, "learning_rate", "gradient_clip")
+        not_negative("phase2", self, "min_ppl_improvement", "weight_decay")
+        at_least(1, "phase2", self, "epochs", "patience", "batch_size")
+        require(0.0 <= self.dropout < 1.0, "phase2.dropout", self.dropout, "at least 0 and below 1")
+        one_of(TRAIN_CONTEXTS, "phase2", self, "train_contexts")
+        one_of(SMALL_GAINS, "phase2", self, "small_gain")
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which text, which part of it validates, and which frozen embedding table."""
 
     corpus: str = "pydocs"
-    val_samples: str = "1000:1020"  # START:STOP, sample indices, or tail:SHARE of the training tokens
-    turns: str = "all"  # of a conversation; first: the first message only
-    turn_separator: str = "newline"  # between the turns
-    max_sample_tokens: int = 0  # a sample is cut to its first so many tokens; 0 keeps it whole
+    """Text: pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH."""
+    val_samples: str = "1000:1020"
+    """Validation samples: START:STOP, in samples from 0, or tail:SHARE, the last share of each cell's own
+    training tokens."""
+    turns: str = "all"
+    """Messages of a conversation that are read: all or first."""
+    turn_separator: str = "newline"
+    """What stands between two messages: newline or space."""
+    max_sample_tokens: int = 0
+    """Tokens after which a sample is cut off; 0: samples are whole."""
     embedding: str = "spectral"
+    """Frozen embedding table: gpt2, file:PATH, spectral or random."""
     vocabulary: str = "full"
+    """Tokens that the head predicts: full (all of GPT-2's) or corpus (those that occur in the corpus)."""
 
     def __post_init__(self) -> None:
         """Validates the fields."""
-        _one_of(VOCABULARIES, "data", self, "vocabulary")
-        _one_of(TURNS, "data", self, "turns")
-        _one_of(SEPARATORS, "data", self, "turn_separator")
+        one_of(VOCABULARIES, "data", self, "vocabulary")
+        one_of(TURNS, "data", self, "turns")
+        one_of(SEPARATORS, "data", self, "turn_separator")
         cut = self.max_sample_tokens
-        _require(cut >= 0, "data.max_sample_tokens", cut, "0 (whole samples) or a number of tokens")
-        _place("corpus", self.corpus, ("pydocs", "ultrachat"), ("ultrachat", "text"), CORPORA)
-        _place("embedding", self.embedding, ("gpt2", "spectral", "random"), ("file",), EMBEDDINGS)
+        require(cut >= 0, "data.max_sample_tokens", cut, "0 (whole samples) or a number of tokens")
+        known_source("corpus", self.corpus, ("pydocs", "ultrachat"), ("ultrachat", "text"), CORPORA)
+        known_source("embedding", self.embedding, ("gpt2", "spectral", "random"), ("file",), EMBEDDINGS)
         if self.val_tail is None:
             self.val_range()
 
@@ -266,7 +287,7 @@ class DataConfig:
         (1000, 1020)
         """
         start, colon, stop = self.val_samples.partition(":")
-        digits = max(len(start), len(stop)) <= len(str(_LARGEST))
+        digits = max(len(start), len(stop)) <= len(str(LARGEST))
         if not (colon and digits and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
             raise UserError(
                 f"val_samples={self.val_samples!r} is not a range: write START:STOP with START < STOP,"
@@ -275,50 +296,62 @@ class DataConfig:
         return int(start), int(stop)
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One cell: everything that decides its numbers."""
 
     experiment: str = "context_dim"
+    """Name of the experiment."""
     preset: str = "v2"
+    """Name of its preset."""
     num_samples: int = 50
+    """Number of training samples: the corpus's first."""
     seed: int = 42
-    precision: str = "f32"  # of what matrix products read, of both phases; bf16 is faster and rounds it
-    effective_rank_rows: int = 0  # rows drawn for the effective rank; 0 takes all
-    val_convergence_trials: int = 4  # passes over the validation tokens, each from the last one's end
+    """Seed of every random number."""
+    precision: str = "f32"
+    """Precision of what matrix products read, in both phases: f32, or bf16, which is faster and rounds it."""
+    effective_rank_rows: int = 0
+    """Contexts drawn for the effective rank; 0: all."""
+    val_convergence_trials: int = 4
+    """Passes over the validation tokens, each from where the one before ended."""
     model: ModelConfig = ModelConfig()
+    """The architecture."""
     phase1: Phase1Config = Phase1Config()
+    """Phase 1, which learns the contexts."""
     phase2: Phase2Config = Phase2Config()
+    """Phase 2, which learns to predict."""
     data: DataConfig = DataConfig()
+    """The text and the embedding."""
 
     def __post_init__(self) -> None:
         """Validates the fields against each other."""
-        _at_least(1, "", self, "num_samples", "val_convergence_trials")
-        _require(self.precision in PRECISIONS, "precision", self.precision, "f32 or bf16")
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
-        _require(self.effective_rank_rows >= 0, "effective_rank_rows", self.effective_rank_rows, "0 or more")
+        at_least(1, "", self, "num_samples", "val_convergence_trials")
+        require(self.precision in PRECISIONS, "precision", self.precision, "f32 or bf16")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
+        require(self.effective_rank_rows >= 0, "effective_rank_rows", self.effective_rank_rows, "0 or more")
         model, contexts = self.model, self.phase2.train_contexts
-        _refuse(
+        refuse(
             model.num_blocks > 1 and contexts != "sequential",
             "model.num_blocks", model.num_blocks, "phase2.train_contexts", contexts,
             "each block has learned contexts of its own share only; use sequential",
         )  # fmt: skip
-        _refuse(
+        refuse(
             self.phase1.compat_stale_clip and model.num_blocks == 1,
             "phase1.compat_stale_clip", True, "model.num_blocks", 1,
             "there is no earlier block whose gradients could be left over",
         )  # fmt: skip
-        _refuse(
+        refuse(
             contexts == "recomputed" and model.context_mode != "E",
             "phase2.train_contexts", contexts, "model.context_mode", model.context_mode,
             "contexts are recomputed for mode E only",
         )  # fmt: skip
-        _refuse(
+        refuse(
             contexts == "recomputed" and not self.phase2.freeze_embedding,
             "phase2.train_contexts", contexts, "phase2.freeze_embedding", False,
             "the table would have to be learned through the recurrence",
         )  # fmt: skip
-        _refuse(
+        refuse(
             not model.use_weight_tying and not self.phase2.freeze_embedding,
             "model.use_weight_tying", False, "phase2.freeze_embedding", False,
             "the table learns through the tied head only",

@@ -179,12 +179,13 @@ def test_list_and_help():
     assert helped.returncode == 0
     for part in (
         "--config.phase1.max_iterations",
-        "standard deviation (float)",
+        "Standard deviation of the Gaussian noise added to each context",
+        "Tokens in a training step. (int; default: 8192)",
         "--val_samples",
         "--dry_run",
         "presets: quick, v1, v2",
     ):
-        assert part in helped.stdout
+        assert part in " ".join(helped.stdout.split())
 
 
 def test_a_dry_run_reads_nothing(tmp_path):
@@ -217,7 +218,7 @@ def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "read_request", interrupt)
+    monkeypatch.setattr("cvfp_jax.cli.main.read_request", interrupt)
     assert launch.main(["launch.py"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from cvfp_jax.data.tokenizer import VOCAB_SIZE
 from experiments import EXPERIMENTS, context_dim
 
 ROOT = Path(__file__).parents[2]
-PRINTED = json.loads((ROOT / "cvfp_jax/report/data/reports.json").read_text())
+PRINTED = json.loads((ROOT / "cvfp_jax/reproduction/data/reports.json").read_text())
 PRESETS = [(name, preset) for name, module in EXPERIMENTS.items() for preset in module.PRESETS]
 REPORTS = [(name, preset) for name, preset in PRESETS if preset != "quick"]
 FILES = sorted((ROOT / "experiments").glob("[!_]*.py"))
@@ -84,15 +85,21 @@ def test_a_plan_is_made_by_a_process_of_its_own_too():
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_each_file_opens_with_its_command_device_time_and_numbers(name):
-    text = EXPERIMENTS[name].__doc__
-    assert text.splitlines()[0].endswith(".")
-    assert f"\npython launch.py --experiment={name}\n" in text
-    for word in ("Device", "Time", "Expect"):
-        assert f"{word}:" in " ".join(text.split())
-    for preset in EXPERIMENTS[name].PRESETS:
+def test_each_file_opens_with_its_commands_devices_and_numbers(name):
+    text, presets = EXPERIMENTS[name].__doc__, list(EXPERIMENTS[name].PRESETS)
+    assert presets[0] == "quick"
+    title, quick, *others = text.split("\n\n")
+    assert title.endswith(".")
+    assert quick.startswith(f"python launch.py --experiment={name}\n  Device: CPU, 2 cores. Time: ")
+    assert "\n  Expect: " in quick
+    documented = []
+    for part in others:
+        commands = re.findall(r"^python launch.py --experiment=(\w+) --preset=(\w+)$", part, re.MULTILINE)
+        assert not commands or re.search(r"^  Device: .*$", part, re.MULTILINE)
+        documented += commands
+    assert sorted(documented) == sorted((name, preset) for preset in presets[1:])
+    for preset in presets:
         assert f"``{preset}``" in text
-    assert next(iter(EXPERIMENTS[name].PRESETS)) == "quick"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

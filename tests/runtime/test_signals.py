@@ -58,7 +58,7 @@ def test_what_an_interruption_was_made_into_is_one(listening, monkeypatch, capsy
         except KeyboardInterrupt:
             raise ImportError("a compiled module failed to import") from None
 
-    monkeypatch.setattr(launch, "read_request", struck_while_importing)
+    monkeypatch.setattr("cvfp_jax.cli.main.read_request", struck_while_importing)
     assert launch.main([]) == 143
     assert capsys.readouterr().err.startswith("interrupted: ")
 
@@ -72,11 +72,11 @@ def test_what_fails_after_an_interruption_is_told(listening, monkeypatch, capsys
 
         return read_request
 
-    monkeypatch.setattr(launch, "read_request", asked_and_then_fails(UserError("cannot save")))
+    monkeypatch.setattr("cvfp_jax.cli.main.read_request", asked_and_then_fails(UserError("cannot save")))
     assert launch.main([]) == UserError("").exit_code
     assert capsys.readouterr().err == "error: cannot save\n"
     signals.listen()
-    monkeypatch.setattr(launch, "read_request", asked_and_then_fails(ZeroDivisionError("a bug")))
+    monkeypatch.setattr("cvfp_jax.cli.main.read_request", asked_and_then_fails(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         launch.main([])
 
