@@ -9,7 +9,7 @@ numbers and batches are functions of seed, stage and step, so that parts hold no
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -39,8 +39,32 @@ class FirstRows:
         return np.array(rows_on_host(self.array, self.shape[0]).view(self.dtype), dtype=dtype, copy=copy)
 
 
+class StepObserver(Protocol):
+    """What watches training step by step, such as a profiler."""
+
+    @property
+    def wants_each_step(self) -> bool:
+        """Whether work should make one step at a time for now."""
+
+    def after_step(self, part: str, wait: Callable[[], object], is_last: bool) -> None:
+        """Is told that steps of a part have been dispatched.
+
+        Args:
+          part: what they belong to.
+          wait: blocks until their arrays are computed.
+          is_last: whether they ended a stage.
+        """
+
+
 class Checkpointer:
-    """Keeps nothing: for work that starts from the beginning each time."""
+    """Saves nothing: for work that starts from the beginning each time.
+
+    Args:
+      observer: is told of each offer to save, which work makes between steps; changes no number.
+    """
+
+    def __init__(self, observer: StepObserver | None = None) -> None:
+        self._observer = observer
 
     def facts(self, part: str) -> Facts | None:
         """Returns the saved facts of a part; None if it has none."""
@@ -66,13 +90,29 @@ class Checkpointer:
         """Has parts saved no longer."""
 
     def maybe_save(self, part: str, make: Make, stage_end: bool = False) -> None:
-        """Saves the state if it is time, and ends the run if that is asked for."""
+        """Tells the observer of a step, saves the state if it is time, and ends the run if that is asked for.
+
+        Args:
+          part: what the step belongs to.
+          make: returns the part's facts and arrays, or None if they are not worth saving.
+          stage_end: whether the part has no more steps; such a state is saved a little earlier.
+        """
+        if self._observer is not None:
+            self._observer.after_step(part, lambda: jax.block_until_ready(make()), stage_end)
+        self._save_if_due(part, make, stage_end)
+
+    def seconds_left(self) -> float:
+        """Returns how long work may go on before its next offer to save."""
+        if self._observer is not None and self._observer.wants_each_step:
+            return 0.0
+        return self._seconds_to_save()
+
+    def _save_if_due(self, part: str, make: Make, stage_end: bool) -> None:
         del part, make, stage_end
         signals.check()
 
-    def seconds_left(self) -> float:
-        """Returns the time to the next save."""
-        return float("inf")
+    def _seconds_to_save(self) -> float:
+        return math.inf
 
 
 class Pace:

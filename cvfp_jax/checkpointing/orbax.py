@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, Looks, Make
+from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, Looks, Make, StepObserver
 from cvfp_jax.checkpointing.row_file import RowFile
 from cvfp_jax.checkpointing.seal import damage, seal
 from cvfp_jax.distributed import processes
@@ -106,15 +106,21 @@ class OrbaxCheckpointer(Checkpointer):
       identity: what makes the cell's numbers, by name: JSON. A checkpoint in which one differs is refused.
       minutes: the time between saves; 0 saves whenever it is offered.
       where: what the numbers also depend on, such as the device: one that differs is told.
+      observer: see ``Checkpointer``.
 
     Raises:
       UserError: the folder holds a checkpoint of another cell, or cannot be used.
     """
 
     def __init__(
-        self, folder: Path, identity: dict[str, Any], minutes: float, where: dict[str, str] | None = None
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        minutes: float,
+        where: dict[str, str] | None = None,
+        observer: StepObserver | None = None,
     ) -> None:
-        """Finds the newest checkpoint that is whole."""
+        super().__init__(observer)
         self._folder = folder.absolute()
         self._identity = json.loads(json.dumps({"schema": SCHEMA, **identity}))
         self._where = where or {}
@@ -263,18 +269,17 @@ class OrbaxCheckpointer(Checkpointer):
             self._kept.pop(part, None)
             self._saved.pop(part, None)
 
-    def seconds_left(self) -> float:
-        """Returns the time to the next save."""
+    def _seconds_to_save(self) -> float:
         return max(0.0, self._last + self._interval - time.monotonic())
 
-    def maybe_save(self, part: str, make: Make, stage_end: bool = False) -> None:
+    def _save_if_due(self, part: str, make: Make, stage_end: bool) -> None:
         """Saves if it is time, at a stage's end a little earlier; ends the run if that is asked for.
 
         Raises:
           KeyboardInterrupt: a signal has come; the state is saved.
           MachineError: this save or the one before could not be written; an older one is still there.
         """
-        if processes.is_multiprocess() and not (self._looks.due(part, self.seconds_left()) or stage_end):
+        if processes.is_multiprocess() and not (self._looks.due(part, self._seconds_to_save()) or stage_end):
             return
         if self._pending is not None and self._pending.done():
             self._wait()

@@ -92,7 +92,7 @@ def on_process_0(work: Callable[[], Any]) -> Any:
 def any_process(flag: bool) -> bool:
     """Says whether a flag is set in any process.
 
-    >>> any_process(False), any_of(True)
+    >>> any_process(False), any_process(True)
     (False, True)
     """
     if not is_multiprocess():

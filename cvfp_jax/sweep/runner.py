@@ -34,7 +34,7 @@ from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.sweep import workdir
 from cvfp_jax.sweep.cell import device_name, run_cell
 from cvfp_jax.sweep.profiler import FOLDER as PROFILES
-from cvfp_jax.sweep.profiler import Profiler, ProfilingCheckpointer
+from cvfp_jax.sweep.profiler import Profiler
 from cvfp_jax.sweep.progress import CellProgress
 
 CONTEXTS = "contexts"  # the folder of those that are kept on the disk
@@ -230,18 +230,17 @@ def _run_cells(
         _check_same_table(cell, cell_data, list(done.values()))
         # A signal waits until the state is saved.
         with signals.deferred():
-            saved = _checkpoints(grid, cell, cell_data, folder, checkpoint_minutes)
+            saved = _checkpoints(grid, cell, cell_data, folder, checkpoint_minutes, profiler)
             if saved.found:
                 print(
                     f"{number} {series}, {cell.num_samples} samples: going on from {saved.found}", flush=True
                 )
             try:
                 with saved, _memory_told(cell, series), profiler or contextlib.nullcontext():
-                    checkpointer = ProfilingCheckpointer(saved, profiler) if profiler else saved
                     record = {
                         "cell": place,
                         "series": series,
-                        **run_cell(cell, cell_data, progress, checkpointer, mesh, disk),
+                        **run_cell(cell, cell_data, progress, saved, mesh, disk),
                     }
             finally:
                 progress.close()
@@ -265,7 +264,12 @@ def _finish(folder: Path, record: Record, saved: OrbaxCheckpointer) -> Record:
 
 
 def _checkpoints(
-    grid: Grid, cell: RunConfig, data: dataset.CellData, folder: Path, minutes: float
+    grid: Grid,
+    cell: RunConfig,
+    data: dataset.CellData,
+    folder: Path,
+    minutes: float,
+    profiler: Profiler | None,
 ) -> OrbaxCheckpointer:
     """The checkpoints of a cell, which are those of its config and its data only."""
     identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
@@ -273,7 +277,7 @@ def _checkpoints(
     where = {"device": device_name(), "jax": jax.__version__}
     key = content_hash([records.cell_key(grid.place(cell))])[:12]
     name = f"{cell.config_name}-{cell.num_samples}-{key}"
-    return OrbaxCheckpointer(folder / CHECKPOINTS / name, identity, minutes, where)
+    return OrbaxCheckpointer(folder / CHECKPOINTS / name, identity, minutes, where, profiler)
 
 
 def _say_above_bar(line: str) -> None:

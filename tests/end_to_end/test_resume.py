@@ -275,7 +275,7 @@ import numpy as np
 from pathlib import Path
 from tests.phase2.test_train import problem
 from tests.end_to_end.test_resume import Stopping, learn_tokens, signals
-from cvfp_jax.distributed.mesh import make_mesh, one_device
+from cvfp_jax.distributed.mesh import make_mesh, single_device_mesh
 
 assert jax.device_count() == 8
 model, config, train, val = problem(batch_size=20, epochs=2)
@@ -283,10 +283,10 @@ model, config, train, val = problem(batch_size=20, epochs=2)
 def work(mesh, checkpointer=None):
     return learn_tokens(model, train, val, config, mesh, checkpointer=checkpointer)
 
-whole = work(one_device())
+whole = work(single_device_mesh())
 try:
     with Stopping(Path(sys.argv[1]), 4, True) as checkpointer:
-        work(one_device(), checkpointer)
+        work(single_device_mesh(), checkpointer)
 except KeyboardInterrupt:
     signals._asked = 0
 with Stopping(Path(sys.argv[1]), -1, True) as checkpointer:
