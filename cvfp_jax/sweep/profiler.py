@@ -96,4 +96,3 @@ class Profiler:
     ) -> None:
         """Ends a trace that has been started."""
         self.close()
-

@@ -231,9 +231,10 @@ def _run_cells(
         # A signal waits until the state is saved.
         with signals.deferred():
             saved = _checkpoints(grid, cell, cell_data, folder, checkpoint_minutes, profiler)
-            if saved.found:
+            if saved.resumed_from:
                 print(
-                    f"{number} {series}, {cell.num_samples} samples: going on from {saved.found}", flush=True
+                    f"{number} {series}, {cell.num_samples} samples: going on from {saved.resumed_from}",
+                    flush=True,
                 )
             try:
                 with saved, _memory_told(cell, series), profiler or contextlib.nullcontext():

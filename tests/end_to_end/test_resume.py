@@ -70,7 +70,7 @@ def resumed(tmp_path, monkeypatch):
             signals._asked = 0
             try:
                 with Stopping(tmp_path / "cell", every, by_signal, identity) as checkpointer:
-                    assert (checkpointer.found is None) == (launches == 1)
+                    assert (checkpointer.resumed_from is None) == (launches == 1)
                     result = work(checkpointer)
                 assert launches > 1, "the case must be stopped"
                 checkpointer.discard()
@@ -231,7 +231,7 @@ def test_seconds_add_up_over_launches(resumed, monkeypatch):
 def finite(folder):
     """Whether all numbers of the newest checkpoint are finite."""
     with OrbaxCheckpointer(folder, {"config": 1}, NEVER) as checkpointer:
-        assert checkpointer.found
+        assert checkpointer.resumed_from
         arrays = [array for saved in checkpointer._saved.values() for array in saved.arrays]
     return all(np.isfinite(array).all() for array in arrays)
 
@@ -290,7 +290,7 @@ try:
 except KeyboardInterrupt:
     signals._asked = 0
 with Stopping(Path(sys.argv[1]), -1, True) as checkpointer:
-    assert checkpointer.found
+    assert checkpointer.resumed_from
     more = work(make_mesh(), checkpointer)
 assert (more.batch_losses[:4] == whole.batch_losses[:4]).all()
 np.testing.assert_allclose(more.batch_losses, whole.batch_losses, rtol=1e-5)
