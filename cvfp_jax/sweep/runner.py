@@ -90,7 +90,7 @@ def run_sweep(
     writes = processes.is_process_0()
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
     processes.check_same(_launched(grid, checkpoint_minutes, mesh))
-    with files.held(folder) if writes else contextlib.nullcontext():
+    with files.locked(folder) if writes else contextlib.nullcontext():
         ended_well = _run_sweep(grid, folder, checkpoint_minutes, force, profiler, mesh, contexts_in)
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
