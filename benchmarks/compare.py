@@ -5,7 +5,7 @@ python -m benchmarks.compare --json=FILE
 In every part both sides are warmed up, then take turns, round after round: medians and quartiles are over
 rounds, the ratio is PyTorch's median over this project's. Products of matrices (JAX, f32 and bf16 operands,
 sums in f32) of the part's shape and of 2048 x 2048 x 2048 take their turns too. The fraction of the peak is
-the rate of the operations that the part needs (cvfp_jax/planning/flops.py) over the peak: the faster of the two
+the rate of the operations that the part needs (``planning/flops``) over the peak: the faster of the two
 medians, with operands of the run's precision; for the whole cell, the rate that it would have if all of its
 parts ran at their peaks. Memory is the peak of a process that runs one part of one side only.
 """

@@ -1,6 +1,6 @@
 """What is timed: the parts by name, the operations that each needs, and what a cell is made of.
 
-Operations are counted as ``cvfp_jax/planning/flops.py`` has it, those of exact contexts a token; those of a whole
+Operations are counted as ``planning/flops`` has it, those of exact contexts a token; those of a whole
 cell are the sum over what it is made of, ``cell``.
 """
 

@@ -22,7 +22,7 @@ settings.load_profile("fixed")
 # No test reads or fills the user's cache.
 os.environ["CVFP_CACHE_DIR"] = tempfile.mkdtemp(prefix="cvfp-test-cache-")
 # As a launch has it, and a cell; on a CPU neither changes a digit.
-compilation.ask_for_repeatable()
+compilation.request_determinism()
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,9 +1,9 @@
-"""Rows of numbers in a file: an array longer than memory, read and written a stretch at a time.
+"""Arrays of rows in files: longer than memory, read and written a stretch at a time.
 
-A file is read and written at places and not mapped into memory: a full disk is then an error that can be
-told, where writing to a mapping would kill the process, and what was read counts as no process's own.
+Files are read and written at offsets and not mapped into memory. A full disk is then an error that can be
+reported, where writing to a mapping would kill the process, and cached pages do not count as its memory.
 
-Shapes: N rows, B rows of a stretch, D their width.
+Shapes: N rows, B rows read or written together, D their width.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import numpy as np
 
 from cvfp_jax.errors import MachineError
 
-# Bytes of a stretch: long enough that what is done once a stretch does not count.
+# Bytes of a stretch: so many that the cost of each call does not count.
 STRETCH_BYTES = 16 * 2**20
 
 
@@ -30,19 +30,18 @@ class RowFile:
 
     Args:
       files: the folder that it is in.
-      path: its own place there.
-      shape: N and D. Rows that were never written are zero and take no room.
-      dtype: of its numbers.
+      path: the file, which must be there.
+      shape: N and D. Rows that were never written are zero and take no space on the disk.
+      dtype: the type of its numbers.
     """
 
     def __init__(self, files: "RowFiles", path: Path, shape: tuple[int, int], dtype: Any) -> None:
-        """Opens the file, which must be there."""
         self.files, self.path = files, path
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.size = math.prod(shape)
         self._spare: RowFile | None = None
         self._handle = os.open(path, os.O_RDWR)
-        # The disk is freed as an array's memory is; what else links to the file keeps it.
+        # As an array's memory is freed; a checkpoint's link to the file keeps it.
         weakref.finalize(self, _free, self._handle, path)
 
     def __len__(self) -> int:
@@ -55,21 +54,26 @@ class RowFile:
         return self.shape[1] * self.dtype.itemsize
 
     def read(self, first: int, rows: int) -> np.ndarray:
-        """Returns rows from a place on; those before the first and beyond the last are zero."""
-        found_BxD = np.zeros((rows, self.shape[1]), self.dtype)
+        """Returns so many rows from the first on; those outside of the array are zero."""
+        rows_BxD = np.zeros((rows, self.shape[1]), self.dtype)
         start = max(first, 0)
         count = max(0, min(first + rows, len(self)) - start)
-        room = _bytes(found_BxD[start - first : start - first + count])
+        buffer = _bytes(rows_BxD[start - first : start - first + count])
         done = 0
-        while done < len(room):
-            read = os.preadv(self._handle, [room[done:]], start * self.row_bytes + done)
-            if read == 0:  # what stands beyond what was written is zero
+        while done < len(buffer):
+            read = os.preadv(self._handle, [buffer[done:]], start * self.row_bytes + done)
+            if read == 0:  # the file ends with the last row that was written
                 break
             done += read
-        return found_BxD
+        return rows_BxD
 
     def write(self, first: int, rows_BxD: Any, column: int = 0) -> None:
-        """Writes rows from a place on, or some columns of them; what goes beyond the last row is left out.
+        """Writes rows, or some columns of them; what would lie beyond the last row is left out.
+
+        Args:
+          first: the first row to write.
+          rows_BxD: numbers; fewer than D columns leave the others as they are.
+          column: the first column to write.
 
         Raises:
           MachineError: the disk is full, or fails.
@@ -79,27 +83,27 @@ class RowFile:
             whole_BxD = self.read(first, len(rows_BxD))
             whole_BxD[:, column : column + rows_BxD.shape[1]] = rows_BxD
             rows_BxD = whole_BxD
-        left = _bytes(np.ascontiguousarray(rows_BxD))
-        place = first * self.row_bytes
+        buffer = _bytes(np.ascontiguousarray(rows_BxD))
+        offset = first * self.row_bytes
         try:
-            while left:
-                written = os.pwrite(self._handle, left, place)
-                left, place = left[written:], place + written
+            while buffer:
+                written = os.pwrite(self._handle, buffer, offset)
+                buffer, offset = buffer[written:], offset + written
         except OSError as error:
             raise self.files.fault(error, self.size * self.dtype.itemsize) from None
 
-    def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
-        """Returns a range of rows, or those at some places; none may lie outside."""
-        if isinstance(places, slice):
-            first, stop, _ = places.indices(len(self))
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Returns a range of rows, or those of some indices; none may lie outside."""
+        if isinstance(rows, slice):
+            first, stop, _ = rows.indices(len(self))
             return self.read(first, max(0, stop - first))
-        found_BxD = np.empty((len(places), self.shape[1]), self.dtype)
-        for index in np.argsort(places):
-            found_BxD[index] = self.read(int(places[index]), 1)[0]
-        return found_BxD
+        rows_BxD = np.empty((len(rows), self.shape[1]), self.dtype)
+        for index in np.argsort(rows):  # in the order of the disk
+            rows_BxD[index] = self.read(int(rows[index]), 1)[0]
+        return rows_BxD
 
     def astype(self, dtype: Any) -> "RowFile":
-        """Returns the rows as numbers of another type."""
+        """Returns a file of the same rows as numbers of another type; this one if it has that type."""
         if self.dtype == np.dtype(dtype):
             return self
         other = self.files.make(self.shape, dtype)
@@ -108,40 +112,41 @@ class RowFile:
         return other
 
     def resize(self, rows: int) -> "RowFile":
-        """Returns the same file with so many rows: what is cut off must be padding, what is added is zero."""
+        """Makes the array so many rows long, and returns it: what is cut off must be padding."""
         self.shape = (rows, self.shape[1])
         self.size = math.prod(self.shape)
         return self
 
     def stretches(self, multiple: int = 1) -> list[tuple[int, int]]:
-        """The first row and the rows of each stretch; the last may reach beyond the end."""
+        """Returns first row and number of rows of each stretch; the last may reach beyond the end.
+
+        Args:
+          multiple: what the number of rows is a multiple of.
+        """
         rows = max(1, STRETCH_BYTES // (self.row_bytes * multiple)) * multiple
         rows = min(rows, -(-len(self) // multiple) * multiple)
         return [(first, rows) for first in range(0, len(self), rows)]
 
     def following(self) -> "RowFile":
-        """Returns a file of the same shape for what takes this one's place; see ``give_way``."""
+        """Returns a file of the same shape for the numbers of the next step; see ``give_way``."""
         return self._spare or self.files.make(self.shape, self.dtype)
 
     def give_way(self, following: "RowFile") -> "RowFile":
-        """Returns the file that takes this one's place.
-
-        This one is written over in its turn, unless a checkpoint links to it.
-        """
+        """Returns the file that replaces this one, which is reused next unless a checkpoint links to it."""
         self._spare = None
         is_linked = os.fstat(self._handle).st_nlink > 1
         following._spare = None if is_linked else self
         return following
 
     def link(self, path: Path) -> None:
-        """Gives the file a second name, which costs no room; a copy where the disk knows no such thing."""
+        """Makes a hard link to the file, which takes no space; a copy where the disk has no links."""
         try:
             _link(self.path, path)
         except OSError as error:
             raise self.files.fault(error, self.size * self.dtype.itemsize) from None
 
     def take_over(self, path: Path) -> "RowFile":
-        """Returns a file of this one's shape with what stands at a place, which stays."""
+        """Returns a file of this one's shape with the rows of another file, which stays."""
         own = self.files.new_path()
         try:
             _link(path, own)
@@ -156,7 +161,7 @@ def _free(handle: int, path: Path) -> None:
 
 
 def _bytes(rows_BxD: np.ndarray) -> memoryview:
-    """An array's own bytes; bf16 has no buffer of its own type."""
+    """The memory of an array; bfloat16 has no buffer of its own type."""
     return memoryview(rows_BxD.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
 
 
@@ -168,7 +173,7 @@ def _link(path: Path, other: Path) -> None:
 
 
 class RowFiles:
-    """A folder of ``RowFile``, which is removed at the end, and before the beginning if a launch was killed.
+    """A folder of ``RowFile``, removed on exit; one that a killed launch left is removed on entry.
 
     >>> import tempfile
     >>> with RowFiles(Path(tempfile.mkdtemp()) / "contexts") as files:
@@ -179,8 +184,7 @@ class RowFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Takes the folder, which is made."""
-        self.folder, self._made = folder, 0
+        self.folder, self._count = folder, 0
 
     def __enter__(self) -> "RowFiles":
         """Makes the folder."""
@@ -199,19 +203,19 @@ class RowFiles:
 
     def new_path(self) -> Path:
         """A name that no file has had."""
-        self._made += 1
-        return self.folder / f"{self._made}.rows"
+        self._count += 1
+        return self.folder / f"{self._count}.rows"
 
     def make(self, shape: tuple[int, int], dtype: Any, used_rows: int | None = None) -> RowFile:
         """Makes a file of zeros.
 
         Args:
           shape: N and D.
-          dtype: of its numbers.
-          used_rows: how many rows will be written; all if it is not said.
+          dtype: the type of its numbers.
+          used_rows: how many rows will be written, if not all.
 
         Raises:
-          MachineError: the disk has not so much room.
+          MachineError: the disk has not enough space.
         """
         needed = min(shape[0], used_rows or shape[0]) * shape[1] * np.dtype(dtype).itemsize
         path = self.new_path()
@@ -231,7 +235,7 @@ class RowFiles:
         )
 
     def fault(self, error: OSError, needed: int) -> MachineError:
-        """What to raise where the disk does not do."""
+        """Returns the exception for a disk that refuses so many bytes."""
         return MachineError(
             f"cannot keep {needed / 2**30:.2f} GiB of contexts in {self.folder}:"
             f" {os.strerror(error.errno or 0)}; free some room, or use a --workdir on another disk."
@@ -244,29 +248,35 @@ Stretch = tuple[int, int]
 def read_ahead(
     stretches: Iterable[Stretch], read: Callable[[int, int], np.ndarray]
 ) -> Iterator[tuple[Stretch, np.ndarray]]:
-    """Yields stretches with their rows, each read while the one before it is worked on."""
+    """Yields stretches with their rows, each read while the caller works on the one before it."""
     with ThreadPoolExecutor(1) as reader:
-        coming: tuple[Stretch, Future[np.ndarray]] | None = None
+        current: tuple[Stretch, Future[np.ndarray]] | None = None
         for stretch in stretches:
             following = stretch, reader.submit(read, *stretch)
-            if coming is not None:
-                yield coming[0], coming[1].result()
-            coming = following
-        if coming is not None:
-            yield coming[0], coming[1].result()
+            if current is not None:
+                yield current[0], current[1].result()
+            current = following
+        if current is not None:
+            yield current[0], current[1].result()
 
 
 @contextlib.contextmanager
 def write_behind(write: Callable[[int, Any], None]) -> Iterator[Callable[[int, Any], None]]:
-    """What writes rows while the next are made: at most one stretch waits, and all are written at the end."""
+    """Yields a function that writes rows while the next are computed.
+
+    At most one stretch waits to be written, so that memory stays bounded; on exit all are written.
+    """
     with ThreadPoolExecutor(1) as writer:
-        waiting: list[Future[None]] = []
+        pending: Future[None] | None = None
+
+        def wait() -> None:
+            if pending is not None:
+                pending.result()
 
         def submit(first: int, rows_BxD: Any) -> None:
-            while waiting:
-                waiting.pop().result()
-            waiting.append(writer.submit(write, first, rows_BxD))
+            nonlocal pending
+            wait()
+            pending = writer.submit(write, first, rows_BxD)
 
         yield submit
-        while waiting:
-            waiting.pop().result()
+        wait()

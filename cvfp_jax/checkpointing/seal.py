@@ -1,4 +1,4 @@
-"""A seal on a folder: the size and the hash of each of its files, written once all of them are on the disk.
+"""A seal on a folder: the size and hash of each of its files, written once all of them are on the disk.
 
 A folder without a seal was never finished; one that differs from its seal is damaged.
 """
@@ -15,9 +15,9 @@ FILE_NAME = "sealed.json"
 
 def _files(folder: Path) -> dict[str, Path]:
     """The files of a folder by relative name, without its seal."""
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    found.pop(FILE_NAME, None)
-    return found
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    files.pop(FILE_NAME, None)
+    return files
 
 
 def _sha256(path: Path) -> str:
@@ -53,13 +53,14 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Returns what is wrong with a sealed folder; None if it is as it was sealed.
+    """Says what is wrong with a folder that should be sealed.
 
     Args:
-      folder: a folder that ``seal`` has been given.
+      folder: a folder that ``seal`` was given.
 
     Returns:
-      A few words that name the first file that is missing, too short, changed, or one too many.
+      A few words that name the first file that is missing, changed or one too many; None if the folder is as
+      it was sealed.
     """
     try:
         content = json.loads((folder / FILE_NAME).read_bytes())
@@ -76,9 +77,9 @@ def damage(folder: Path) -> str | None:
             return f"{name} does not belong to it"
         size, digest = sealed[name]
         try:
-            found = files[name].stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes, not {size}"
+            actual = files[name].stat().st_size
+            if actual != size:
+                return f"{name} has {actual} bytes, not {size}"
             if _sha256(files[name]) != digest:
                 return f"{name} has changed"
         except OSError as error:

@@ -81,9 +81,9 @@ class SweepRequest:
         from cvfp_jax.runtime import compilation
         from cvfp_jax.sweep.runner import run_sweep
 
-        compilation.ask_for_repeatable()
-        compilation.keep_on_disk()
-        log = compilation.told(compilation.show) if self.log_compiles else contextlib.nullcontext()
+        compilation.request_determinism()
+        compilation.enable_disk_cache()
+        log = compilation.reported(compilation.show) if self.log_compiles else contextlib.nullcontext()
         with log, processes.joined(self.place):
             return run_sweep(
                 self.grid,

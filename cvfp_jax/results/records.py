@@ -1,4 +1,4 @@
-"""Records: one JSON object a finished cell, a line each."""
+"""Records of finished cells: a file of JSON objects, one a line."""
 
 import contextlib
 import dataclasses
@@ -16,13 +16,13 @@ OK = "ok"
 
 Record = dict[str, Any]
 
-_MOST = 2**63  # whole numbers beyond it have no float and no array to stand in
-_SHOWN = 40
+_INT_LIMIT = 2**63  # of NumPy's integers
+_MAX_SHOWN = 40  # characters of a wrong value
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a field may hold."""
+    """What a field may hold: in words, and as a test of a value."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -32,27 +32,27 @@ def _or_null(kind: Kind) -> Kind:
     return Kind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
 
 
-def _whole(value: Any, least: int) -> bool:
-    return type(value) is int and least <= value < _MOST  # not isinstance: True is an int
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value < _INT_LIMIT  # not isinstance: True is an int
 
 
-def _number(value: Any) -> bool:
-    return _whole(value, -_MOST) or (type(value) is float and math.isfinite(value))
+def _is_number(value: Any) -> bool:
+    return _is_whole(value, -_INT_LIMIT) or (type(value) is float and math.isfinite(value))
 
 
 _TEXT = Kind("a text", lambda value: isinstance(value, str))
 _FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-_COUNT = Kind("a whole number from 0 on", lambda value: _whole(value, 0))
-_SIZE = Kind("a whole number from 1 on", lambda value: _whole(value, 1))
-_NUMBER = Kind("a number", _number)
-_POSITIVE = Kind("a number above 0", lambda value: _number(value) and value > 0)
+_COUNT = Kind("a whole number from 0 on", lambda value: _is_whole(value, 0))
+_SIZE = Kind("a whole number from 1 on", lambda value: _is_whole(value, 1))
+_NUMBER = Kind("a number", _is_number)
+_POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
 _COUNTS = Kind(
-    "a list of whole numbers", lambda value: isinstance(value, list) and all(_whole(v, 0) for v in value)
+    "a list of whole numbers", lambda value: isinstance(value, list) and all(_is_whole(v, 0) for v in value)
 )
 _OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
-# Null is what was not reached or was not finite.
-SCHEMA: dict[str, Kind] = {
+# Every record has these; it may have more. Null stands for what was not measured or not finite.
+FIELDS: dict[str, Kind] = {
     **dict.fromkeys(("experiment", "preset"), _TEXT),
     "cell": _OBJECT,
     **dict.fromkeys(("series", "status", "config_name"), _TEXT),
@@ -84,23 +84,21 @@ SCHEMA: dict[str, Kind] = {
     **dict.fromkeys(("phase1_seconds", "contexts_seconds", "effective_rank_seconds"), _NUMBER),
     **dict.fromkeys(("diagnostics_seconds", "phase2_seconds", "compile_seconds"), _NUMBER),
 }
-# Every record has these; a record may have more.
-FIELDS = tuple(SCHEMA)
 
 
 def misfit(record: dict[str, Any]) -> str | None:
-    """Returns what is wrong with the first field that holds what it may not; None if all are fine.
+    """Says what is wrong with the first field whose value is not of its kind; None if all are fine.
 
     Args:
-      record: a value for each field of ``SCHEMA``, and others.
+      record: a value for each of ``FIELDS``, and others.
 
-    >>> misfit({name: 1 for name in SCHEMA})
+    >>> misfit({name: 1 for name in FIELDS})
     'experiment=1 is not a text'
     """
-    for name, kind in SCHEMA.items():
+    for name, kind in FIELDS.items():
         if not kind.holds(record[name]):
             shown = repr(record[name])
-            shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+            shown = shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
             return f"{name}={shown} is not {kind.words}"
     return None
 
@@ -118,27 +116,29 @@ def perplexity(loss: float) -> float:
 
 
 def to_json(record: Record) -> str:
-    """Returns a record as one line of JSON; numbers that are not finite become null, and its status says so.
+    """Returns a record as a line of JSON; numbers that are not finite become null, and its status says so.
 
     >>> to_json({"status": "ok", "val_loss": 800.0, "val_ppl": math.inf})
     '{"status": "ok; not finite: val_ppl", "val_loss": 800.0, "val_ppl": null}'
     """
-    lost = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
-    if lost:
-        nulls = dict.fromkeys(lost)
-        record = {**record, **nulls, "status": f"{record['status']}; not finite: {', '.join(lost)}"}
+    infinite = [
+        name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if infinite:
+        status = f"{record['status']}; not finite: {', '.join(infinite)}"
+        record = {**record, **dict.fromkeys(infinite), "status": status}
     return json.dumps(record, allow_nan=False)
 
 
 def append(path: Path, record: Record) -> Record:
-    """Appends a record to a file, on the disk when this returns.
+    """Appends a record to a file, synced when this returns.
 
     Args:
       path: the file, made if it is missing.
       record: a value for each of ``FIELDS``, and others.
 
     Returns:
-      The record as a reader will find it.
+      The record as ``read`` will return it.
 
     Raises:
       KeyError: a field is missing.
@@ -175,10 +175,10 @@ def _append_line(path: Path, line: str) -> None:
 
 
 def repair(path: Path) -> bool:
-    """Cuts off a last line that a killed writer left unfinished, or ends one that lacks only its end.
+    """Cuts off a last line that a killed writer left unfinished, or adds the newline that is all it lacks.
 
     Args:
-      path: a file that ``append`` wrote, or none.
+      path: a file that ``append`` wrote, or that does not exist.
 
     Returns:
       Whether a line was cut off: its cell has to run again.
@@ -192,14 +192,14 @@ def repair(path: Path) -> bool:
             if not last:
                 return False
             try:
-                whole = isinstance(json.loads(last), dict)
+                is_whole = isinstance(json.loads(last), dict)
             except (ValueError, RecursionError):
-                whole = False
-            if whole:
+                is_whole = False
+            if is_whole:
                 file.write(b"\n")
             else:
                 file.truncate(file.tell() - len(last))
-            return not whole
+            return not is_whole
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -230,7 +230,7 @@ def read(path: Path) -> list[Record]:
         return []
     except OSError as error:
         raise _unusable(path, error) from None
-    found = []
+    records = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -251,12 +251,12 @@ def read(path: Path) -> list[Record]:
             raise UserError(
                 f"{path}, line {number}: {wrong}; mend it, or delete the line to run its cell again."
             )
-        found.append(record)
-    return found
+        records.append(record)
+    return records
 
 
 def _finite(text: str) -> float:
-    """Reads a number of a record; what is not finite stands in none."""
+    """Reads a number of a record, which is never NaN or infinite."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is not finite")
@@ -264,7 +264,7 @@ def _finite(text: str) -> float:
 
 
 def cell_key(place: Record) -> str:
-    """Returns what tells a cell from the others of its sweep: its value on each axis.
+    """Returns what tells a cell from the others of its sweep: its value on each axis, sorted by name.
 
     >>> cell_key({"num_samples": 50, "model.context_dim": 8})
     '{"model.context_dim": 8, "num_samples": 50}'
@@ -273,7 +273,7 @@ def cell_key(place: Record) -> str:
 
 
 def failed(record: Record) -> bool:
-    """Says whether a cell broke down.
+    """Says whether a cell ended because its numbers were not finite.
 
     >>> failed({"status": "failed: phase 1 was not finite at iteration 2"}), failed({"status": "ok"})
     (True, False)
@@ -287,7 +287,7 @@ def label(record: Record) -> str:
 
 
 def seconds(record: Record) -> tuple[float, float]:
-    """Returns what a cell took: seconds of work and, apart from them, of compiling.
+    """Returns the seconds that a cell took: of work and, apart from them, of compiling.
 
     >>> seconds({"phase1_seconds": 2.0, "phase2_seconds": 0.5, "compile_seconds": 4.0})
     (2.5, 4.0)

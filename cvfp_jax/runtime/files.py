@@ -1,4 +1,7 @@
-"""Files that others see whole or not at all, one launch at a time in a folder, and where caches go."""
+"""Files that several launches share: where caches go, files replaced atomically, and a folder's lock.
+
+Whatever kills a launch, others find a file as it was before or as it is after, and a lock that is free.
+"""
 
 import contextlib
 import fcntl
@@ -23,16 +26,16 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that takes the place of one of its name, on the disk, when the block ends well.
+    """Opens a temporary file that is synced and renamed to ``path`` if the block raises nothing.
 
     Args:
       path: the file; its folder is made if it is missing.
 
     Yields:
-      The new file, to be written; until then nobody finds it under its name.
+      The temporary file, open for writing.
 
     Raises:
-      OSError: it cannot be written; what was there before is still there.
+      OSError: it cannot be written; an earlier file of the name is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -49,45 +52,42 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file, on the disk when this returns, in the place of one of its name.
+    """Writes a whole file, synced when this returns, or leaves an earlier one of the name unchanged.
 
     Args:
       path: the file; its folder is made if it is missing.
-      data: all that it will hold.
+      data: its content.
 
     Raises:
-      OSError: it cannot be written; what was there before is still there.
+      OSError: it cannot be written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "new" / "file"
+    >>> write_atomic(path, b"content")
+    >>> path.read_bytes()
+    b'content'
     """
     with replacing(path) as file:
         file.write(data)
 
 
-def _holder(handle: int) -> str:
-    """The holder's number, which a holder writes a moment after it has taken the lock."""
-    for _ in range(50):
-        if text := os.pread(handle, 20, 0).decode(errors="replace").strip():
-            return text
-        time.sleep(0.01)
-    return "unknown"
-
-
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds a folder's lock, whose file names the holder's process.
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, whose file says which process holds it.
 
-    The system frees the lock when its holder ends, however it ends, so nothing a crashed launch leaves
-    behind stands in the way.
+    The system frees the lock when its holder ends in any way, so that nothing a crashed launch leaves behind
+    is an obstacle.
 
     Args:
       folder: made if it is missing.
 
     Raises:
-      UserError: another process holds it, or it cannot be written.
+      UserError: another process holds the lock, or its file cannot be written.
     """
     path = folder / LOCK_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Opened for reading and writing, so that the holder's number is not lost when it is refused.
+        # Not opened for writing alone, which would cut off the holder's number before the lock is refused.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise file_error(f"cannot write {path}: {error.strerror}; use another --workdir.", error) from None
@@ -111,3 +111,12 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    """The number of the process that holds a lock, which it writes a moment after it has taken the lock."""
+    for _ in range(50):
+        if text := os.pread(handle, 20, 0).decode(errors="replace").strip():
+            return text
+        time.sleep(0.01)
+    return "unknown"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which must end a run wherever they strike, and lose none of its work."""
+"""Ctrl-C and SIGTERM: the first ends a run where its work can be saved, a second at once."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_asked = 0  # the first signal's number
+_asked = 0  # the first signal's number, once it has come
 _deferred = False
-_at_once = False
-_wake: socket.socket | None = None
+_leaves_at_once = False
+_wakeup: socket.socket | None = None
 
 
-def _note(number: int, frame: FrameType | None) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     global _asked
     if _asked:
         os._exit(_code(number))
@@ -27,11 +27,12 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _code(number: int) -> int:
+    """What shells have for a process that a signal ended."""
     return 128 + number
 
 
 def _leave_at_the_second(received: socket.socket) -> None:
-    """Ends the process at a second signal even while compiled code keeps Python's handler waiting."""
+    """Ends the process at a second signal, even while compiled code keeps Python's handlers from running."""
     count = 0
     with received:
         while numbers := received.recv(1):
@@ -41,22 +42,22 @@ def _leave_at_the_second(received: socket.socket) -> None:
 
 
 def listen() -> None:
-    """Makes a first Ctrl-C or SIGTERM raise KeyboardInterrupt, and be remembered; a second ends at once."""
-    global _asked, _wake
+    """Handles signals: a first raises KeyboardInterrupt and is remembered, a second ends the process."""
+    global _asked, _wakeup
     _asked = 0
-    if _wake is not None:
-        _wake.close()
-    received, _wake = socket.socketpair()
-    _wake.setblocking(False)
-    signal.set_wakeup_fd(_wake.fileno(), warn_on_full_buffer=False)
+    if _wakeup is not None:
+        _wakeup.close()
+    received, _wakeup = socket.socketpair()
+    _wakeup.setblocking(False)
+    signal.set_wakeup_fd(_wakeup.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_leave_at_the_second, args=(received,), daemon=True).start()
     for number in SIGNALS:
-        signal.signal(number, _note)
+        signal.signal(number, _handle)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a first signal raises nothing: the work asks with ``asked`` and ends where it can be saved."""
+    """Keeps a first signal from raising anything; work asks by ``asked`` and ends where it can be saved."""
     global _deferred
     _deferred = True
     try:
@@ -73,8 +74,8 @@ def asked() -> bool:
 def check() -> None:
     """Raises KeyboardInterrupt if a signal has come, except where it is deferred.
 
-    An exception raised inside one of JAX's own callbacks is printed and goes no further, so long
-    work asks from time to time.
+    Long work calls it from time to time, as an exception that is raised inside one of JAX's own callbacks
+    is printed and goes no further.
     """
     if _asked and not _deferred:
         raise KeyboardInterrupt
@@ -86,20 +87,21 @@ def exit_code() -> int:
 
 
 def leave_at_the_end() -> None:
-    """Has the launch end by ``leave``, whatever it comes to."""
-    global _at_once
-    _at_once = True
+    """Has the launch end by ``leave``, whatever its result."""
+    global _leaves_at_once
+    _leaves_at_once = True
 
 
 def leaves() -> bool:
     """Says whether the launch must end by ``leave``."""
-    return _at_once or asked()
+    return _leaves_at_once or asked()
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once: JAX's threads, still at work on what was interrupted, would crash it.
+    """Ends the process without Python's own exit.
 
-    Among several processes, Python's end would wait for one that has ended.
+    That would crash while JAX's threads still work on what was interrupted, and, among several processes,
+    wait for one that has ended.
     """
     sys.stdout.flush()
     sys.stderr.flush()

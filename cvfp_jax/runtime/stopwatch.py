@@ -1,4 +1,4 @@
-"""Seconds of work and, apart from them, seconds of compiling or of loading what was compiled before."""
+"""Seconds of work and, apart from them, of compiling or of loading what was compiled before."""
 
 import time
 from types import TracebackType
@@ -16,7 +16,7 @@ _counted_spans: list[tuple[float, float]] = []
 
 
 def _listen(event: str, start_time: float, end_time: float, **_: str | int) -> None:
-    """Counts a span. What it contains ended before it, and has been counted."""
+    """Counts a span once: spans inside it ended before it, and their seconds are taken off again."""
     global _compile_seconds
     if event not in _COMPILE_EVENTS:
         return
@@ -33,6 +33,10 @@ jax.monitoring.register_event_time_span_listener(_listen)
 class Stopwatch:
     """Adds up the time spent inside ``with`` blocks.
 
+    Args:
+      seconds: of work that an earlier launch has spent.
+      compile_seconds: the same of compiling.
+
     >>> with Stopwatch() as watch:
     ...     _ = jax.jit(lambda x: x + 1)(1.0)
     >>> watch.seconds >= 0 and watch.compile_seconds > 0
@@ -40,13 +44,12 @@ class Stopwatch:
     """
 
     def __init__(self, seconds: float = 0.0, compile_seconds: float = 0.0) -> None:
-        """Starts from zero, or from what an earlier launch has spent."""
         self._counted = seconds, compile_seconds
         self._began: tuple[float, float] | None = None
 
     @property
     def so_far(self) -> tuple[float, float]:
-        """The seconds of work and of compiling, up to now."""
+        """Seconds of work and of compiling, up to now."""
         seconds, compile_seconds = self._counted
         if self._began is None:
             return seconds, compile_seconds

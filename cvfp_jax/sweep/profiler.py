@@ -1,17 +1,14 @@
-"""A trace of three steps of each phase, written by JAX's profiler."""
+"""Traces of three steps of each phase, written by JAX's profiler."""
 
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import jax
 
-from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts, Make
-
 FOLDER = "profile"
 STEPS = 3
-# What is traced, by the name under which work keeps it: the folder of its trace.
+# The folder of each part's trace, by the part's name in checkpoints.
 _FOLDERS = {"phase 1, block 1": "phase1", "phase 2": "phase2"}
 
 
@@ -25,35 +22,31 @@ def _options() -> jax.profiler.ProfileOptions:
 class Profiler:
     """Traces the first steps of each phase that a launch makes, but for the very first, which compiles.
 
+    A ``StepObserver`` of ``Checkpointer``. A trace should hold whole steps, so that work makes one at a time
+    while it is traced, and each is waited for; no number changes.
+
     Args:
       folder: where the traces go, a folder a phase.
       tell: is called with a line that says where each trace is.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], object]) -> None:
-        """Nothing is traced yet."""
         self._folder, self._tell = folder, tell
-        self._left = dict(_FOLDERS)
-        self._part = ""  # that is being traced
+        self._untraced = dict(_FOLDERS)
+        self._traced_part = ""  # none
         self._steps = 0
         self._step: jax.profiler.StepTraceAnnotation | None = None
 
     @property
-    def is_tracing(self) -> bool:
-        """Whether a trace is on the way."""
-        return bool(self._part)
+    def wants_each_step(self) -> bool:
+        """Whether a trace has been started."""
+        return bool(self._traced_part)
 
     def after_step(self, part: str, wait: Callable[[], object], is_last: bool) -> None:
-        """Starts, goes on with or ends a trace.
-
-        Args:
-          part: what a step has been made of.
-          wait: waits for that step.
-          is_last: whether the part has no more steps.
-        """
-        if self.is_tracing and part != self._part:
+        """Starts, continues or ends a trace; see ``StepObserver``."""
+        if self._traced_part and part != self._traced_part:
             self.close()
-        if self.is_tracing:
+        if self._traced_part:
             wait()
             self._steps += 1
             self._end_step()
@@ -61,14 +54,14 @@ class Profiler:
                 self.close()
             else:
                 self._begin_step()
-        elif part in self._left and not is_last:
+        elif part in self._untraced and not is_last:
             wait()
-            jax.profiler.start_trace(self._folder / self._left[part], profiler_options=_options())
-            self._part, self._steps = part, 0
+            jax.profiler.start_trace(self._folder / self._untraced[part], profiler_options=_options())
+            self._traced_part, self._steps = part, 0
             self._begin_step()
 
     def _begin_step(self) -> None:
-        name = _FOLDERS[self._part]
+        name = _FOLDERS[self._traced_part]
         self._step = jax.profiler.StepTraceAnnotation(name, step_num=self._steps + 1)
         self._step.__enter__()
 
@@ -78,65 +71,28 @@ class Profiler:
             self._step = None
 
     def close(self) -> None:
-        """Ends a trace that is on the way, however many steps it has."""
-        if not self.is_tracing:
+        """Ends a trace that has been started, however many steps it has."""
+        if not self._traced_part:
             return
         self._end_step()
         jax.profiler.stop_trace()
-        part, self._part = self._part, ""
+        part, self._traced_part = self._traced_part, ""
         if self._steps == 0:
             return  # the next cell's may have more
-        traces = (self._folder / self._left.pop(part)).rglob("*.trace.json.gz")
+        traces = (self._folder / self._untraced.pop(part)).rglob("*.trace.json.gz")
         newest = max(traces, key=lambda path: path.stat().st_mtime)
         self._tell(f"traced {self._steps} of {STEPS} steps of {part}: {newest}")
 
     def missing(self) -> list[str]:
         """Returns what has not been traced, because no step followed a first one."""
-        return list(self._left)
+        return list(self._untraced)
 
     def __enter__(self) -> "Profiler":
-        """Starts nothing; steps do."""
+        """Returns itself; the first step starts a trace."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends a trace that is on the way."""
+        """Ends a trace that has been started."""
         self.close()
-
-
-class ProfilingCheckpointer(Checkpointer):
-    """Keeps what another checkpointer keeps, and lets a profiler look in between steps.
-
-    A trace should hold whole steps, so work is made to look up after each while it is traced; that changes
-    no digit.
-    """
-
-    def __init__(self, checkpointer: Checkpointer, profiler: Profiler) -> None:
-        """Takes the checkpointer that does the keeping."""
-        self._checkpointer, self._profiler = checkpointer, profiler
-
-    def facts(self, part: str) -> Facts | None:
-        """Returns the saved facts of a part; None if it has none."""
-        return self._checkpointer.facts(part)
-
-    def restore(self, part: str, template: Any) -> Any:
-        """Returns the saved arrays of a part."""
-        return self._checkpointer.restore(part, template)
-
-    def include(self, part: str, facts: Facts | Callable[[], Facts], arrays: Any = ()) -> None:
-        """Has a part saved along from now on."""
-        self._checkpointer.include(part, facts, arrays)
-
-    def exclude(self, *parts: str) -> None:
-        """Has parts saved no longer."""
-        self._checkpointer.exclude(*parts)
-
-    def maybe_save(self, part: str, make: Make, stage_end: bool = False) -> None:
-        """Notes that a step has been made, then saves if it is time."""
-        self._profiler.after_step(part, lambda: jax.block_until_ready(make()), stage_end)
-        self._checkpointer.maybe_save(part, make, stage_end)
-
-    def seconds_left(self) -> float:
-        """Returns the time to the next save, or look of the profiler."""
-        return 0.0 if self._profiler.is_tracing else self._checkpointer.seconds_left()

@@ -1,4 +1,4 @@
-"""Progress bars: what is being done, how well it goes, how fast, and how long it still takes."""
+"""Progress bars: the phase, its loss, its speed, and the longest it can still take."""
 
 import sys
 from collections.abc import Callable
@@ -36,13 +36,17 @@ class CellProgress:
             bar_format=_FORMAT,
             leave=False,
             disable=not self._visible,
-            # A log file is no terminal: a line now and then is enough.
+            # In a log file a line now and then is enough.
             mininterval=0.2 if sys.stderr.isatty() else 20.0,
         )
         return self._bar
 
     def phase1(self, block_index: int, num_tokens: int) -> Callable[[int, dict[str, np.ndarray]], None]:
-        """Opens the bar of a block's phase 1 and returns what moves it."""
+        """Opens the bar of a block's phase 1.
+
+        Returns:
+          A function that moves it, of the iterations made and the trace up to the last.
+        """
         name = f"phase 1, block {block_index + 1}" if self._config.model.num_blocks > 1 else "phase 1"
         bar = self._open(name, num_tokens * (self._config.phase1.max_iterations - 1))
 
@@ -55,7 +59,11 @@ class CellProgress:
         return show
 
     def phase2(self, num_tokens: int) -> Callable[[int, int, float], None]:
-        """Opens the bar of phase 2 and returns what moves it."""
+        """Opens the bar of phase 2.
+
+        Returns:
+          A function that moves it, of the epoch, the tokens done in it and the last loss.
+        """
         bar = self._open("phase 2", num_tokens * self._config.phase2.epochs)
 
         def show(epoch: int, rows: int, loss: float) -> None:

@@ -35,7 +35,7 @@ from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.sweep import workdir
 from cvfp_jax.sweep.cell import device_name, run_cell
 from cvfp_jax.sweep.profiler import FOLDER as PROFILES
-from cvfp_jax.sweep.profiler import Profiler, ProfilingCheckpointer
+from cvfp_jax.sweep.profiler import Profiler
 from cvfp_jax.sweep.progress import CellProgress
 
 CONTEXTS = "contexts"  # the folder of those that are kept on the disk
@@ -91,7 +91,7 @@ def run_sweep(
     writes = processes.is_process_0()
     profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
     processes.check_same(_launched(grid, checkpoint_minutes, mesh))
-    with files.held(folder) if writes else contextlib.nullcontext():
+    with files.locked(folder) if writes else contextlib.nullcontext():
         runner = _Runner(grid, folder, checkpoint_minutes, force, mesh, contexts_in, profiler)
         ended_well = runner.run()
     if profiler is not None and profiler.missing():
@@ -259,9 +259,9 @@ class _Runner:
         # A signal waits until the state is saved.
         with signals.deferred():
             saved = self._checkpointer(cell, data)
-            if saved.found:
+            if saved.resumed_from:
                 where = f"{number} {series}, {cell.num_samples} samples"
-                print(f"{where}: going on from {saved.found}", flush=True)
+                print(f"{where}: going on from {saved.resumed_from}", flush=True)
             try:
                 with (
                     saved,
@@ -269,8 +269,7 @@ class _Runner:
                     self._profiler or contextlib.nullcontext(),
                     folder as disk,
                 ):
-                    checkpointer = ProfilingCheckpointer(saved, self._profiler) if self._profiler else saved
-                    runtime = Runtime(self._mesh, checkpointer, disk, progress)
+                    runtime = Runtime(self._mesh, saved, disk, progress)
                     record = {"cell": place, "series": series, **run_cell(cell, data, runtime)}
             finally:
                 progress.close()
@@ -283,7 +282,7 @@ class _Runner:
         where = {"device": device_name(), "jax": jax.__version__}
         name = f"{cell.config_name}-{cell.num_samples}-{content_hash([self._key(cell)])[:12]}"
         folder = self._folder / CHECKPOINTS / name
-        return OrbaxCheckpointer(folder, identity, self._checkpoint_minutes, where)
+        return OrbaxCheckpointer(folder, identity, self._checkpoint_minutes, where, self._profiler)
 
     def _finish(self, record: Record, saved: OrbaxCheckpointer) -> Record:
         """Writes a record, which takes the place of checkpoints."""

@@ -1,4 +1,4 @@
-"""The folder of a sweep: whose it is, and what made its contents."""
+"""The folder of a sweep: which sweep it belongs to, and which versions made its contents."""
 
 import importlib.metadata
 import json
@@ -16,7 +16,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tiktoken")
 
 
 def git_revision() -> str | None:
-    """Returns the project's commit, marked if files differ from it; None outside a checkout."""
+    """Returns the project's commit, marked ``-dirty`` if files differ from it; None outside a checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -25,7 +25,7 @@ def git_revision() -> str | None:
         ).stdout.strip()
 
     try:
-        # Installed inside another project's checkout, this file would be told that one's commit.
+        # Installed inside another project's checkout, this would return that project's commit.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
@@ -40,11 +40,11 @@ def folder_of(text: str) -> Path:
     """Returns the folder that --workdir names.
 
     Raises:
-      UserError: it is no folder's name.
+      UserError: it is empty, a file, or in the home of an unknown user.
     """
     try:
         path = Path(text).expanduser()
-    except RuntimeError as error:  # an unknown user's home
+    except RuntimeError as error:
         raise UserError(f"--workdir={text} is not usable ({error}): use another.") from None
     if not text or path.is_file():
         raise UserError(f"--workdir={text} is not a folder: name a new or an existing one.")
@@ -52,17 +52,17 @@ def folder_of(text: str) -> Path:
 
 
 def claim(workdir: Path, grid: Grid, device: str, has_records: bool) -> None:
-    """Makes the folder a sweep's own, or checks that it already is.
+    """Makes a folder a sweep's own, or checks that it already is.
 
-    The axes of a grid are no part of a sweep's identity: cells can be added to it, and the file lists
-    the values of all launches, beside the versions and the device of the last. A folder without
-    records is anybody's, so that a first launch with a mistake in it stands in nobody's way.
+    A sweep can be given more cells later, so the values on the grid's axes are no part of its identity. The
+    file lists those of all launches, beside the versions and the device of the last. A folder without
+    records can become any sweep's, so that a first launch with a mistake in it is no obstacle.
 
     Args:
       workdir: the folder, made if it is missing.
       grid: the sweep.
       device: what it runs on.
-      has_records: whether the folder holds results.
+      has_records: whether the folder holds records.
 
     Raises:
       UserError: the folder holds a sweep that differs in a field, or cannot be written.
@@ -98,11 +98,12 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): use another --workdir.") from None
-    fine = isinstance(content, dict) and all(
-        isinstance(content.get(part), dict) for part in ("config", "axes")
+    is_ours = (
+        isinstance(content, dict)
+        and all(isinstance(content.get(part), dict) for part in ("config", "axes"))
+        and all(isinstance(values, list) for values in content["axes"].values())
     )
-    fine = fine and all(isinstance(values, list) for values in content["axes"].values())
-    if not fine:
+    if not is_ours:
         raise UserError(f"{path} was not written by this program: use another --workdir.")
     return content
 

@@ -210,9 +210,9 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path, change, part):
     assert found(folder) == 2, "it is left as it is"
 
 
-def test_a_checkpoint_of_another_schema_is_refused(tmp_path, monkeypatch):
-    folder, before = saved(tmp_path / "cell", 1), orbax.SCHEMA
-    monkeypatch.setattr(orbax, "SCHEMA", before + 1)
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
+    folder, before = saved(tmp_path / "cell", 1), orbax.CHECKPOINT_VERSION
+    monkeypatch.setattr(orbax, "CHECKPOINT_VERSION", before + 1)
     with pytest.raises(UserError, match=f"schema={before}, not {before + 1}"):
         OrbaxCheckpointer(folder, IDENTITY, 0)
 

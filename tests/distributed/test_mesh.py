@@ -14,7 +14,7 @@ from cvfp_jax.distributed.mesh import (
     single_device_mesh,
 )
 from cvfp_jax.errors import UserError
-from cvfp_jax.runtime.compilation import told
+from cvfp_jax.runtime.compilation import reported
 
 
 def test_a_mesh_of_one():
@@ -108,7 +108,7 @@ def test_rows_are_filled_up_with_zeros_and_cut_off():
 
 def test_rows_are_cut_by_one_program_however_often():
     array, line, found = jnp.ones((7, 3)), line_mesh(single_device_mesh()), []
-    with told(found.append):
+    with reported(found.append):
         for _ in range(3):
             resize_rows(array, 5, line)
     assert len(found) == 1, [compilation.name for compilation in found]

@@ -240,13 +240,13 @@ def test_long_things_are_told_whole_in_pieces(monkeypatch):
     sent = []
     monkeypatch.setattr(processes, "is_multiprocess", lambda: True)
     monkeypatch.setattr(processes, "is_process_0", lambda: True)
-    monkeypatch.setattr(processes, "_sent", lambda words: sent.append(words.copy()) or words)
+    monkeypatch.setattr(processes, "_from_process_0", lambda words: sent.append(words.copy()) or words)
     for length in (0, 1, 4 * 255 - 2, 4 * 255 - 1, 4 * 255, 600_000):
         value = "x" * length
         assert processes.broadcast(value) == value
     first, sent = sent, []
     monkeypatch.setattr(processes, "is_process_0", lambda: False)
     pieces = iter(first)
-    monkeypatch.setattr(processes, "_sent", lambda words: next(pieces))
+    monkeypatch.setattr(processes, "_from_process_0", lambda words: next(pieces))
     for length in (0, 1, 4 * 255 - 2, 4 * 255 - 1, 4 * 255, 600_000):
         assert processes.broadcast(json.loads("null")) == "x" * length

@@ -70,7 +70,7 @@ def resumed(tmp_path, monkeypatch):
             signals._asked = 0
             try:
                 with Stopping(tmp_path / "cell", every, by_signal, identity) as checkpointer:
-                    assert (checkpointer.found is None) == (launches == 1)
+                    assert (checkpointer.resumed_from is None) == (launches == 1)
                     result = work(checkpointer)
                 assert launches > 1, "the case must be stopped"
                 checkpointer.discard()
@@ -231,7 +231,7 @@ def test_seconds_add_up_over_launches(resumed, monkeypatch):
 def finite(folder):
     """Whether all numbers of the newest checkpoint are finite."""
     with OrbaxCheckpointer(folder, {"config": 1}, NEVER) as checkpointer:
-        assert checkpointer.found
+        assert checkpointer.resumed_from
         arrays = [array for saved in checkpointer._saved.values() for array in saved.arrays]
     return all(np.isfinite(array).all() for array in arrays)
 
@@ -275,7 +275,7 @@ import numpy as np
 from pathlib import Path
 from tests.phase2.test_train import problem
 from tests.end_to_end.test_resume import Stopping, learn_tokens, signals
-from cvfp_jax.distributed.mesh import make_mesh, one_device
+from cvfp_jax.distributed.mesh import make_mesh, single_device_mesh
 
 assert jax.device_count() == 8
 model, config, train, val = problem(batch_size=20, epochs=2)
@@ -283,14 +283,14 @@ model, config, train, val = problem(batch_size=20, epochs=2)
 def work(mesh, checkpointer=None):
     return learn_tokens(model, train, val, config, mesh, checkpointer=checkpointer)
 
-whole = work(one_device())
+whole = work(single_device_mesh())
 try:
     with Stopping(Path(sys.argv[1]), 4, True) as checkpointer:
-        work(one_device(), checkpointer)
+        work(single_device_mesh(), checkpointer)
 except KeyboardInterrupt:
     signals._asked = 0
 with Stopping(Path(sys.argv[1]), -1, True) as checkpointer:
-    assert checkpointer.found
+    assert checkpointer.resumed_from
     more = work(make_mesh(), checkpointer)
 assert (more.batch_losses[:4] == whole.batch_losses[:4]).all()
 np.testing.assert_allclose(more.batch_losses, whole.batch_losses, rtol=1e-5)

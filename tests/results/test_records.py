@@ -12,7 +12,7 @@ from cvfp_jax.report.page import markdown
 from cvfp_jax.report.summary import summarise
 from cvfp_jax.report.webpage import render
 from cvfp_jax.results import records
-from cvfp_jax.results.records import SCHEMA, misfit
+from cvfp_jax.results.records import FIELDS, misfit
 from tests.report.made_records import record
 
 
@@ -178,7 +178,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(changes=st.dictionaries(st.sampled_from(records.FIELDS), VALUES, min_size=1, max_size=3))
+@given(changes=st.dictionaries(st.sampled_from(list(FIELDS)), VALUES, min_size=1, max_size=3))
 def test_a_changed_record_is_refused_by_name_or_can_be_reported(tmp_path, changes):
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(made) + "\n" for made in (record(8, 100), record() | changes)))
@@ -192,7 +192,7 @@ def test_a_changed_record_is_refused_by_name_or_can_be_reported(tmp_path, change
     assert render(page, tmp_path)
 
 
-@pytest.mark.parametrize("name", records.FIELDS)
+@pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_to_be_there_and_to_be_what_it_is(tmp_path, name):
     path = tmp_path / "records.jsonl"
     whole = record()
@@ -253,7 +253,7 @@ def test_what_records_hold_fits(field, value):
 
 
 def test_what_a_broken_cell_has_not_may_be_null():
-    names = [name for name, kind in SCHEMA.items() if kind.holds(None)]
+    names = [name for name, kind in FIELDS.items() if kind.holds(None)]
     assert misfit(record(**dict.fromkeys(names))) is None
     for name in (
         "val_loss",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cvfp_jax.results import records
 from cvfp_jax.runtime import compilation
-from cvfp_jax.runtime.compilation import Compilation, told
+from cvfp_jax.runtime.compilation import Compilation, reported
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +36,8 @@ def no_folder_yet(tmp_path, monkeypatch):
 
 def test_a_users_own_flags_win(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=3 --xla_dump_to=x")
-    compilation.ask_for_repeatable()
-    compilation.ask_for_repeatable()
+    compilation.request_determinism()
+    compilation.request_determinism()
     assert os.environ["XLA_FLAGS"].split() == [
         "--xla_gpu_autotune_level=3",
         "--xla_dump_to=x",
@@ -47,7 +47,7 @@ def test_a_users_own_flags_win(monkeypatch):
 
 
 def test_programs_are_kept_in_the_users_cache_directory(no_folder_yet):
-    assert compilation.keep_on_disk() == no_folder_yet / "compiled"
+    assert compilation.enable_disk_cache() == no_folder_yet / "compiled"
     assert jax.config.jax_compilation_cache_dir == str(no_folder_yet / "compiled")
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.0
 
@@ -55,17 +55,17 @@ def test_programs_are_kept_in_the_users_cache_directory(no_folder_yet):
 def test_a_users_own_settings_win(no_folder_yet, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
-    assert compilation.keep_on_disk() is not None
+    assert compilation.enable_disk_cache() is not None
     assert jax.config.jax_persistent_cache_min_compile_time_secs == 7.0
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
-    assert compilation.keep_on_disk() is None
+    assert compilation.enable_disk_cache() is None
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
 
 
 def test_a_folder_that_cannot_be_written_is_gone_without(no_folder_yet, caplog):
     no_folder_yet.write_text("in the way")
     with caplog.at_level(logging.WARNING):
-        assert compilation.keep_on_disk() is None
+        assert compilation.enable_disk_cache() is None
     (line,) = caplog.messages
     assert line.startswith(f"going on without the compilation cache {no_folder_yet / 'compiled'}: ")
     assert jax.config.jax_compilation_cache_dir is None
@@ -78,7 +78,7 @@ def test_what_a_killed_launch_left_unfinished_is_removed(no_folder_yet, damage):
     whole = {"a-cache": zlib.compress(b"program"), "b-cache": b"(\xb5/\xfd of another compression"}
     for name, data in {**whole, "c-cache": damage}.items():
         (folder / name).write_bytes(data)
-    compilation.keep_on_disk()
+    compilation.enable_disk_cache()
     assert {path.name: path.read_bytes() for path in folder.glob("*-cache")} == whole
 
 
@@ -87,10 +87,10 @@ def test_what_was_found_whole_is_not_read_again(no_folder_yet, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "a-cache").write_bytes(zlib.compress(b"program"))
     os.utime(folder / "a-cache", (1, 1))
-    compilation.keep_on_disk()
+    compilation.enable_disk_cache()
     monkeypatch.setattr(compilation, "_is_whole", pytest.fail)
     jax.config.update("jax_compilation_cache_dir", None)
-    assert compilation.keep_on_disk() == folder
+    assert compilation.enable_disk_cache() == folder
 
 
 def test_programs_that_were_not_used_for_longest_go_first(no_folder_yet, monkeypatch):
@@ -101,9 +101,9 @@ def test_programs_that_were_not_used_for_longest_go_first(no_folder_yet, monkeyp
         path = folder / f"{name}-cache"
         path.write_bytes(b"\x00" * 100)
         os.utime(path, (read, written))
-    monkeypatch.setattr(compilation, "MOST_BYTES", 250)
+    monkeypatch.setattr(compilation, "MAX_BYTES", 250)
     monkeypatch.setattr(compilation, "_remove_unfinished", lambda folder: None)
-    compilation.keep_on_disk()
+    compilation.enable_disk_cache()
     assert {path.name for path in folder.iterdir()} == {"old, used-cache", "newest-cache"}
 
 
@@ -146,7 +146,7 @@ def test_each_compilation_is_told_once():
 
     small, large = (jnp.ones((size, 2)) for size in (3, 4))
     found = []
-    with told(found.append):
+    with reported(found.append):
         for argument in (small, large, small):
             twice(argument, 1.0)
     assert [(c.name, c.arguments) for c in found] == [
@@ -164,7 +164,7 @@ def test_a_program_that_compiling_another_takes_has_its_own_line():
             return x + jnp.sort(jnp.ones(7))[0]
 
     found, x = [], jnp.ones(2)
-    with told(found.append):
+    with reported(found.append):
         jax.jit(constant)(x)
     assert found[-1].arguments == ("float32[2]",)
     assert found[-1].name == "constant"
@@ -173,7 +173,7 @@ def test_a_program_that_compiling_another_takes_has_its_own_line():
 
 def test_what_was_loaded_is_told_apart():
     found = []
-    with told(found.append):
+    with reported(found.append):
         jax.monitoring.record_event(compilation._LOADED)
         for name in ("first", "second"):
             jax.monitoring.record_event_duration_secs(compilation._COMPILING, 0.5, fun_name=f"jit({name})")
@@ -183,7 +183,7 @@ def test_what_was_loaded_is_told_apart():
 def test_jax_says_nothing_more_than_before(caplog):
     logger = logging.getLogger(compilation._LOGGER)
     level, x = logger.level, jnp.ones(11)
-    with caplog.at_level(logging.DEBUG, logger="jax"), told(lambda compilation: None):
+    with caplog.at_level(logging.DEBUG, logger="jax"), reported(lambda compilation: None):
         jax.jit(lambda x: x * 3)(x)
         logger.warning("worth knowing")
     assert [record.message for record in caplog.records if record.name == logger.name] == ["worth knowing"]

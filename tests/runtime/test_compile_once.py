@@ -9,7 +9,7 @@ import pytest
 
 import cvfp_jax
 from cvfp_jax.cli.main import read_request
-from cvfp_jax.runtime.compilation import told
+from cvfp_jax.runtime.compilation import reported
 from cvfp_jax.sweep import runner
 from experiments import EXPERIMENTS
 from tests import tiny
@@ -55,7 +55,7 @@ def test_sizes_share_their_programs(name, tmp_path, monkeypatch):
 
     def counted(*arguments):
         cells.append([])
-        with told(cells[-1].append):
+        with reported(cells[-1].append):
             return run_cell(*arguments)
 
     monkeypatch.setattr(runner, "run_cell", counted)

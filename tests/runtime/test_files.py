@@ -31,7 +31,7 @@ from pathlib import Path
 from cvfp_jax.runtime import files
 from cvfp_jax.errors import UserError
 try:
-    with files.held(Path(sys.argv[1])):
+    with files.locked(Path(sys.argv[1])):
         print("held", flush=True)
         sys.stdin.read()
 except UserError as error:
@@ -46,25 +46,25 @@ def holder(folder):
 
 def test_a_second_holder_is_refused_with_the_firsts_number(tmp_path):
     folder = tmp_path / "new" / "folder"
-    with files.held(folder):
+    with files.locked(folder):
         refused = pytest.raises(UserError, match=f"{folder} is in use by process {os.getpid()}: wait")
-        with refused as caught, files.held(folder):
+        with refused as caught, files.locked(folder):
             pass
         assert caught.value.exit_code == 2
         assert (folder / files.LOCK_NAME).read_text() == f"{os.getpid()}\n", "the refused one changes nothing"
-    with files.held(folder):
+    with files.locked(folder):
         pass
 
 
 def test_a_crashed_holders_lock_is_taken_over(tmp_path):
     with holder(tmp_path) as first:
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {first.pid}:"), files.held(tmp_path):
+        with pytest.raises(UserError, match=f"process {first.pid}:"), files.locked(tmp_path):
             pass
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert (tmp_path / files.LOCK_NAME).read_text() == f"{first.pid}\n"
-    with files.held(tmp_path):
+    with files.locked(tmp_path):
         assert (tmp_path / files.LOCK_NAME).read_text() == f"{os.getpid()}\n"
 
 
@@ -81,11 +81,11 @@ def test_of_many_that_race_one_wins(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\n", b"x" * 1000])
 def test_whatever_stands_in_the_file_is_no_obstacle(tmp_path, content):
     (tmp_path / files.LOCK_NAME).write_bytes(content)
-    with files.held(tmp_path):
+    with files.locked(tmp_path):
         assert (tmp_path / files.LOCK_NAME).read_text() == f"{os.getpid()}\n"
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"use another --workdir"), files.held(tmp_path / "file" / "inside"):
+    with pytest.raises(UserError, match=r"use another --workdir"), files.locked(tmp_path / "file" / "inside"):
         pass

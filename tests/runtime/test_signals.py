@@ -24,8 +24,8 @@ def listening():
     yield
     signals.listen()
     signal.set_wakeup_fd(-1)
-    signals._wake.close()
-    signals._wake = None
+    signals._wakeup.close()
+    signals._wakeup = None
     for number, handler in before.items():
         signal.signal(number, handler)
 

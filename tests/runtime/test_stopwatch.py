@@ -27,19 +27,20 @@ def test_spans_that_contain_each_other_count_once(monkeypatch):
 
 def test_tracing_lowering_and_compiling_are_no_work():
     def slow_to_trace(x):
-        time.sleep(0.2)
+        time.sleep(0.5)
         return x + 1
 
     with Stopwatch() as watch:
         jax.jit(slow_to_trace)(jnp.ones(3)).block_until_ready()
         time.sleep(0.1)
-    assert watch.compile_seconds > 0.2
-    assert 0.1 < watch.seconds < 0.2
+    assert watch.compile_seconds > 0.5
+    # Of a busy machine, too; with the tracing it would be at least 0.6.
+    assert 0.1 < watch.seconds < 0.6
 
 
 def test_a_stopwatch_goes_on_from_what_was_spent_before():
     with Stopwatch(2.0, 3.0) as watch:
         time.sleep(0.01)
-    assert 2.01 <= watch.seconds < 2.5
+    assert watch.seconds >= 2.01
     assert watch.so_far == (watch.seconds, watch.compile_seconds)
     assert watch.compile_seconds == 3.0

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from cvfp_jax.checkpointing.checkpointer import Checkpointer
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.sweep import profiler
 from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.profiler import Profiler, ProfilingCheckpointer
+from cvfp_jax.sweep.profiler import Profiler
 from cvfp_jax.sweep.progress import CellProgress
 
 CONFIG = replace(
@@ -48,7 +49,7 @@ def events(folder):
 def test_a_cell_is_traced_and_its_numbers_stay(quick_compilation, tmp_path):
     said = []
     with Profiler(tmp_path, said.append) as tracer:
-        traced = run(ProfilingCheckpointer(Checkpointer(), tracer))
+        traced = run(Checkpointer(tracer))
     assert tracer.missing() == []
     assert [line.split(": ")[0] for line in said] == [
         "traced 3 of 3 steps of phase 1, block 1",
@@ -94,7 +95,7 @@ class Calls:
         monkeypatch.setattr(jax.profiler, "stop_trace", stop)
         self.said = []
         self.tracer = Profiler(tmp_path, self.said.append)
-        self.checkpointer = ProfilingCheckpointer(Checkpointer(), self.tracer)
+        self.checkpointer = Checkpointer(self.tracer)
 
     def maybe_save(self, part, stage_end=False):
         self.checkpointer.maybe_save(part, lambda: self.made.append("wait"), stage_end)
@@ -155,20 +156,11 @@ def test_a_trace_ends_with_its_part_and_with_the_cell(calls):
     assert profiler.STEPS == 3
 
 
-def test_what_keeps_a_cell_keeps_it_still():
-    asked = []
-
-    class Recorder(Checkpointer):
-        def __getattribute__(self, name):
-            asked.append(name)
-            return super().__getattribute__(name)
-
-    checkpointer = ProfilingCheckpointer(Recorder(), Profiler.__new__(Profiler))
-    with pytest.raises(KeyError):
-        checkpointer.restore("part", ())
-    checkpointer.facts("part")
-    checkpointer.include("part", {})
-    checkpointer.exclude("part")
-    assert asked == ["restore", "facts", "include", "exclude"]
-    public = {name for name in vars(Checkpointer) if not name.startswith("_")}
-    assert public == {name for name in vars(ProfilingCheckpointer) if not name.startswith("_")}
+def test_a_traced_step_may_come_before_the_next_save(calls, tmp_path):
+    with OrbaxCheckpointer(tmp_path / "cell", {}, 5, observer=calls.tracer) as checkpointer:
+        assert 0 < checkpointer.seconds_left() <= 300
+        checkpointer.maybe_save(PHASE1, lambda: calls.made.append("wait"))
+        assert calls.made == ["wait", "start phase1"]
+        assert checkpointer.seconds_left() == 0.0
+        calls.tracer.close()
+        assert checkpointer.seconds_left() > 0
