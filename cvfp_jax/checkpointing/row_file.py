@@ -7,6 +7,7 @@ Shapes: N rows, B rows read or written together, D their width.
 """
 
 import contextlib
+import copy
 import math
 import os
 import shutil
@@ -26,7 +27,7 @@ STRETCH_BYTES = 16 * 2**20
 
 
 class RowFile:
-    """An array [N, D] in a file, which is removed once nothing refers to the array.
+    """An array [N, D] in a file, which is removed once no array refers to it.
 
     Args:
       files: the folder that it is in.
@@ -40,6 +41,7 @@ class RowFile:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.size = math.prod(shape)
         self._spare: RowFile | None = None
+        self._owner: RowFile | None = None  # the array that removes the file, if it is another one
         self._handle = os.open(path, os.O_RDWR)
         # As an array's memory is freed; a checkpoint's link to the file keeps it.
         weakref.finalize(self, _free, self._handle, path)
@@ -112,10 +114,12 @@ class RowFile:
         return other
 
     def resize(self, rows: int) -> "RowFile":
-        """Makes the array so many rows long, and returns it: what is cut off must be padding."""
-        self.shape = (rows, self.shape[1])
-        self.size = math.prod(self.shape)
-        return self
+        """Returns so many rows of the same file: what is cut off must be padding, what is added is zero."""
+        other = copy.copy(self)
+        other.shape = (rows, self.shape[1])
+        other.size = math.prod(other.shape)
+        other._spare, other._owner = None, self._owner or self
+        return other
 
     def stretches(self, multiple: int = 1) -> list[tuple[int, int]]:
         """Returns first row and number of rows of each stretch; the last may reach beyond the end.

@@ -280,8 +280,9 @@ class FileStore(ContextStore):
 
     def take(self, indices: np.ndarray) -> jax.Array:
         """Returns the rows at some indices."""
-        rows_BxD = jnp.asarray(self.file[indices[indices < len(self)]])
-        return jnp.pad(rows_BxD, ((0, len(indices) - len(rows_BxD)), (0, 0)))
+        exists_B, rows_BxD = indices < len(self), np.zeros((len(indices), self.shape[1]), self.dtype)
+        rows_BxD[exists_B] = self.file[indices[exists_B]]
+        return jnp.asarray(rows_BxD)
 
     def chunk_ranges(self, multiple: int = 1, stop: int | None = None) -> list[tuple[int, int]]:
         """Returns the first row of each chunk and its number of rows."""
