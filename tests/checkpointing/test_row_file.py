@@ -43,7 +43,11 @@ def test_a_file_is_an_array(files, dtype):
     wide = array.astype(np.float32)
     np.testing.assert_array_equal(wide[0:20], like.astype(np.float32), strict=True)
     assert wide.astype(np.float32) is wide
-    assert array.cut(6).shape == (6, 3)
+    for rows in (6, 25):
+        resized = array.resize(rows)
+        assert (resized.shape, resized.size, array.shape) == ((rows, 3), 3 * rows, (20, 3))
+        np.testing.assert_array_equal(resized[0:rows], np.pad(like, ((0, 5), (0, 0)))[:rows], strict=True)
+    assert resized.resize(20).resize(25)[0:25].sum() == resized[0:25].sum()
 
 
 def test_stretches_make_the_whole(files, monkeypatch):
@@ -75,6 +79,22 @@ def test_a_file_goes_with_the_last_that_refers_to_it_but_not_its_links(files, tm
     following = again.following()
     # Nothing links to it any more.
     assert again.give_way(following).following() is again
+
+
+def test_a_file_goes_with_the_last_of_its_arrays(files):
+    array = files.make((4, 2), np.float32)
+    array.write(0, np.ones((4, 2)))
+    shorter = array.resize(3)
+    longer = shorter.resize(5)
+    # What takes the place of an array is as long as it is.
+    spare = array.following()
+    assert spare.give_way(shorter).following() is spare
+    assert shorter.resize(4).following().shape == (4, 2)
+    del spare, array, shorter
+    assert len(list(files.folder.iterdir())) == 1
+    assert longer[0:5].sum() == 8
+    del longer
+    assert not list(files.folder.iterdir())
 
 
 def test_a_disk_without_links_gets_copies(files, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -22,7 +23,9 @@ from cvfp_jax.contexts.diagnostics import (
     trend,
 )
 from cvfp_jax.contexts.recurrence import sequential_contexts
+from cvfp_jax.contexts.store import as_store
 from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.core.token_stream import TokenStream
 from tests import oracle
 from tests.original import named
 
@@ -46,7 +49,7 @@ def make_block(D=6, E=4, K=1, gain=1.0):
 
 def make_stream(tokens=40, V=7, E=4, seed=0):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.normal(size=(V, E)), jnp.float32), rng.integers(0, V, tokens)
+    return TokenStream(jnp.asarray(rng.normal(size=(V, E)), jnp.float32), rng.integers(0, V, tokens))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -93,9 +96,9 @@ def test_losses_that_are_not_finite_have_no_slope():
 
 @pytest.mark.parametrize("K", [1, 2])
 def test_trials_equal_the_oracle(K):
-    block, (vectors, ids) = make_block(K=K, gain=8.0), make_stream(tokens=12)
-    found = convergence_trials(block, vectors, ids, 5)
-    window = oracle.windows(np.asarray(vectors, np.float64)[ids], K)
+    block, stream = make_block(K=K, gain=8.0), make_stream(tokens=12)
+    found = convergence_trials(block, stream, 5)
+    window = oracle.windows(np.asarray(stream.vectors_VxE, np.float64)[stream.ids_N], K)
     parameters = {name: value.astype(np.float64) for name, value in named(block).items()}
     passes, start = [], np.zeros(6)
     for _ in range(5):
@@ -111,17 +114,24 @@ def replayed(monkeypatch, passes):
     """Makes the passes come from a list; returns the starts that were asked for."""
     starts, passes = [], iter(passes)
 
-    def sequential_contexts(block, vectors_VxE, ids, start_D, capacity):
+    def sequential_contexts(block, stream, start_D):
         starts.append(start_D.tolist())
-        return jnp.asarray(next(passes), jnp.float32)
+        return as_store(jnp.asarray(next(passes), jnp.float32))
 
     monkeypatch.setattr(diagnostics, "sequential_contexts", sequential_contexts)
     return starts
 
 
+NARROW = SimpleNamespace(context_dim=1)  # as much of a block as passes from a list need
+
+
+def zeros(tokens):
+    return TokenStream(jnp.zeros((1, 1)), np.zeros(tokens, int))
+
+
 def test_each_pass_starts_where_the_last_one_ended(monkeypatch):
     starts = replayed(monkeypatch, [[[0], [1]], [[4], [2]], [[4], [2]]])
-    found = convergence_trials(SimpleNamespace(context_dim=1), jnp.zeros((1, 1)), np.zeros(2, int), 6)
+    found = convergence_trials(NARROW, zeros(2), 6)
     # The third pass ends where it began, so that all later ones are known.
     assert starts == [[0], [1], [2]]
     assert found.losses == [8.5, 0, 0, 0, 0]
@@ -130,7 +140,7 @@ def test_each_pass_starts_where_the_last_one_ended(monkeypatch):
 @pytest.mark.parametrize("num_trials", [0, 1])
 def test_too_few_trials_make_no_pass(monkeypatch, num_trials):
     starts = replayed(monkeypatch, [])
-    found = convergence_trials(make_block(), *make_stream(), num_trials)
+    found = convergence_trials(make_block(), make_stream(), num_trials)
     assert found == ([], ("INSUFFICIENT_DATA", 0.0, None))
     assert not starts
 
@@ -138,8 +148,7 @@ def test_too_few_trials_make_no_pass(monkeypatch, num_trials):
 def test_a_loss_over_many_tokens_keeps_its_digits(monkeypatch):
     change = np.float32(0.1)
     replayed(monkeypatch, [np.zeros((3_000_000, 1)) + 1, np.zeros((3_000_000, 1)) + 1 + change])
-    block = SimpleNamespace(context_dim=1)
-    found = convergence_trials(block, jnp.zeros((1, 1)), np.zeros(3_000_000, int), 2)
+    found = convergence_trials(NARROW, zeros(3_000_000), 2)
     exact = float(np.float32(1 + change) - np.float32(1)) ** 2
     assert found.losses[0] == pytest.approx(exact, rel=1e-7)
 
@@ -264,14 +273,13 @@ def test_padding_is_not_read():
 
 @pytest.mark.parametrize("rows", [1, 2, 9])
 def test_room_for_longer_streams_changes_no_diagnostic(rows):
-    block, (vectors, ids), key = make_block(), make_stream(), jax.random.key(0)
-    ids = ids[: rows + 1]
-    contexts = sequential_contexts(block, vectors, ids[:-1])
+    block, stream, key = make_block(), make_stream(tokens=rows + 1), jax.random.key(0)
+    contexts = sequential_contexts(block, stream[:-1]).array
     roomy = jnp.pad(contexts, ((0, 7), (0, 0)))
 
     def diagnose(contexts):
         rng = np.random.default_rng(0)
-        return block_diagnostics(block, vectors, ids, contexts, 0.8, num_trials=4, key=key, rng=rng)
+        return block_diagnostics(block, stream, contexts, 0.8, num_trials=4, key=key, rng=rng)
 
     plain, padded = diagnose(contexts), diagnose(roomy)
     assert plain.keys() == padded.keys()
@@ -335,15 +343,15 @@ def test_contexts_that_are_not_finite_have_no_geometry():
 
 
 def test_the_similarity_of_contexts_and_their_tokens():
-    vectors, ids = make_stream(tokens=9)
+    stream = make_stream(tokens=9)
     contexts = matrix((9, 4), 2.0, 0.0, 3)
     padded = jnp.asarray(np.concatenate([contexts, np.full((2, 4), np.nan, np.float32)]))
-    tokens = np.asarray(vectors)[ids]
+    tokens = np.asarray(stream.vectors_VxE)[stream.ids_N]
     cosines = (contexts * tokens).sum(1) / np.linalg.norm(contexts, axis=1) / np.linalg.norm(tokens, axis=1)
-    assert embedding_similarity(padded, vectors, ids) == pytest.approx(cosines.mean(), abs=1e-6)
-    assert embedding_similarity(5 * vectors[ids], vectors, ids) == pytest.approx(1, abs=1e-6)
-    assert embedding_similarity(padded[:, :3], vectors, ids) is None
-    assert embedding_similarity(padded[2:], vectors, ids) is None  # not finite
+    assert embedding_similarity(padded, stream) == pytest.approx(cosines.mean(), abs=1e-6)
+    assert embedding_similarity(jnp.asarray(5 * tokens), stream) == pytest.approx(1, abs=1e-6)
+    assert embedding_similarity(padded[:, :3], stream) is None
+    assert embedding_similarity(padded[2:], stream) is None  # not finite
 
 
 @pytest.mark.parametrize(
@@ -359,18 +367,18 @@ def test_a_rank_that_is_not_a_number_has_no_verdict():
         rank_verdict(float("nan"))
 
 
-def diagnose(vectors, ids, contexts, share=0.9, D=4):
+def diagnose(stream, contexts, share=0.9, D=4):
     return block_diagnostics(
-        make_block(D=D), vectors, ids, contexts, share,
+        make_block(D=D), stream, contexts, share,
         num_trials=4, key=jax.random.key(0), rng=np.random.default_rng(0),
     )  # fmt: skip
 
 
 def test_all_diagnostics_are_a_records_fields():
-    vectors, ids = make_stream(tokens=30)
-    contexts = diagnostics.sequential_contexts(make_block(D=4), vectors, ids[:-1])
-    found = diagnose(vectors, ids, contexts)
-    trials = convergence_trials(make_block(D=4), vectors, ids, 4)
+    stream = make_stream(tokens=30)
+    contexts = sequential_contexts(make_block(D=4), stream[:-1]).array
+    found = diagnose(stream, contexts)
+    trials = convergence_trials(make_block(D=4), stream, 4)
     lie = geometry(contexts, 29, np.random.default_rng(0))
     assert found == {
         "val_convergence_status": trials.trend.status,
@@ -389,15 +397,16 @@ def test_all_diagnostics_are_a_records_fields():
         "context_sparsity": lie.sparsity,
         "is_zero_solution": False,
         "is_global_attractor": False,
-        "embedding_cosine": embedding_similarity(contexts, vectors, ids[:-1]),
+        "embedding_cosine": embedding_similarity(contexts, stream[:-1]),
         "rank_verdict": "good",
     }
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_diagnostics_that_are_undefined_are_none():
-    vectors, ids = make_stream(tokens=30)
-    found = diagnose(jnp.full_like(vectors, np.nan), ids, jnp.full((29, 4), np.nan), float("nan"))
+    stream = make_stream(tokens=30)
+    stream = dataclasses.replace(stream, vectors_VxE=jnp.full_like(stream.vectors_VxE, np.nan))
+    found = diagnose(stream, jnp.full((29, 4), np.nan), float("nan"))
     json.dumps(found, allow_nan=False)
     assert found["val_convergence_status"] == "UNSTABLE"
     assert found["val_convergence_losses"] == [None, None, None]

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from cvfp_jax.checkpointing.row_file import RowFiles
 from cvfp_jax.contexts import effective_rank as module
 from cvfp_jax.contexts.effective_rank import (
-    _streamed_singular_values,
     effective_rank,
     host_singular_values,
+    streamed_singular_values,
 )
+from cvfp_jax.contexts.store import FileStore, as_store
 from cvfp_jax.core.effective_rank import effective_rank_of_spectrum, singular_values
 
 CASES = [
@@ -44,7 +45,9 @@ def test_the_hosts_singular_values_are_those_of_double_precision(monkeypatch, ro
     matrix = np.random.default_rng(rows).normal(size=(rows, 20)).astype(np.float32)
     exact = np.zeros(20)
     exact[: min(rows, 20)] = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
-    np.testing.assert_allclose(module.host_singular_values(matrix), exact, rtol=0, atol=3e-8 * exact[0] * 20)
+    np.testing.assert_allclose(
+        host_singular_values(as_store(matrix)), exact, rtol=0, atol=3e-8 * exact[0] * 20
+    )
 
 
 def test_what_is_not_finite_has_no_rank():
@@ -134,5 +137,6 @@ def test_singular_values_of_a_file_are_those_of_the_array(tmp_path):
     with RowFiles(tmp_path / "rows") as files:
         file = files.make(matrix.shape, np.float32)
         file.write(0, matrix)
-        np.testing.assert_allclose(_streamed_singular_values(file), singular_values(matrix), rtol=1e-5)
-        np.testing.assert_array_equal(host_singular_values(file), host_singular_values(matrix))
+        in_file, in_memory = FileStore(file), as_store(matrix)
+        np.testing.assert_allclose(streamed_singular_values(in_file), singular_values(matrix), rtol=1e-5)
+        np.testing.assert_array_equal(host_singular_values(in_file), host_singular_values(in_memory))

@@ -8,7 +8,9 @@ from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.contexts import recurrence
 from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import predecessors, sequential_contexts
+from cvfp_jax.contexts.store import as_store
 from cvfp_jax.core.model import ContextBlock, TokenBlock, token_windows
+from cvfp_jax.core.token_stream import TokenStream
 from tests import oracle
 from tests.original import load_block, named
 
@@ -36,7 +38,7 @@ def test_lanes_equal_the_oracle_in_double_precision(monkeypatch, tokens, K):
         block = ContextBlock(ModelConfig(5, 4, 2, K), rngs=nnx.Rngs(1))
         load_block(block, named(block), dtype=np.float64)
         vectors = rng.normal(size=(5, 4))
-        contexts = sequential_contexts(block, jnp.asarray(vectors), ids)
+        contexts = sequential_contexts(block, TokenStream(jnp.asarray(vectors), ids)).array
         expected = oracle.recurrence(named(block), 2, oracle.windows(vectors[ids], K), np.zeros(5))
         np.testing.assert_allclose(contexts, expected, rtol=0, atol=1e-11)
     jax.clear_caches()
@@ -48,7 +50,7 @@ def test_sequential_contexts_equal_the_original(golden, K):
     vectors = jnp.asarray(arrays["token_embeds"])
     block = ContextBlock(ModelConfig(6, 4, 2, K), rngs=nnx.Rngs(0))
     load_block(block, arrays, f"seq_K{K}/param/")
-    contexts = sequential_contexts(block, vectors, np.arange(11))
+    contexts = sequential_contexts(block, TokenStream(vectors, np.arange(11))).array
     np.testing.assert_allclose(contexts, arrays[f"seq_K{K}/contexts"], rtol=0, atol=2e-6)
     # From the contexts before, one pass makes every layer again: what phase 2 does.
     places = jnp.arange(11)
@@ -64,7 +66,8 @@ def test_a_given_start_equals_the_original(golden, K):
     block = ContextBlock(ModelConfig(6, 4, 2, K), rngs=nnx.Rngs(0))
     load_block(block, arrays, f"seq_K{K}/param/")
     start = jnp.asarray(arrays[f"seq_K{K}/prev"][-1])
-    contexts = sequential_contexts(block, jnp.asarray(arrays["token_embeds"]), np.arange(11), start)
+    stream = TokenStream(jnp.asarray(arrays["token_embeds"]), np.arange(11))
+    contexts = sequential_contexts(block, stream, start).array
     np.testing.assert_allclose(contexts, arrays[f"seq_K{K}/contexts_from_prev"], rtol=0, atol=2e-6)
 
 
@@ -76,7 +79,7 @@ def test_chunks_equal_the_oracle_in_double_precision(small_chunks, tokens):
         block = ContextBlock(ModelConfig(5, 4, 3, 2), rngs=nnx.Rngs(1))
         load_block(block, named(block), dtype=np.float64)
         vectors = rng.normal(size=(5, 4))
-        contexts = sequential_contexts(block, jnp.asarray(vectors), ids)
+        contexts = sequential_contexts(block, TokenStream(jnp.asarray(vectors), ids)).array
         expected = oracle.recurrence(named(block), 3, oracle.windows(vectors[ids], 2), np.zeros(5))
         np.testing.assert_allclose(contexts, expected, rtol=0, atol=1e-12)
 
@@ -86,9 +89,9 @@ def test_room_for_longer_streams_is_left_zero(small_chunks, capacity):
     rng = np.random.default_rng(0)
     block = ContextBlock(ModelConfig(6, 5, 2, 2), rngs=nnx.Rngs(0))
     vectors, ids = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32), rng.integers(0, 7, 30)
-    roomy = sequential_contexts(block, vectors, ids, capacity=capacity)
+    roomy = sequential_contexts(block, TokenStream(vectors, ids, capacity)).array
     assert roomy.shape == (capacity, 6)
-    np.testing.assert_array_equal(roomy[:30], sequential_contexts(block, vectors, ids))
+    np.testing.assert_array_equal(roomy[:30], sequential_contexts(block, TokenStream(vectors, ids)).array)
     assert not roomy[30:].any()
 
 
@@ -106,7 +109,7 @@ def test_no_context_and_no_logit_depends_on_a_later_token(K):
     vectors = jax.random.normal(jax.random.key(0), (tokens, 5))  # a token of its own at each place
 
     def contexts_of(vectors):
-        return sequential_contexts(context_block, vectors, np.arange(tokens))
+        return sequential_contexts(context_block, TokenStream(vectors, np.arange(tokens))).array
 
     def logits_of(vectors):
         window = token_windows(vectors, places, places, K)
@@ -125,7 +128,7 @@ def test_parallel_contexts_are_one_application_to_the_predecessors(small_chunks,
     block = ContextBlock(ModelConfig(6, 5, 2, 2), rngs=nnx.Rngs(0))
     vectors, ids = jnp.asarray(rng.normal(size=(7, 5)), jnp.float32), rng.integers(0, 7, 30)
     given = jnp.asarray(rng.normal(size=(rows, 6)), jnp.float32)
-    found = parallel_contexts(block, vectors, ids, given)
+    found = parallel_contexts(block, TokenStream(vectors, ids), as_store(given)).array
     assert len(found) == rows
     places = jnp.arange(30)
     window = token_windows(vectors, jnp.asarray(ids), places, 2)

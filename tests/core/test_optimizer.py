@@ -26,7 +26,7 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(values, max_norm):
 def test_adam_equals_double_precision_from_the_first_step_on():
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(300, 5)) * np.array([1e-7, 1e-4, 1.0, 10.0, 1e3])
-    optimizer = adam(0.01, 1e9)
+    optimizer = adam(0.01, clip_by_global_norm(1e9))
     parameters = jnp.zeros(5)
     state = optimizer.init(parameters)
     step = jax.jit(lambda g, state, p: optimizer.update(g, state, p))
@@ -48,6 +48,6 @@ def test_the_state_is_that_of_optax():
 
 
 def test_a_zero_gradient_moves_nothing():
-    optimizer = adam(0.01, 1.0)
+    optimizer = adam(0.01, clip_by_global_norm(1.0))
     updates, _ = optimizer.update(jnp.zeros(3), optimizer.init(jnp.zeros(3)), jnp.zeros(3))
     assert updates.tolist() == pytest.approx([0.0, 0.0, 0.0], abs=0.0)

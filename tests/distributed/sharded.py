@@ -11,19 +11,18 @@ import numpy as np
 from flax import nnx
 
 from cvfp_jax.config.overrides import replace
-from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.contexts.effective_rank import effective_rank
 from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import sequential_contexts
-from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.layout import lay_out
 from cvfp_jax.distributed.mesh import line_mesh, make_mesh, resize_rows, single_device_mesh
-from cvfp_jax.phase1.step import advance
-from cvfp_jax.phase1.train import learn_contexts, prepare
+from cvfp_jax.phase1.iteration import advance_in_memory
+from cvfp_jax.phase1.train import begin_iteration, learn_contexts
 from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.progress import CellProgress
 from tests.end_to_end.test_resume import StoppedError, Stopping
-from tests.phase1.test_train import small_problem
+from tests.phase1.test_train import stream_problem
 from tests.phase2.test_train import learn, problem
 from tests.sweep.test_cell import CONFIG, TIMES, data_of
 
@@ -34,18 +33,19 @@ MET = {"rtol": 0, "atol": 2 * 3 * 64 * 2.0**-23}
 
 
 def same_phase1(tokens, pieces, **changes):
-    block, vectors, ids, config = small_problem(tokens, **changes)
+    block, stream, config = stream_problem(tokens, **changes)
     mesh = make_mesh()
     assert lay_out(mesh, tokens, config.batch_size).pieces == pieces
     one, many = (
-        learn_contexts(block, vectors, ids, config, jax.random.key(1), mesh=devices)
-        for devices in (None, mesh)
+        learn_contexts(block, stream, config, jax.random.key(1), runtime=runtime)
+        for runtime in (Runtime(), Runtime(mesh))
     )
-    assert len(many.contexts_NxD.sharding.device_set) == 8
+    contexts_NxD = many.contexts.array
+    assert len(contexts_NxD.sharding.device_set) == 8
     assert (one.status, one.iterations) == (many.status, many.iterations)
     assert one.convergence_rate == many.convergence_rate
-    np.testing.assert_allclose(many.contexts_NxD[:tokens], one.contexts_NxD[:tokens], **CLOSE)
-    assert not np.asarray(many.contexts_NxD[tokens:]).any()
+    np.testing.assert_allclose(contexts_NxD[:tokens], one.contexts.array[:tokens], **CLOSE)
+    assert not np.asarray(contexts_NxD[tokens:]).any()
     for name, values in one.trace.items():
         np.testing.assert_allclose(many.trace[name], values, **CLOSE)
     for name in ("residual_mean", "residual_max"):
@@ -69,30 +69,33 @@ def phase1_pieces():
 
 
 def contexts():
-    mesh, (block, vectors, _, _) = make_mesh(), small_problem()
+    mesh, (block, few, _) = make_mesh(), stream_problem()
+    runtime = Runtime(mesh)
     for tokens in (5, 40, 3001, 9000):
-        ids = np.random.default_rng(tokens).integers(0, 11, tokens)
-        one, many = (sequential_contexts(block, vectors, ids, mesh=devices) for devices in (None, mesh))
-        assert len(many.sharding.device_set) == 8
-        np.testing.assert_allclose(many[:tokens], one, **MET)
-        given = resize_rows(one, len(many), line_mesh(mesh))
+        stream = TokenStream(few.vectors_VxE, np.random.default_rng(tokens).integers(0, 11, tokens))
+        one, many = sequential_contexts(block, stream), sequential_contexts(block, stream, runtime=runtime)
+        assert len(many.array.sharding.device_set) == 8
+        np.testing.assert_allclose(many.array[:tokens], one.array, **MET)
+        given = one.resized(len(many), line_mesh(mesh))
         many, one = (
-            parallel_contexts(block, vectors, ids, given, mesh),
-            parallel_contexts(block, vectors, ids, one),
+            parallel_contexts(block, stream, given, runtime),
+            parallel_contexts(block, stream, one),
         )
-        np.testing.assert_allclose(many[:tokens], one, **CLOSE)
+        assert len(many.array.sharding.device_set) == 8
+        np.testing.assert_allclose(many.array[:tokens], one.array, **CLOSE)
 
 
 def contexts_that_never_forget():
     # A block whose contexts keep what they started from: every device must be corrected to its end.
-    block, vectors, ids, _ = small_problem(400)
+    block, stream, _ = stream_problem(400)
     for layer in block.layers:
         layer.linear.kernel[...] = 1e-3 * layer.linear.kernel[...]
     start = jnp.asarray(np.random.default_rng(0).normal(size=8), jnp.float32)
     one, many = (
-        sequential_contexts(block, vectors, ids, start, mesh=devices) for devices in (None, make_mesh())
+        sequential_contexts(block, stream, start, runtime=runtime).array
+        for runtime in (Runtime(), Runtime(make_mesh()))
     )
-    assert np.abs(one - sequential_contexts(block, vectors, ids))[-1].max() > 0.1
+    assert np.abs(one - sequential_contexts(block, stream).array)[-1].max() > 0.1
     np.testing.assert_allclose(many[:400], one, rtol=1e-4, atol=1e-4)
 
 
@@ -109,9 +112,9 @@ def ranks():
 def phase2():
     for changes in ({}, {"freeze_embedding": False}, {"train_contexts": "recomputed"}, {"dropout": 0.2}):
         model, config, train, val = problem(batch_size=20, epochs=2, **changes)
-        one = learn(model, config, train, val, single_device_mesh())
+        one = learn(model, config, train, val)
         for shape in MESHES if changes in ({}, {"dropout": 0.2}) else MESHES[1:2]:
-            many = learn(model, config, train, val, make_mesh(shape))
+            many = learn(model, config, train, val, mesh=make_mesh(shape))
             np.testing.assert_allclose(many.batch_losses, one.batch_losses, rtol=1e-5)
             np.testing.assert_allclose(
                 [epoch.val_loss for epoch in many.epochs], [epoch.val_loss for epoch in one.epochs], rtol=1e-5
@@ -126,9 +129,9 @@ def cell():
     ):
         config = replace(CONFIG, changes)
         data = data_of()
-        one = run_cell(config, data, CellProgress("", visible=False))
+        one = run_cell(config, data)
         for shape in MESHES if not changes else MESHES[1:2]:
-            many = run_cell(config, data, CellProgress("", visible=False), mesh=make_mesh(shape))
+            many = run_cell(config, data, Runtime(make_mesh(shape)))
             for name in one.keys() - TIMES:
                 if isinstance(one[name], float | list):
                     # What is left between passes that have met is rounding.
@@ -142,16 +145,16 @@ def launched(config, folder, stop_at, mesh):
     with Stopping(folder, stop_at, by_signal=False) as checkpointer:
         parts = set(checkpointer._saved)
         try:
-            return run_cell(config, data_of(), CellProgress("", visible=False), checkpointer, mesh), parts
+            return run_cell(config, data_of(), Runtime(mesh, checkpointer)), parts
         except StoppedError:
             return None, parts
 
 
 def other_devices_go_on():
     config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
-    one = run_cell(config, data_of(), CellProgress("", visible=False))
+    one = run_cell(config, data_of())
     seen = set()
-    first, second = None, make_mesh()
+    first, second = single_device_mesh(), make_mesh()
     for stop_at in (2, 8, 9, 10, 13):
         with tempfile.TemporaryDirectory() as folder:
             assert launched(config, Path(folder) / "cell", stop_at, first)[0] is None
@@ -164,13 +167,8 @@ def other_devices_go_on():
 
 
 def _compiled(tokens, mesh):
-    rng = np.random.default_rng(3)
-    block = ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(0))
-    _, vectors, _, config = small_problem()
-    solution, inputs, settings = prepare(
-        block, vectors, rng.integers(0, 11, tokens), config, jax.random.key(0), mesh=mesh
-    )
-    return advance.lower(solution, inputs, jnp.int32(1), settings).compile()
+    iteration = begin_iteration(*stream_problem(tokens), jax.random.key(0), runtime=Runtime(mesh))
+    return advance_in_memory.lower(*iteration.in_memory(), jnp.int32(1), iteration.spec).compile()
 
 
 def _told(compiled):

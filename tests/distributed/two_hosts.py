@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from cvfp_jax.config.overrides import replace
+from cvfp_jax.contexts.runtime import Runtime
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import make_mesh
 from cvfp_jax.runtime.cluster import Place
 from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.progress import CellProgress
 from tests.sweep.test_cell import CONFIG, TIMES, data_of
 
 # What the sweeps of test_processes.py do not come to.
@@ -27,16 +27,13 @@ CHANGES = {
 }
 
 
-def run(config, mesh):
-    return run_cell(config, data_of(), CellProgress("", visible=False), mesh=mesh)
-
-
 if __name__ == "__main__":
     with processes.joined(Place(sys.argv[1], 2, int(sys.argv[2]))):
         assert jax.device_count() == 8
         assert jax.local_device_count() == 4
         config = replace(CONFIG, CHANGES)
-        one, many = run(config, None), run(config, make_mesh({"data": 4, "model": 2}))
+        mesh = make_mesh({"data": 4, "model": 2})
+        one, many = run_cell(config, data_of()), run_cell(config, data_of(), Runtime(mesh))
         for name in one.keys() - TIMES:
             if isinstance(one[name], float | list):
                 # Squares of differences of contexts: as exact as the contexts, however small they get.

@@ -1,6 +1,7 @@
 """Left anywhere and taken up again, work ends with the very bits of work that was never left."""
 
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -8,26 +9,25 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from cvfp_jax.checkpointing.checkpointer import Checkpointer
 from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.config.overrides import replace
-from cvfp_jax.config.settings import ModelConfig
+from cvfp_jax.config.settings import ModelConfig, Phase1Config
 from cvfp_jax.contexts import recurrence
+from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.contexts.store import ContextStore, as_store
 from cvfp_jax.core.model import ContextBlock
-from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1.multi_block import exact_contexts, learn_blocks
 from cvfp_jax.phase1.train import learn_contexts
-from cvfp_jax.phase2.train import learn_tokens
+from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime import signals
 from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.progress import CellProgress
-from tests.phase1.test_multi_block import Phase1Config
-from tests.phase1.test_train import small_problem
-from tests.phase2.test_train import problem
+from tests.phase1.test_train import stream_problem
+from tests.phase2.test_train import learn, problem
 from tests.sweep.test_cell import CONFIG, TIMES, append, data_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -92,6 +92,7 @@ def equal(found, expected):
         parts = []
         for name, value in fields.items():
             value = nnx.split(value)[1] if isinstance(value, nnx.Module) else value
+            value = value.host_rows(0, len(value)) if isinstance(value, ContextStore) else value
             found, _ = jax.tree_util.tree_flatten_with_path(value)
             parts += [(name + jax.tree_util.keystr(path), leaf) for path, leaf in found]
         return parts
@@ -101,6 +102,7 @@ def equal(found, expected):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs), err_msg=name, strict=True)
 
 
+NOT_SAVED = Checkpointer()
 PHASE1 = {
     "noise": {"context_noise": 0.1, "min_converged_ratio": 1.0},
     "random_loss": {"diversity": "UNIF", "convergence_threshold": 1e-9},
@@ -111,19 +113,12 @@ PHASE1 = {
 
 @pytest.mark.parametrize("name", PHASE1)
 def test_phase1_stopped_after_every_kth_step(resumed, name):
-    block, vectors, ids, config = small_problem(max_iterations=7, **PHASE1[name])
+    block, stream, config = stream_problem(max_iterations=7, **PHASE1[name])
+    stream, val_stream = dataclasses.replace(stream, capacity=50), stream[:20]
 
-    def work(checkpointer=None):
-        return learn_contexts(
-            block,
-            vectors,
-            ids,
-            config,
-            jax.random.key(1),
-            val_ids=ids[:20],
-            capacity=50,
-            checkpointer=checkpointer,
-        )
+    def work(checkpointer=NOT_SAVED):
+        key, runtime = jax.random.key(1), Runtime(checkpointer=checkpointer)
+        return learn_contexts(block, stream, config, key, val_stream=val_stream, runtime=runtime)
 
     whole = work()
     assert whole.iterations > 4, "the case must make some steps"
@@ -133,12 +128,14 @@ def test_phase1_stopped_after_every_kth_step(resumed, name):
 
 
 def test_blocks_stopped_after_every_kth_step(resumed):
-    _, vectors, ids, _ = small_problem(tokens=60)
+    _, stream, _ = stream_problem(tokens=60)
     blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
-    config = Phase1Config(max_iterations=4, batch_size=16, gradient_clip=0.01, compat_stale_clip=True)
+    config = Phase1Config(max_iterations=4, batch_size=16, gradient_clip=0.01)
+    next_clip = functools.partial(stale_clip, max_norm=config.gradient_clip)
 
-    def work(checkpointer=None):
-        return learn_blocks(blocks, vectors, ids, config, jax.random.key(1), checkpointer=checkpointer)
+    def work(checkpointer=NOT_SAVED):
+        key, runtime = jax.random.key(1), Runtime(checkpointer=checkpointer)
+        return learn_blocks(blocks, stream, config, key, runtime=runtime, next_clip=next_clip)
 
     whole = work()
     for every in (1, 4):
@@ -149,11 +146,11 @@ def test_blocks_stopped_after_every_kth_step(resumed):
 @pytest.mark.parametrize("tokens", [64, 61])
 def test_contexts_stopped_after_every_kth_chunk(resumed, monkeypatch, tokens):
     monkeypatch.setattr(recurrence, "CHUNK", 8)
-    _, vectors, ids, _ = small_problem(tokens=tokens)
+    _, stream, _ = stream_problem(tokens=tokens)
     blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
 
-    def work(checkpointer=None):
-        return exact_contexts(blocks, vectors, ids, checkpointer=checkpointer, part="x")
+    def work(checkpointer=NOT_SAVED):
+        return exact_contexts(blocks, stream, runtime=Runtime(checkpointer=checkpointer), part="x").array
 
     whole = work()
     assert whole.shape == (tokens, 16)
@@ -173,10 +170,8 @@ PHASE2 = {
 def test_phase2_stopped_after_every_kth_batch(resumed, name):
     model, config, train, val = problem(**{"epochs": 3, **PHASE2[name]})
 
-    def work(checkpointer=None):
-        return learn_tokens(
-            model, train, val, config, single_device_mesh(), key=jax.random.key(2), checkpointer=checkpointer
-        )
+    def work(checkpointer=NOT_SAVED):
+        return learn(model, config, train, val, jax.random.key(2), checkpointer=checkpointer)
 
     whole = work()
     per_epoch = 4
@@ -199,9 +194,9 @@ def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
     monkeypatch.setattr(recurrence, "CHUNK", 64)
     config, data = replace(CONFIG, changes), data_of(capacity=250, val_capacity=120)
 
-    def work(checkpointer=None):
-        cell_data = data if checkpointer is None else next(rooms)
-        return run_cell(config, cell_data, CellProgress("", visible=False), checkpointer)
+    def work(checkpointer=NOT_SAVED):
+        cell_data = data if checkpointer is NOT_SAVED else next(rooms)
+        return run_cell(config, cell_data, Runtime(checkpointer=checkpointer))
 
     # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
     rooms = iter([data] + [data_of(capacity=400, val_capacity=200)] * 100)
@@ -217,7 +212,7 @@ def test_seconds_add_up_over_launches(resumed, monkeypatch):
 
     def work(checkpointer):
         before = checkpointer.facts("seconds") or {}
-        record = run_cell(CONFIG, data_of(), CellProgress("", visible=False), checkpointer)
+        record = run_cell(CONFIG, data_of(), Runtime(checkpointer=checkpointer))
         spent.append((before, record))
         return record
 
@@ -239,16 +234,16 @@ def finite(folder):
 def test_a_phase2_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
     config = replace(CONFIG, {"phase2.learning_rate": 1e30})
     with OrbaxCheckpointer(tmp_path, {"config": 1}, 0) as checkpointer:
-        record = run_cell(config, data_of(), CellProgress("", visible=False), checkpointer)
+        record = run_cell(config, data_of(), Runtime(checkpointer=checkpointer))
     assert record["status"] == "failed: phase 2 was not finite in epoch 1, batch 2"
     assert record["phase2_epochs"] == 1
     assert finite(tmp_path)
 
 
 def test_a_phase1_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
-    block, vectors, ids, config = small_problem(learning_rate=1e38, max_iterations=6)
+    problem = stream_problem(learning_rate=1e38, max_iterations=6)
     with OrbaxCheckpointer(tmp_path, {"config": 1}, 0) as checkpointer:
-        result = learn_contexts(block, vectors, ids, config, jax.random.key(1), checkpointer=checkpointer)
+        result = learn_contexts(*problem, jax.random.key(1), runtime=Runtime(checkpointer=checkpointer))
     assert result.status.label == "non-finite"
     assert result.iterations > 2, "the case must make a good step first"
     assert finite(tmp_path)
@@ -256,13 +251,13 @@ def test_a_phase1_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(("stream", "length"), [("validation", 99), ("training", 200)])
 def test_contexts_that_are_not_finite_end_the_cell(monkeypatch, tmp_path, stream, length):
-    def broken(blocks, vectors, ids, **options):
-        contexts = exact_contexts(blocks, vectors, ids, **options)
-        return contexts.at[7, 2].set(jnp.nan) if len(ids) == length else contexts
+    def broken(blocks, tokens, **options):
+        contexts = exact_contexts(blocks, tokens, **options)
+        return as_store(contexts.array.at[7, 2].set(np.nan)) if len(tokens) == length else contexts
 
     monkeypatch.setattr("cvfp_jax.sweep.cell.exact_contexts", broken)
     config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
-    record = run_cell(config, data_of(), CellProgress("", visible=False))
+    record = run_cell(config, data_of())
     assert record["status"] == f"failed: {stream} contexts were not finite at token 8"
     assert (record["phase2_status"], record["phase1_status"] != "non-finite") == ("not run", True)
     append(tmp_path, record)
@@ -273,15 +268,15 @@ import sys
 import jax
 import numpy as np
 from pathlib import Path
-from tests.phase2.test_train import problem
-from tests.end_to_end.test_resume import Stopping, learn_tokens, signals
 from cvfp_jax.distributed.mesh import make_mesh, single_device_mesh
+from tests.end_to_end.test_resume import NOT_SAVED, Stopping, signals
+from tests.phase2.test_train import learn, problem
 
 assert jax.device_count() == 8
 model, config, train, val = problem(batch_size=20, epochs=2)
 
-def work(mesh, checkpointer=None):
-    return learn_tokens(model, train, val, config, mesh, checkpointer=checkpointer)
+def work(mesh, checkpointer=NOT_SAVED):
+    return learn(model, config, train, val, mesh=mesh, checkpointer=checkpointer)
 
 whole = work(single_device_mesh())
 try:

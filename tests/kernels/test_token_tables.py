@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.core.model import ContextBlock, token_windows
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.kernels.token_tables import (
     add_rows,
     add_terms,
@@ -26,17 +27,17 @@ CONFIGS = [
 ]
 
 
-def stream(K, tokens=17, seed=0):
+def make_stream(tokens=17, seed=0):
     rng = np.random.default_rng(seed)
     vectors = jnp.asarray(rng.normal(size=(11, 5)), jnp.float32)
-    return vectors, rng.integers(0, 11, tokens)
+    return TokenStream(vectors, rng.integers(0, 11, tokens))
 
 
 @settings(deadline=None)  # the first example compiles
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(0, 300))
 def test_places_stand_for_the_tokens(ids, capacity):
     vectors = jnp.arange(1.0, 10.0)[:, None]
-    found, places = distinct_tokens(vectors, np.array(ids), capacity)
+    found, places = distinct_tokens(TokenStream(vectors, np.array(ids), distinct_capacity=capacity))
     assert np.asarray(found)[places, 0].tolist() == [float(i + 1) for i in ids]
     assert len(found) > max(capacity, len(set(ids)))
     assert not np.asarray(found[len(set(ids)) :]).any()
@@ -45,12 +46,12 @@ def test_places_stand_for_the_tokens(ids, capacity):
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_terms_are_those_of_the_windows(config):
     K = config.num_input_tokens
-    vectors, ids = stream(K)
+    stream = make_stream()
     block = ContextBlock(config, rngs=nnx.Rngs(0))
-    found, places = distinct_tokens(vectors, ids)
+    found, places = distinct_tokens(stream)
     in_row = jnp.asarray(windowed(places, K, len(found)))
-    places = window_places(in_row, jnp.arange(len(ids)), K)
-    window = token_windows(vectors, jnp.asarray(ids), jnp.arange(len(ids)), K)
+    places = window_places(in_row, jnp.arange(len(stream)), K)
+    window = token_windows(stream.vectors_VxE, jnp.asarray(stream.ids_N), jnp.arange(len(stream)), K)
     for tables, expected in zip(token_tables(block, found), block.token_terms(window), strict=True):
         terms = jnp.broadcast_to(terms_of(tables, places), expected.shape)
         np.testing.assert_allclose(terms, expected, rtol=0, atol=2e-6)
@@ -59,13 +60,13 @@ def test_terms_are_those_of_the_windows(config):
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_added_terms_are_the_gradient_of_terms(config):
     K = config.num_input_tokens
-    vectors, ids = stream(K)
-    found, places = distinct_tokens(vectors, ids)
+    stream = make_stream()
+    found, places = distinct_tokens(stream)
     in_row = jnp.asarray(windowed(places, K, len(found)))
-    places = window_places(in_row, jnp.arange(len(ids)), K)
+    places = window_places(in_row, jnp.arange(len(stream)), K)
     block = ContextBlock(config, rngs=nnx.Rngs(0))
     for tables in token_tables(block, found):
-        shape = len(ids), tables[0].shape[1]
+        shape = len(stream), tables[0].shape[1]
         gradient = jax.random.normal(jax.random.key(1), shape)
 
         def spread(tables, shape=shape):

@@ -7,6 +7,7 @@ from flax import nnx
 from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.model import token_windows
+from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.kernels.cross_entropy import trained_head_losses
 from cvfp_jax.phase2.context_modes import cached_inputs
@@ -24,7 +25,7 @@ def test_modes_and_their_gradients_equal_the_original(golden, name):
     ids = arrays["tokens"]
     places = jnp.arange(len(ids) - 1)
     block, vectors = model.context_blocks[0], model.embedding.token_vectors()
-    contexts = sequential_contexts(block, vectors, ids[:-1])
+    contexts = sequential_contexts(block, TokenStream(vectors, ids[:-1])).array
     np.testing.assert_allclose(contexts, arrays[f"{name}/contexts"][-1], rtol=0, atol=1e-5)
     window = token_windows(vectors, jnp.asarray(ids), places, config.num_input_tokens)
     inputs = cached_inputs(config, block, contexts, places, window, single_device_mesh())

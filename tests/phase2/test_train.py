@@ -8,12 +8,14 @@ import pytest
 from flax import nnx
 
 from cvfp_jax.config.settings import ModelConfig, Phase2Config
+from cvfp_jax.contexts.runtime import NoProgress, Runtime
+from cvfp_jax.contexts.store import as_store
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import ContextBlock, TokenBlock
 from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase2 import step, train
-from cvfp_jax.phase2.step import Stream
-from cvfp_jax.phase2.train import EarlyStopping, learn_tokens
+from cvfp_jax.phase2.stream import Stream
+from cvfp_jax.phase2.train import EarlyStopping, begin_training, learn_tokens
 from tests.original import load_block, make_model, named
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,23 +56,24 @@ def test_a_step_and_then_an_epoch_equal_the_original(golden, monkeypatch, name):
     config = Phase2Config(case["lr"], 1, 1, case["b"], case["clip"], case["freeze"])
     model = make_model(model_config, arrays["emb"])
     model.context_blocks, model.token_block = nnx.List([context_block]), token_block
-    state, frozen, settings = train.prepare(model, config, single_device_mesh(), jax.random.key(0))
+    state, frozen, spec = begin_training(model, config, single_device_mesh(), jax.random.key(0))
 
     def parameters(state):
-        found = named(nnx.merge(settings.token_block, state.params.token_block))
+        found = named(nnx.merge(spec.token_block, state.params.token_block))
         if not case["freeze"]:
             found["token_embedding.weight"] = np.asarray(state.params.table_VxE)
         return found
 
-    loss, accuracy = train._evaluate(state.params, frozen, stream, settings)
+    loss, accuracy = train._evaluate(state.params, frozen, stream, spec)
     assert (loss, accuracy) == pytest.approx((case["eval_before"][0], case["eval_before"][2]), abs=2e-6)
-    train_step, _ = step.compiled(settings)
-    state, loss, norm = train_step(state, frozen, stream, np.int32(0), np.int32(1))
+    train_step, _ = step.compiled(spec)
+    arrays_of_batch = next(spec.arrays(stream, stream.batches(config.batch_size)))
+    state, loss, norm = train_step(state, frozen, arrays_of_batch, np.int32(0), np.int32(1))
     assert float(loss) == pytest.approx(case["batch1_loss_ppl"][0], abs=2e-6)
     norms = [float(norm)]
     for parameter, value in parameters(state).items():
         np.testing.assert_allclose(value, arrays[f"after_batch1/{parameter}"], rtol=0, atol=1e-6)
-    state, measures = train.train_epoch(state, frozen, stream, settings, 1, None)
+    state, measures = train.train_epoch(state, frozen, stream, spec, 1)
     norms += [norm for _, norm in measures]
     np.testing.assert_allclose(norms, case["grad_norms"], rtol=2e-6)
     rows = [16, 16, 7]
@@ -78,7 +81,7 @@ def test_a_step_and_then_an_epoch_equal_the_original(golden, monkeypatch, name):
     assert mean == pytest.approx(case["epoch_loss_ppl"][0], abs=2e-6)
     for parameter, value in parameters(state).items():
         np.testing.assert_allclose(value, arrays[f"after_epoch/{parameter}"], rtol=0, atol=2e-6)
-    loss, accuracy = train._evaluate(state.params, frozen, stream, settings)
+    loss, accuracy = train._evaluate(state.params, frozen, stream, spec)
     assert (loss, accuracy) == pytest.approx((case["eval_after"][0], case["eval_after"][2]), abs=2e-6)
 
 
@@ -95,8 +98,8 @@ def problem(seed=0, train_tokens=60, val_tokens=30, **changes):
     return model, config, stream(train_tokens), stream(val_tokens)
 
 
-def learn(model, config, train, val, mesh=None, **options):
-    return learn_tokens(model, train, val, config, mesh or single_device_mesh(), **options)
+def learn(model, config, train, val, key=None, **runtime):
+    return learn_tokens(model, train, val, config, key, runtime=Runtime(**runtime))
 
 
 def test_the_best_epochs_weights_are_kept():
@@ -135,7 +138,7 @@ def test_padding_changes_nothing_but_rounding(capacity):
     model, config, train, val = problem()
     plain = learn(model, config, train, val)
     ids = np.asarray(train.ids_N)
-    contexts = jnp.pad(train.contexts_NxD, ((0, capacity - 60), (0, 0)), constant_values=7.0)
+    contexts = jnp.pad(train.contexts.array, ((0, capacity - 60), (0, 0)), constant_values=7.0)
     padded = learn(model, config, Stream.of(ids, contexts, capacity), val)
     np.testing.assert_allclose(padded.batch_losses, plain.batch_losses, rtol=0, atol=1e-6)
     assert [e.val_acc for e in padded.epochs] == [e.val_acc for e in plain.epochs]
@@ -143,15 +146,21 @@ def test_padding_changes_nothing_but_rounding(capacity):
 
 def test_the_last_context_is_not_needed():
     model, config, train, val = problem()
-    shorter = val._replace(contexts_NxD=val.contexts_NxD[:-1])
+    shorter = dataclasses.replace(val, contexts=as_store(val.contexts.array[:-1]))
     assert learn(model, config, train, val).epochs == learn(model, config, train, shorter).epochs
 
 
 def test_progress_tells_of_every_sixteenth_batch():
     model, config, train, val = problem(train_tokens=70, batch_size=2, epochs=1)
     seen = []
-    learn(model, config, train, val, progress=lambda epoch, rows, loss: seen.append((epoch, rows)))
-    assert seen == [(1, 32), (1, 64)]
+
+    class Seen(NoProgress):
+        def phase2(self, num_tokens):
+            seen.append(num_tokens)
+            return lambda epoch, rows, loss: seen.append((epoch, rows))
+
+    learn(model, config, train, val, progress=Seen())
+    assert seen == [70, (1, 32), (1, 64)]
 
 
 def test_the_callers_arrays_are_left_as_they_are():

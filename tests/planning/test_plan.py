@@ -101,7 +101,7 @@ from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.planning.plan import expected_memory
-from cvfp_jax.sweep.progress import CellProgress
+from cvfp_jax.contexts.runtime import Runtime
 from cvfp_jax.sweep.cell import run_cell
 
 folder, (tokens, vocab_size, changes) = sys.argv[1], json.loads(sys.argv[2])
@@ -112,7 +112,7 @@ ids = rng.integers(0, vocab_size, tokens + 500).astype(np.int32)
 table = rng.normal(size=(vocab_size, config.model.embed_dim)).astype(np.float32)
 data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
 with OrbaxCheckpointer(Path(folder), {}, 0.01) as checkpointer:
-    record = run_cell(config, data, CellProgress("", visible=False), checkpointer)
+    record = run_cell(config, data, Runtime(checkpointer=checkpointer))
 assert record["status"] == "ok"
 # Not of getrusage, whose peak a child inherits.
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)

@@ -10,7 +10,6 @@ from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.results import records
 from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.progress import CellProgress
 
 CONFIG = replace(
     RunConfig(preset="test", num_samples=5),
@@ -41,7 +40,7 @@ def append(folder, record):
 
 
 def run(config=CONFIG, data=None):
-    return run_cell(config, data or data_of(), CellProgress("test", visible=False))
+    return run_cell(config, data or data_of())
 
 
 @pytest.fixture(scope="module")

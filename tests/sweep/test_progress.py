@@ -9,8 +9,8 @@ def last_line(capsys):
 
 
 def test_phase1_shows_loss_convergence_speed_and_time_left(capsys):
-    progress = CellProgress("[1/2] cell")
-    show = progress.phase1(RunConfig(), 0, 1000)
+    progress = CellProgress("[1/2] cell", RunConfig())
+    show = progress.phase1(0, 1000)
     show(1, {"loss": np.array([0.5]), "converged_tokens": np.array([0])})
     show(30, {"loss": np.array([0.5, -0.25]), "converged_tokens": np.array([0, 420])})
     progress._bar.refresh()
@@ -29,8 +29,8 @@ def test_phase1_shows_loss_convergence_speed_and_time_left(capsys):
 
 
 def test_phase2_shows_epoch_loss_speed_and_time_left(capsys):
-    progress = CellProgress("[1/2] cell")
-    show = progress.phase2(RunConfig(), 1000)
+    progress = CellProgress("[1/2] cell", RunConfig())
+    show = progress.phase2(1000)
     show(3, 5000, 4.5)  # the last batch may be counted beyond the stream's end
     progress._bar.refresh()
     line = last_line(capsys)
@@ -41,8 +41,8 @@ def test_phase2_shows_epoch_loss_speed_and_time_left(capsys):
 
 
 def test_it_can_be_silent(capsys):
-    progress = CellProgress("cell", visible=False)
-    progress.phase1(RunConfig(), 0, 10)(1, {"loss": np.array([1.0]), "converged_tokens": np.array([1])})
-    progress.phase2(RunConfig(), 10)(1, 5, 1.0)
+    progress = CellProgress("cell", RunConfig(), visible=False)
+    progress.phase1(0, 10)(1, {"loss": np.array([1.0]), "converged_tokens": np.array([1])})
+    progress.phase2(10)(1, 5, 1.0)
     progress.close()
     assert capsys.readouterr().err == ""
