@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax.config.settings import ModelConfig
-from cvfp_jax.core.model import ContextBlock, token_windows
+from cvfp_jax.core import reference
+from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.kernels.token_tables import (
     add_rows,
@@ -18,6 +19,7 @@ from cvfp_jax.kernels.token_tables import (
     window_places,
     windowed,
 )
+from tests.plain import drawn, module
 
 CONFIGS = [
     ModelConfig(6, 5, 1, 1),
@@ -43,18 +45,24 @@ def test_places_stand_for_the_tokens(ids, capacity):
     assert not np.asarray(found[len(set(ids)) :]).any()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_terms_are_those_of_the_windows(config):
-    K = config.num_input_tokens
-    stream = make_stream()
-    block = ContextBlock(config, rngs=nnx.Rngs(0))
-    found, places = distinct_tokens(stream)
-    in_row = jnp.asarray(windowed(places, K, len(found)))
-    places = window_places(in_row, jnp.arange(len(stream)), K)
-    window = token_windows(stream.vectors_VxE, jnp.asarray(stream.ids_N), jnp.arange(len(stream)), K)
-    for tables, expected in zip(token_tables(block, found), block.token_terms(window), strict=True):
-        terms = jnp.broadcast_to(terms_of(tables, places), expected.shape)
-        np.testing.assert_allclose(terms, expected, rtol=0, atol=2e-6)
+@pytest.mark.parametrize("model", CONFIGS, ids=str)
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_terms_are_what_windows_add_to_the_equations_first_products(model, seed):
+    rng, K = np.random.default_rng(seed), model.num_input_tokens
+    with jax.enable_x64(True):
+        params = drawn(rng, reference.init_context_block, model)
+        vectors, ids = jnp.asarray(rng.normal(size=(11, model.embed_dim))), rng.integers(0, 11, 17)
+        found, places = distinct_tokens(TokenStream(vectors, ids))
+        places = window_places(jnp.asarray(windowed(places, K, len(found))), jnp.arange(len(ids)), K)
+        tables = token_tables(module(ContextBlock, model, params), found)
+        window = np.asarray(reference.token_windows(vectors[ids], K))
+        for number, (layer, of_layer) in enumerate(zip(params, tables, strict=True)):
+            read = window if number == 0 or model.token_input_all_layers else window[:, :0]
+            rows = np.asarray(layer.first.kernel)[len(layer.first.kernel) - read.shape[1] :]
+            expected = read @ rows + np.asarray(layer.first.bias)
+            terms = jnp.broadcast_to(terms_of(of_layer, places), expected.shape)
+            np.testing.assert_allclose(terms, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

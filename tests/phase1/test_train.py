@@ -1,4 +1,4 @@
-"""Phase 1 against the original, step by step, and against an independent oracle in double precision."""
+"""Phase 1 against the original, step by step; against the equations it is in ``test_step``."""
 
 import dataclasses
 import re
@@ -26,10 +26,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 CASES = ["onebatch", "ragged", "ragged_clip", "lastbatch1", "w10"]
 
 
-def block_of(case, arrays, prefix, dtype=np.float32):
+def block_of(case, arrays, prefix):
     config = ModelConfig(case["D"], case["E"], case["L"], case["K"])
     block = ContextBlock(config, rngs=nnx.Rngs(0))
-    load_block(block, arrays, prefix, dtype)
+    load_block(block, arrays, prefix)
     return block
 
 
@@ -131,50 +131,6 @@ def test_two_steps_equal_the_original(golden, name):
             if name == "w10" and parameter == "layers.0.context_norm.bias":
                 continue
             np.testing.assert_allclose(value, arrays[f"step{step}/param/{parameter}"], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_two_steps_equal_the_oracle_in_double_precision(golden, name):
-    facts, arrays = golden("unit_phase1_step")
-    case = facts["cases"][name]
-    arrays = {
-        key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")
-    }
-    # Flax's LayerNorm mixes types under strict promotion.
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        block = block_of(case, arrays, "param0/", np.float64)
-        vectors = layer_normed(arrays["emb"])
-        iteration = begin_iteration(
-            block,
-            TokenStream(jnp.asarray(vectors), arrays["ids"]),
-            config_of(case),
-            jax.random.key(0),
-            initial_contexts=arrays["previous"].astype(np.float64),
-        )
-        parameters = named(block)
-        moments = {key: (np.zeros_like(value), np.zeros_like(value)) for key, value in parameters.items()}
-        window = oracle.windows(vectors[arrays["ids"]], case["K"])
-        previous = arrays["previous"].astype(np.float64)
-        for step in (1, 2):
-            iteration.advance(step)
-            expected = oracle.phase1_step(parameters, moments, step, previous, window, case)
-            # The oracle's own gradient is right: the original's, in single precision, is near it.
-            for parameter, value in expected["gradient"].items():
-                recorded = arrays[f"step{step}/grad_raw/{parameter}"]
-                np.testing.assert_allclose(value, recorded, rtol=0, atol=2e-6)
-            previous, parameters, moments = (expected[key] for key in ("contexts", "parameters", "moments"))
-            contexts = iteration.contexts.array[: case["N"]]
-            np.testing.assert_allclose(contexts, previous, rtol=0, atol=1e-11)
-            assert float(iteration.trace["grad_norm"][step - 1]) == pytest.approx(
-                expected["grad_norm"], rel=1e-10
-            )
-            assert float(iteration.trace["loss"][step - 1]) == pytest.approx(expected["total"], rel=1e-11)
-            for parameter, value in named(
-                nnx.merge(iteration.spec.block, iteration.solution.state.params)
-            ).items():
-                if name == "w10" and parameter == "layers.0.context_norm.bias":
-                    continue
-                np.testing.assert_allclose(value, parameters[parameter], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
