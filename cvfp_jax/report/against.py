@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cvfp_jax.errors import UserError
-from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph
+from cvfp_jax.report.formats import UNKNOWN, number, whole
+from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Table
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.report.tables import UNKNOWN, Table, number, whole
 from cvfp_jax.scaling.compare import Ratio, at_equal_sizes
 from cvfp_jax.scaling.derived import exponent_difference
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from cvfp_jax.report import tables
+from cvfp_jax.report.formats import interval, number, percent
 from cvfp_jax.report.inference import fitted, pairs
 from cvfp_jax.report.summary import PREDICT_AT, Summary
 from cvfp_jax.results.records import Record, label
@@ -18,9 +18,9 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
     if usable:
         summary, best = min(usable, key=lambda pair: pair[1]["val_loss"])
         found.append(
-            f"The lowest validation perplexity is {tables.number(best['val_ppl'])}, by {summary.series}"
+            f"The lowest validation perplexity is {number(best['val_ppl'])}, by {summary.series}"
             f"{_seed(summary, best)} at {best['train_tokens']:,} tokens; a unigram model of the same tokens"
-            f" has {tables.number(best['unigram_ppl'])}."
+            f" has {number(best['unigram_ppl'])}."
         )
     for summary in summaries:
         law = summary.law
@@ -38,7 +38,7 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
         if low > 0 or high < 0:
             found.append(
                 f"The exponent of {second} less that of {first} is {change:+.4f}, told from zero (95%"
-                f" interval {tables.interval(low, high, 4)})."
+                f" interval {interval((low, high), 4)})."
             )
     return found
 
@@ -57,7 +57,7 @@ def warnings(summaries: Sequence[Summary]) -> list[str]:
 def _cell_warnings(record: Record) -> Iterator[str]:
     if record["status"] != "ok":
         yield record["status"]
-    converged = f"with {tables.percent(record['phase1_convergence_rate'])} of the tokens converged"
+    converged = f"with {percent(record['phase1_convergence_rate'])} of the tokens converged"
     if record["phase1_status"] == "max steps":
         yield f"phase 1 ended at its last iteration, {record['phase1_iterations']}, {converged}"
     if record["phase1_status"] == "no improvement":
@@ -70,8 +70,8 @@ def _cell_warnings(record: Record) -> Iterator[str]:
     measured = record["status"] == "ok" and record["val_loss"] is not None
     if measured and record["val_loss"] >= record["unigram_loss"]:
         yield (
-            f"the validation perplexity, {tables.number(record['val_ppl'])}, is no better than the unigram"
-            f" model's, {tables.number(record['unigram_ppl'])}"
+            f"the validation perplexity, {number(record['val_ppl'])}, is no better than the unigram"
+            f" model's, {number(record['unigram_ppl'])}"
         )
     capped = record["phase2_status"] == "max steps" and record["phase2_epochs"] > 1
     if capped and record["best_epoch"] == record["phase2_epochs"]:

@@ -5,9 +5,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Terms
+from cvfp_jax.report.formats import UNKNOWN, interval, significant
+from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Table, Terms
 from cvfp_jax.report.summary import PREDICT_AT, Summary
-from cvfp_jax.report.tables import UNKNOWN, Table
 from cvfp_jax.scaling.analysis import Analysis, analyse_group
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.points import Group
@@ -19,7 +19,6 @@ LEAST_SIZES = 5
 _DRAWS = 200  # of a sweep's report, which is not to take minutes
 _UNDEFINED = "undefined"
 _UNBOUNDED = "unbounded"
-_NO_END = "no end"
 
 
 def analyse_series(summaries: Sequence[Summary]) -> list[Analysis]:
@@ -102,16 +101,16 @@ def laws_table(rows: Sequence[Row]) -> Table:
         ("R2 of ln y", lambda row: _share(row["r2_log"])),
         ("AICc", lambda row: _or_else(row, "aicc", _UNDEFINED)),
         ("weight", lambda row: UNKNOWN if row["akaike_weight"] is None else f"{row['akaike_weight']:.3f}"),
-        ("leave-one-out", lambda row: short_number(row["loo_log_rmse"])),
-        ("hold-out", lambda row: short_number(row["holdout_log_rmse"])),
+        ("leave-one-out", lambda row: significant(row["loo_log_rmse"])),
+        ("hold-out", lambda row: significant(row["holdout_log_rmse"])),
         ("limit", lambda row: _or_else(row, "limit", _UNBOUNDED)),
     ]  # fmt: skip
     if any(row["lack_of_fit_p"] is not None for row in rows):
-        columns.append(("lack of fit p", lambda row: short_number(row["lack_of_fit_p"])))
+        columns.append(("lack of fit p", lambda row: significant(row["lack_of_fit_p"])))
     cells = [[write(row) for _, write in columns] for row in rows]
     names = [name for name, _ in columns]
     if rows[0]["baseline_log_rmse"] is not None:
-        naive = {"law": BASELINE, "hold-out": short_number(rows[0]["baseline_log_rmse"])}
+        naive = {"law": BASELINE, "hold-out": significant(rows[0]["baseline_log_rmse"])}
         cells.append([naive.get(name, UNKNOWN) for name in names])
     caption = f"The laws{f'; hold-out is the test at {held}' if held else ''}"
     return Table(names, cells, caption)
@@ -123,7 +122,7 @@ def _share(value: float | None) -> str:
 
 def _or_else(row: Row, name: str, text: str) -> str:
     """A number, or what it means that a fitted law has none."""
-    return text if row["params"] and row[name] is None else short_number(row[name])
+    return text if row["params"] and row[name] is None else significant(row[name])
 
 
 def parameters_table(rows: Sequence[Row]) -> Table:
@@ -133,8 +132,8 @@ def parameters_table(rows: Sequence[Row]) -> Table:
     cells = [
         [
             f"{row['law']}: {name}",
-            short_number(value),
-            short_number(row["std_errors"].get(name)),
+            significant(value),
+            significant(row["std_errors"].get(name)),
             interval(row["intervals"].get(name)),
             *[interval((row["bootstrap_intervals"] or {}).get(name))] * drawn,
         ]
@@ -151,7 +150,7 @@ def predictions_table(rows: Sequence[Row]) -> Table:
         [
             row["law"],
             f"{point['x']:,.10g}",
-            short_number(point["y"]),
+            significant(point["y"]),
             interval(point["interval"]),
             interval(point["run_interval"]),
         ]
@@ -160,28 +159,6 @@ def predictions_table(rows: Sequence[Row]) -> Table:
         for point in row["predictions"]
     ]
     return Table(columns, cells, "Predictions")
-
-
-def short_number(value: float | None) -> str:
-    """Returns a number of four digits.
-
-    >>> short_number(0.032312), short_number(None)
-    ('0.03231', '-')
-    """
-    return UNKNOWN if value is None else f"{value:.4g}"
-
-
-def interval(ends: Sequence[float | None] | None) -> str:
-    """Returns an interval; None for an end is none.
-
-    >>> interval([1.23456, None]), interval(None)
-    ('[1.235, no end]', '-')
-    """
-    return UNKNOWN if ends is None else f"[{', '.join(_end(end) for end in ends)}]"
-
-
-def _end(end: float | None) -> str:
-    return _NO_END if end is None else short_number(end)
 
 
 def law_terms() -> Terms:

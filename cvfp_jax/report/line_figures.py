@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from cvfp_jax.report import page
+from cvfp_jax.report.formats import interval, number
 from cvfp_jax.report.inference import SeriesWindows, all_windows, fitted, ranks
 from cvfp_jax.report.plotting import legend, log_y, plain_text, save, short, size_axes, style
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.report.tables import interval, number
 from cvfp_jax.scaling.correlate import MIN_POINTS, rank_rule
 from cvfp_jax.scaling.line import LogLine
 
@@ -89,7 +89,7 @@ def save_line_figures(summaries: Sequence[Summary], title: str, folder: Path) ->
     looks = {summary.series: index for index, summary in enumerate(summaries)}
     if len(laws) > 1:
         values = "; ".join(
-            f"{name}: {law.alpha:.3f} ({interval(*law.alpha_interval(), 3)})" for name, law in laws.items()
+            f"{name}: {law.alpha:.3f} ({interval(law.alpha_interval(), 3)})" for name, law in laws.items()
         )
         made["exponents"] = save(
             exponents_figure([(name, law, looks[name]) for name, law in laws.items()]),

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from cvfp_jax.report import inference, line_tables
+from cvfp_jax.report.formats import number
 from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph
 from cvfp_jax.report.summary import PREDICT_AT, Summary
-from cvfp_jax.report.tables import number
 
 Figures = Mapping[str, Figure]
 

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from cvfp_jax.report.formats import UNKNOWN, interval, number, percent, size
 from cvfp_jax.report.inference import SeriesWindows
+from cvfp_jax.report.page import Table
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.report.tables import UNKNOWN, Table, interval, number, percent, size
 from cvfp_jax.scaling.correlate import Correlation
 from cvfp_jax.scaling.derived import CROSSES, crossover, exponent_difference, reduction_per_doubling, size_for
 from cvfp_jax.scaling.line import LogLine
@@ -34,7 +35,7 @@ def fits_table(summaries: Sequence[Summary]) -> Table:
         cells = [law.status] + [UNKNOWN] * 6
         if law.fitted:
             cells = [
-                number(law.alpha, 4), number(law.std_err, 4), interval(*law.alpha_interval(), 3),
+                number(law.alpha, 4), number(law.std_err, 4), interval(law.alpha_interval(), 3),
                 f"{law.p_value:.2g}", f"{law.A:.3e}", number(law.r2, 4), _per_doubling(law),
             ]  # fmt: skip
         if replicated:
@@ -142,7 +143,7 @@ def differences_table(laws: Laws, pairs: Sequence[tuple[str, str]]) -> Table:
         if meets.status == CROSSES:
             where = f"{size(meets.size)} ({'measured range' if meets.measured else 'extrapolated'})"
         told = "no" if low <= 0 <= high else "yes"
-        rows.append([f"{first} to {second}", f"{change:+.4f}", interval(low, high, 3), told, where])
+        rows.append([f"{first} to {second}", f"{change:+.4f}", interval((low, high), 3), told, where])
     columns = ["from, to", "alpha changes by", "95% interval", "told from zero", "laws cross at"]
     caption = (
         "Intervals for independent errors, with Welch's and Satterthwaite's degrees of freedom; each holds"

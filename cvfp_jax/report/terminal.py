@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvfp_jax.report import inference, line_tables, tables
+from cvfp_jax.report.formats import duration
 from cvfp_jax.report.summary import PREDICT_AT, Summary
-from cvfp_jax.report.tables import duration
 from cvfp_jax.results import records
 
 

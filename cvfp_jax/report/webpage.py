@@ -19,9 +19,9 @@ from cvfp_jax.report.page import (
     Page,
     Paragraph,
     Sentences,
+    Table,
     Terms,
 )
-from cvfp_jax.report.tables import Table
 
 _ASSETS = Path(__file__).parent
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cvfp_jax.report import line_tables, page, plotting
-from cvfp_jax.report.page import Block, Heading, Paragraph
-from cvfp_jax.report.tables import Table, number, size
+from cvfp_jax.report.formats import number, size
+from cvfp_jax.report.page import Block, Heading, Paragraph, Table
 from cvfp_jax.reproduction import compat, figures, r4, r5, tables
 from cvfp_jax.reproduction.source import Points, Source, column, laws, sweeps, windows
 from cvfp_jax.scaling.correlate import correlate, ppl_per_million

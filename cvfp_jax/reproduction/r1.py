@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import interval, size
+from cvfp_jax.report.formats import interval, size
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, logs
 from cvfp_jax.scaling.derived import size_for
 from cvfp_jax.scaling.line import log_line
@@ -98,6 +98,6 @@ def findings(source: Source) -> list[str]:
     return [
         f"The lowest validation perplexity is {best['val_ppl']:,.2f}, at {best['tokens']:,} tokens.",
         f"Accuracy {order}: {', '.join(f'{value:.2f}%' for value in accuracies)}.",
-        f"The exponent is {line.alpha:.4f}, 95% interval {interval(*line.alpha_interval(), 3)},"
+        f"The exponent is {line.alpha:.4f}, 95% interval {interval(line.alpha_interval(), 3)},"
         f" from {line.n} points.",
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cvfp_jax.report.tables import interval, size
+from cvfp_jax.report.formats import interval, size
 from cvfp_jax.reproduction.source import Answer, Points, Rules, Source, column, law, logs, sweeps
 from cvfp_jax.scaling.compare import interpolate
 from cvfp_jax.scaling.correlate import ppl_per_million
@@ -28,7 +28,7 @@ def _extrapolate(name: str, source: Source, printed: Mapping[str, Any]) -> Answe
     # The printed digits of A and alpha give the same but for the last digit.
     values |= {f"printed {tokens}": fit["A"] * tokens ** fit["alpha"] for tokens in shown}
     texts = [
-        f"{line.predict(tokens):.1f} at {size(tokens)} ({interval(*line.interval(tokens))})"
+        f"{line.predict(tokens):.1f} at {size(tokens)} ({interval(line.interval(tokens), 1)})"
         for tokens in shown
     ]
     first, last = min(shown), max(shown)
@@ -150,7 +150,7 @@ def _gap(name: str, other: str, source: Source) -> tuple[str, float]:
     found = sweeps(source)
     change, low, high = exponent_difference(law(found[name]), law(found[other]))
     told = "" if low <= 0 <= high else " (told from none)"
-    return f"{name} to {other} {change:+.3f}, {interval(low, high, 3)}{told}", change
+    return f"{name} to {other} {change:+.3f}, {interval((low, high), 3)}{told}", change
 
 
 def _wider(source: Source, _: Mapping[str, Any]) -> Answer:
@@ -259,7 +259,7 @@ def findings(source: Source) -> list[str]:
     lines.append(
         f"768 v3: the exponent changes by {trend.change:+.4f} ({trend.percent:.1f}%, {trend.name})"
         " from the first"
-        f" window of four sizes to the last, 95% interval {interval(trend.low, trend.high, 3)},"
+        f" window of four sizes to the last, 95% interval {interval((trend.low, trend.high), 3)},"
         f" {trend.degrees_of_freedom} degrees of freedom. {trend.warning}".rstrip()
     )
     return lines

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import size
+from cvfp_jax.report.formats import size
 from cvfp_jax.reproduction import compat
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, sweeps
 from cvfp_jax.scaling.correlate import correlate, rank_rule_error

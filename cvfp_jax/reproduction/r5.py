@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import interval, size
+from cvfp_jax.report.formats import interval, size
 from cvfp_jax.reproduction import compat
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, logs
 from cvfp_jax.scaling.fit import corrected_aic
@@ -138,12 +138,12 @@ def findings(source: Source) -> list[str]:
     far = {name: each.predict(50_000) for name, each in laws(source).items()}
     return [
         f"The lowest validation perplexity is {best['val_ppl']}, at {best['samples']:,} samples.",
-        f"Against tokens alpha is {line.alpha:.4f}, 95% interval {interval(*line.alpha_interval(), 3)},"
+        f"Against tokens alpha is {line.alpha:.4f}, 95% interval {interval(line.alpha_interval(), 3)},"
         f" from {line.n} points.",
         "From the first window of three sizes to the last the exponent changes by"
         f" {trend.change:+.4f} ({trend.name}),"
-        f" 95% interval {interval(trend.low, trend.high, 3)}, {trend.degrees_of_freedom} degrees of freedom."
-        f" {trend.warning}".rstrip(),
+        f" 95% interval {interval((trend.low, trend.high), 3)},"
+        f" {trend.degrees_of_freedom} degrees of freedom. {trend.warning}".rstrip(),
         f"At 50,000 samples the five laws say {min(far.values()):.0f} to {max(far.values()):.0f}:"
         " beyond the data the"
         " choice of the law decides.",

@@ -6,8 +6,8 @@ from types import ModuleType
 
 from cvfp_jax.errors import file_error
 from cvfp_jax.report import line_tables, plotting
-from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, markdown
-from cvfp_jax.report.tables import UNKNOWN, Table
+from cvfp_jax.report.formats import UNKNOWN
+from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, Table, markdown
 from cvfp_jax.report.webpage import render
 from cvfp_jax.reproduction import chapters, figures, r1, r2, r3, r4, r5, tables
 from cvfp_jax.reproduction.source import Source, answers, claims_table, laws, load

@@ -23,9 +23,9 @@ from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import make_mesh, warm_up_collectives
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.planning.plan import SMALLER, check_counted, contexts_go_to_disk, plan_cell, work
-from cvfp_jax.report import tables
+from cvfp_jax.report import formats
 from cvfp_jax.report.document import write_report
-from cvfp_jax.report.tables import duration
+from cvfp_jax.report.plans import plan_table
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.results import records
 from cvfp_jax.results.records import Record
@@ -200,7 +200,7 @@ def _run_cells(
     devices = f"{mesh.size} x {device_name()}" if mesh.size > 1 else device_name()
     print(
         f"{_title(cells[0])}: {len(cells)} cells on {devices}, {_range(val_tokens)} validation"
-        f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
+        f" tokens, vocabulary of {vocab_size:,}\n{plan_table(plans).text()}"
     )
     available = None if force else available_memory()
     waiting = {records.cell_key(grid.place(cell)) for cell in left}
@@ -343,13 +343,13 @@ def _refuse_change(what: str, record: Record, field: str, found: str) -> None:
 
 def _cell_line(number: str, record: Record, remaining: float) -> str:
     """What a finished cell says of itself."""
-    left = f"; about {duration(remaining)} left" if remaining else ""
+    left = f"; about {formats.duration(remaining)} left" if remaining else ""
     work, compiling = records.seconds(record)
     return (
         f"{number} {records.label(record)}:"
-        f" val PPL {tables.number(record['val_ppl'])} (unigram {tables.number(record['unigram_ppl'])}),"
-        f" accuracy {tables.percent(record['val_acc'])},"
-        f" val ER {tables.percent(record['val_effective_rank'])},"
+        f" val PPL {formats.number(record['val_ppl'])} (unigram {formats.number(record['unigram_ppl'])}),"
+        f" accuracy {formats.percent(record['val_acc'])},"
+        f" val ER {formats.percent(record['val_effective_rank'])},"
         f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
-        f" {duration(work)}, compiling {duration(compiling)}{left}"
+        f" {formats.duration(work)}, compiling {formats.duration(compiling)}{left}"
     )

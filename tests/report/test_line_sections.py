@@ -1,9 +1,8 @@
 import math
 
 from cvfp_jax.report import line_sections
-from cvfp_jax.report.page import Bullets, Figure, Heading, Note, Page, Paragraph, markdown
+from cvfp_jax.report.page import Bullets, Figure, Heading, Note, Page, Paragraph, Table, markdown
 from cvfp_jax.report.summary import summarise
-from cvfp_jax.report.tables import Table
 from tests.report.made_records import law_records, record
 
 FIGURES = {name: Figure(f"{name}.png", name, name) for name in ("exponents", "windows", "rank_ppl")}

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cvfp_jax.report.page import (
     Bullets,
@@ -8,10 +10,11 @@ from cvfp_jax.report.page import (
     Note,
     Page,
     Paragraph,
+    Table,
     Terms,
+    escape,
     markdown,
 )
-from cvfp_jax.report.tables import Table
 from tests.report.made_records import NAMES
 
 
@@ -62,3 +65,22 @@ def test_names_from_outside_are_escaped_everywhere(name):
 def test_a_name_neither_links_nor_ends_its_line():
     text = markdown(Page("![x](http://x)", [Bullets(["a\n# b", "`c`"])]))
     assert text == "# !\\[x\\](http://x)\n\n- a # b\n- \\`c\\`\n"
+
+
+def test_tables_align_for_a_terminal():
+    text = Table(["a", "bb"], [["long name", "1"], ["x", "1,000"]]).text()
+    assert text.splitlines() == [
+        "a             bb",
+        "---------  -----",
+        "long name      1",
+        "x          1,000",
+    ]
+    assert Table(["a", "b"], []).text().splitlines() == ["a  b", "-  -"]
+
+
+@given(st.text())
+def test_escaped_text_stays_on_its_line_and_in_its_cell(text):
+    escaped = escape(text)
+    assert "<" not in escaped
+    assert len(escaped.splitlines()) <= 1
+    assert escaped.count("|") == escaped.count("\\|") == text.count("|")

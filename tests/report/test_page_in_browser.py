@@ -3,8 +3,7 @@
 import pytest
 
 from cvfp_jax.report.document import write_report
-from cvfp_jax.report.page import Heading, Page
-from cvfp_jax.report.tables import Table
+from cvfp_jax.report.page import Heading, Page, Table
 from cvfp_jax.report.webpage import render
 from tests.report import browser
 from tests.report.made_records import NAMES, law_records, record

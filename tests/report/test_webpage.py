@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvfp_jax.report.page import Bullets, Facts, Figure, Heading, Note, Page, Paragraph, Terms
-from cvfp_jax.report.tables import Table, number, percent, whole
+from cvfp_jax.report.formats import number, percent, whole
+from cvfp_jax.report.page import Bullets, Facts, Figure, Heading, Note, Page, Paragraph, Table, Terms
 from cvfp_jax.report.webpage import render, sort_value
 from tests.report.made_records import NAMES
 
