@@ -52,14 +52,10 @@ class ReportRequest:
 
     def run(self) -> bool:
         """Writes the report and prints its tables."""
-        from cvfp_jax.report.against import cautions, sentences  # bring SciPy, as above
-        from cvfp_jax.report.rebuild import compare_folders, rebuild_report
+        from cvfp_jax.report.rebuild import rebuild_report  # bring SciPy, as above
         from cvfp_jax.report.terminal import show_report
 
-        against = compare_folders(self.workdir, self.against) if self.against else None
-        show_report(rebuild_report(self.workdir, against), self.workdir)
-        if against:
-            print("\n".join(["", *sentences(against), *cautions(against)]))
+        show_report(rebuild_report(self.workdir, self.against), self.workdir)
         return True
 
 

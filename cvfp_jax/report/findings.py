@@ -3,21 +3,25 @@
 from collections.abc import Iterator, Sequence
 
 from cvfp_jax.report.formats import interval, number, percent
-from cvfp_jax.report.inference import fitted, pairs
+from cvfp_jax.report.inference import Inference
 from cvfp_jax.report.summary import PREDICT_AT, Summary
 from cvfp_jax.results.records import Record, label
-from cvfp_jax.scaling.derived import exponent_difference
 
 _SIGNIFICANT = 0.05
 
 
-def findings(summaries: Sequence[Summary]) -> list[str]:
-    """Returns the sentences that the numbers support, each with the numbers in it."""
-    found = []
+def findings(summaries: Sequence[Summary], inference: Inference) -> list[str]:
+    """Returns the sentences that the numbers support, each with the numbers in it.
+
+    Args:
+      summaries: a sweep's series.
+      inference: what follows from them.
+    """
+    sentences = []
     usable = [(summary, summary.best) for summary in summaries if summary.best]
     if usable:
         summary, best = min(usable, key=lambda pair: pair[1]["val_loss"])
-        found.append(
+        sentences.append(
             f"The lowest validation perplexity is {number(best['val_ppl'])}, by {summary.series}"
             f"{_seed(summary, best)} at {best['train_tokens']:,} tokens; a unigram model of the same tokens"
             f" has {number(best['unigram_ppl'])}."
@@ -25,33 +29,32 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
     for summary in summaries:
         law = summary.law
         if law.fitted:
-            found.append(
+            sentences.append(
                 f"{summary.series}: each doubling of the data multiplies the perplexity by"
                 f" {2**law.alpha:.3f} (alpha {law.alpha:.4f}, standard error {law.std_err:.4f},"
                 f" {_points(summary)})."
             )
         else:
-            found.append(f"{summary.series}: law {law.status}.")
-    laws = fitted(summaries)
-    for first, second in pairs(laws):
-        change, low, high = exponent_difference(laws[first], laws[second])
-        if low > 0 or high < 0:
-            found.append(
-                f"The exponent of {second} less that of {first} is {change:+.4f}, told from zero (95%"
-                f" interval {interval((low, high), 4)})."
+            sentences.append(f"{summary.series}: law {law.status}.")
+    for pair in inference.comparisons:
+        change, low, high = pair.difference
+        if pair.difference.told_from_zero:
+            sentences.append(
+                f"The exponent of {pair.second} less that of {pair.first} is {change:+.4f}, told from zero"
+                f" (95% interval {interval((low, high), 4)})."
             )
-    return found
+    return sentences
 
 
 def warnings(summaries: Sequence[Summary]) -> list[str]:
     """Returns what a reader must know before trusting the numbers."""
-    found: list[str] = []
+    sentences: list[str] = []
     for summary in summaries:
         for record in summary.records:
             name = label(record) + _seed(summary, record)
-            found += [f"{name}: {text}." for text in _cell_warnings(record)]
-        found += [f"{summary.series}: {text}." for text in _law_warnings(summary)]
-    return found
+            sentences += [f"{name}: {text}." for text in _cell_warnings(record)]
+        sentences += [f"{summary.series}: {text}." for text in _law_warnings(summary)]
+    return sentences
 
 
 def _cell_warnings(record: Record) -> Iterator[str]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvfp_jax.report import tables
-from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Terms
 from cvfp_jax.report.summary import Summary
 from cvfp_jax.results.records import Record, failed
@@ -58,20 +57,24 @@ def overview(summaries: Sequence[Summary], figures: Mapping[str, Figure]) -> lis
     return [Heading(2, "Summary"), tables.summary_table(summaries), *drawn]
 
 
-def conclusions(summaries: Sequence[Summary]) -> list[Block]:
+def conclusions(findings: Sequence[str], warnings: Sequence[str]) -> list[Block]:
     """What the numbers support, and what they do not."""
     return [
         Heading(2, "Findings"),
-        Bullets(findings(summaries)),
+        Bullets(findings),
         Heading(2, "To keep in mind"),
-        Bullets(warnings(summaries)),
+        Bullets(warnings),
     ]
 
 
 def cells(summary: Summary) -> list[Block]:
     """The cells of one configuration."""
-    made = (tables.cells_table, tables.diagnostics_table, tables.times_table)
-    return [Heading(2, summary.series), *(table(summary) for table in made)]
+    return [
+        Heading(2, summary.series),
+        tables.cells_table(summary),
+        tables.diagnostics_table(summary),
+        tables.times_table(summary),
+    ]
 
 
 def terms() -> list[Block]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.report import line_tables, page, plotting
+from cvfp_jax.report import page, plotting, power_law_tables
 from cvfp_jax.report.formats import number, size
+from cvfp_jax.report.inference import compare, pairs
 from cvfp_jax.report.page import Block, Heading, Paragraph, Table
 from cvfp_jax.reproduction import compat, figures, r4, r5, tables
 from cvfp_jax.reproduction.source import Points, Source, column, laws, sweeps, windows
@@ -76,7 +77,7 @@ def _rank_section(source: Source) -> list[Block]:
     return [
         Heading(2, "Effective rank and perplexity"),
         Paragraph(text),
-        line_tables.correlations_table({name: correlate(*group) for name, group in groups.items()}),
+        power_law_tables.correlations_table({name: correlate(*group) for name, group in groups.items()}),
     ]
 
 
@@ -91,7 +92,7 @@ def _window_section(source: Source, names: Mapping[str, int], x: str = "tokens")
     ]
     for name, window in names.items():
         found = windows(name, series(source)[name], window, x)
-        blocks += [line_tables.windows_table([found], x), Paragraph(line_tables.trend_text(found))]
+        blocks += [power_law_tables.windows_table([found], x), Paragraph(power_law_tables.trend_text(found))]
     return blocks
 
 
@@ -131,8 +132,10 @@ def _r3(source: Source, folder: Path) -> list[Block]:
             "Exponents of seven sweeps and of two windows of 768 v3 with their 95% intervals.",
             "Intervals are Student's, with as many degrees of freedom as points less two; orange: windows.",
         ),
-        line_tables.differences_table(
-            laws(found), [*_PAIRS, ("768 v1", "1200 v1"), ("768 v1", "1537 v1"), ("768 v2", "768 v3")]
+        power_law_tables.differences_table(
+            compare(
+                laws(found), [*_PAIRS, ("768 v1", "1200 v1"), ("768 v1", "1537 v1"), ("768 v2", "768 v3")]
+            )
         ),
         *_window_section(source, {"768 v3": 4}),
         *_rank_section(source),
@@ -151,12 +154,10 @@ def _r4(source: Source, folder: Path) -> list[Block]:
         [name, number(rank), number(ppl), number(500 - 4 * rank), f"{100 * error:+.1f}%"]
         for name, (rank, ppl, error) in r4.rule_errors(source).items()
     ]
-    names = list(series(source))
+    found = laws(series(source))
     return [
         Heading(2, "Differences of exponents"),
-        line_tables.differences_table(
-            laws(series(source)), [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
-        ),
+        power_law_tables.differences_table(compare(found, pairs(found))),
         Heading(2, "Reduction per doubling"),
         Table(["alpha", "1 - 2^alpha", "printed"], halvings),
         Heading(2, "The rule PPL = 500 - 4 ER"),

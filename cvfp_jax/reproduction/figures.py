@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from cvfp_jax.report import line_figures
+from cvfp_jax.report import power_law_figures
 from cvfp_jax.report.plotting import (
     draw_bands,
     draw_law,
@@ -61,7 +61,7 @@ def exponents_figure(series: Series, in_windows: Mapping[str, int], x: str = "to
     for name, window in in_windows.items():
         found = windows(name, series[name], window, x).windows
         rows += [(f"{name}, window {each.index}", each.line, 1) for each in found]
-    return line_figures.exponents_figure(rows, x)
+    return power_law_figures.exponents_figure(rows, x)
 
 
 def five_laws_figure(points: Points, laws: Mapping[str, PrintedLaw]) -> Figure:

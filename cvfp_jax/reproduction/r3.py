@@ -148,9 +148,10 @@ def _per_million(source: Source, _: Mapping[str, Any]) -> Answer:
 
 def _gap(name: str, other: str, source: Source) -> tuple[str, float]:
     found = sweeps(source)
-    change, low, high = exponent_difference(law(found[name]), law(found[other]))
-    told = "" if low <= 0 <= high else " (told from none)"
-    return f"{name} to {other} {change:+.3f}, {interval((low, high), 3)}{told}", change
+    difference = exponent_difference(law(found[name]), law(found[other]))
+    change, low, high = difference
+    verdict = " (told from none)" if difference.told_from_zero else ""
+    return f"{name} to {other} {change:+.3f}, {interval((low, high), 3)}{verdict}", change
 
 
 def _wider(source: Source, _: Mapping[str, Any]) -> Answer:

@@ -5,8 +5,9 @@ from pathlib import Path
 from types import ModuleType
 
 from cvfp_jax.errors import file_error
-from cvfp_jax.report import line_tables, plotting
+from cvfp_jax.report import plotting, power_law_tables
 from cvfp_jax.report.formats import UNKNOWN
+from cvfp_jax.report.inference import target_sizes
 from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, Table, markdown
 from cvfp_jax.report.webpage import render
 from cvfp_jax.reproduction import chapters, figures, r1, r2, r3, r4, r5, tables
@@ -80,8 +81,8 @@ def build(source: Source, folder: Path) -> Page:
         claims_table(source, module.RULES),
         *chapters.special(source, folder),
         Heading(2, "Extrapolation"),
-        line_tables.predictions_table(laws(found, x), chapters.sizes(source), x),
-        line_tables.targets_table(laws(found, x), (100, 50), x),
+        power_law_tables.predictions_table(laws(found, x), chapters.sizes(source), x),
+        power_law_tables.targets_table(target_sizes(laws(found, x), (100, 50)), x),
         Heading(2, "Measurements"),
         tables.points_table(found),
     ]

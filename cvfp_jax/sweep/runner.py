@@ -24,7 +24,7 @@ from cvfp_jax.distributed.mesh import make_mesh, warm_up_collectives
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.planning.plan import SMALLER, check_counted, contexts_go_to_disk, plan_cell, work
 from cvfp_jax.report import formats
-from cvfp_jax.report.document import write_report
+from cvfp_jax.report.document import SweepReport, write_report
 from cvfp_jax.report.plans import plan_table
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.results import records
@@ -117,7 +117,9 @@ def _run_sweep(
         ended = f", and the search ended before the other {skipped}" if skipped else ""
         print(f"all {len(wanted) - skipped} cells are finished in {path}{ended}: nothing to run")
     if processes.is_process_0():
-        show_report(write_report(_title(grid.base), list(done.values()), folder), folder)
+        report = SweepReport(_title(grid.base), list(done.values()))
+        write_report(report, folder)
+        show_report(report, folder)
     failed = [done[key] for key in wanted if key in done and records.failed(done[key])]
     for record in failed:
         print(f"{records.label(record)}: {record['status']}")

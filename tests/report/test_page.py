@@ -7,9 +7,11 @@ from cvfp_jax.report.page import (
     Facts,
     Figure,
     Heading,
+    Links,
     Note,
     Page,
     Paragraph,
+    Sentences,
     Table,
     Terms,
     escape,
@@ -60,6 +62,15 @@ def test_names_from_outside_are_escaped_everywhere(name):
     text = markdown(page)
     assert "<" not in text
     assert text.count("&lt;") == 15 * name.count("<")
+
+
+def test_links_and_sentences():
+    name = '<b>"|'
+    text = markdown(
+        Page("t", [Links([(name, "R1.md")]), Sentences(["said", "follows"], [[name, name], ["a", ""]])])
+    )
+    assert '- [&lt;b&gt;"\\|](R1.md)' in text
+    assert '| said | follows |\n| :--- | :--- |\n| &lt;b&gt;"\\| | &lt;b&gt;"\\| |\n| a |  |' in text
 
 
 def test_a_name_neither_links_nor_ends_its_line():

@@ -117,6 +117,8 @@ def test_names_from_outside_are_text(name, figures):
         list(attributes) for _, attributes, _ in plain.elements
     ]
     assert page.all("h1")[0][1] == page.all("img")[0][0]["alt"] == page.all("dd")[0][1] == name
+    assert page.all("a")[-1] == ({"href": f"#{name}"}, name)
+    assert page.all("td")[-1] == ({"data-name": name}, name)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30))
