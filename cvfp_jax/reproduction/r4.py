@@ -7,13 +7,14 @@ from cvfp_jax.report.formats import size
 from cvfp_jax.reproduction import compat
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, sweeps
 from cvfp_jax.scaling.correlate import correlate, rank_rule_error
+from cvfp_jax.scaling.line import LogLine
 
 
 def _points(source: Source, name: str) -> list[dict[str, Any]]:
     return source.tables["algorithms"][name]["points"]
 
 
-def _two_point_law(source: Source) -> compat.PrintedPowerLaw:
+def _two_point_law(source: Source) -> LogLine:
     """Returns MCDL's law as printed, without its first point."""
     points = _points(source, "MCDL")[1:]
     return compat.printed_power_law(column(points, "tokens"), column(points, "val_ppl"))
