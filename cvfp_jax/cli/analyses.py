@@ -8,9 +8,8 @@ from typing import Protocol
 
 from cvfp_jax.cli.values import choose
 from cvfp_jax.errors import UserError
+from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
 from cvfp_jax.sweep.workdir import folder_of
-
-OBJECTIVES = ("log", "linear", "huber")
 
 
 class Request(Protocol):
@@ -107,7 +106,7 @@ def _fit(given: Mapping[str, str]) -> FitRequest:
         given.get("y"),
         given.get("group"),
         tuple(dict.fromkeys(given["laws"].split(","))) if "laws" in given else None,
-        choose("objective", given.get("objective", OBJECTIVES[0]), OBJECTIVES),
+        choose("objective", given.get("objective", LOG), list(OBJECTIVES)),
         _sizes("predict", given["predict"]) if "predict" in given else (),
         folder_of(given.get("workdir", f"runs/fit-{points.stem}")),
     )

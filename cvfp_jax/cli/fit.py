@@ -22,14 +22,10 @@ from cvfp_jax.report.webpage import render
 from cvfp_jax.runtime.files import write_atomic
 from cvfp_jax.scaling.analysis import Analysis, analyse_group
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.points import Points, read_points
 
 FILE_NAME = "fits.json"
-_OBJECTIVES = {
-    "log": "least squares of ln y",
-    "linear": "least squares of y",
-    "huber": "Huber's loss of ln y",
-}
 
 
 def run_fit(
@@ -114,7 +110,7 @@ def fits_page(
         ("x", points.x),
         ("y", points.y),
         *([("groups by", points.group)] if points.group else []),
-        ("fitted by", _OBJECTIVES[objective]),
+        ("fitted by", OBJECTIVES[objective]),
     ]
     blocks: list[Block] = [Facts(facts)]
     for analysis, figure in zip(analyses, figures, strict=True):

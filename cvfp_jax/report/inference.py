@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.scaling.analysis import finite
+from cvfp_jax.runtime.floats import finite
 from cvfp_jax.scaling.correlate import MIN_POINTS, Correlation, correlate, ppl_per_million, rank_rule_error
 from cvfp_jax.scaling.derived import (
     Crossover,

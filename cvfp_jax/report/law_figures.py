@@ -17,8 +17,8 @@ from cvfp_jax.scaling.analysis import Analysis
 from cvfp_jax.scaling.bootstrap import bootstrap
 from cvfp_jax.scaling.fit import Fit
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.objectives import HUBER
 from cvfp_jax.scaling.profile import profile_intervals
-from cvfp_jax.scaling.solve import HUBER
 
 # How many times the largest size the curves go where nothing is predicted, and where something is at most.
 _BEYOND, _FARTHEST = 2.0, 1000.0

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from cvfp_jax.runtime.floats import exp, finite
 from cvfp_jax.scaling.bootstrap import DRAWS, Draws, bootstrap
 from cvfp_jax.scaling.fit import Fit, fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG
 from cvfp_jax.scaling.points import Group
 from cvfp_jax.scaling.profile import Interval, profile_intervals
 from cvfp_jax.scaling.select import Selection, select
-from cvfp_jax.scaling.solve import HUBER, LINEAR, LOG
 
 Row = dict[str, Any]
 # A prediction's interval that reaches down to this part of it reaches down to zero.
@@ -187,10 +188,7 @@ def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | N
     scatter = t * math.sqrt(fit.rss_log / (fit.n - fit.k))
     down = math.log(y / interval.low) if interval.low > 0 else math.inf
     up = math.log(interval.high / y) if interval.high < math.inf else math.inf
-    return Interval(
-        y * math.exp(-math.hypot(down, scatter)),
-        y * math.exp(min(math.hypot(up, scatter), 700.0)) if up < math.inf else math.inf,
-    )
+    return Interval(y * exp(-math.hypot(down, scatter)), y * exp(math.hypot(up, scatter)))
 
 
 def lack_of_fit(fit: Fit) -> float:
@@ -221,15 +219,6 @@ def lack_of_fit(fit: Fit) -> float:
         return math.nan
     excess = max(0.0, 2 * float(optimum.cost[0]) - pure) / (fit.sizes - fit.k)
     return float(stats.f.sf(excess / (pure / (fit.n - fit.sizes)), fit.sizes - fit.k, fit.n - fit.sizes))
-
-
-def finite(value: float) -> float | None:
-    """Returns a number for JSON, which has none that is not finite.
-
-    >>> finite(0.5), finite(math.inf)
-    (0.5, None)
-    """
-    return value if math.isfinite(value) else None
 
 
 def _ends(interval: Interval | None) -> list[float | None] | None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from cvfp_jax.scaling.line import LEVEL, LogLine, exp
+from cvfp_jax.runtime.floats import exp
+from cvfp_jax.scaling.line import LEVEL, LogLine
 
 REACHED = "reached"
 CROSSES = "crosses"

@@ -8,7 +8,8 @@ import numpy as np
 
 from cvfp_jax.scaling.coordinates import SHAPES
 from cvfp_jax.scaling.laws import LAWS, Law
-from cvfp_jax.scaling.solve import HUBER, HUBER_DELTA, LINEAR, LOG, OBJECTIVES, Optimum, Problem, minimise
+from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG, OBJECTIVES
+from cvfp_jax.scaling.solve import HUBER_DELTA, Optimum, Problem, minimise
 
 CONVERGED = "converged"
 STARTS = 12

@@ -12,22 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from cvfp_jax.runtime.floats import exp
+
 MIN_POINTS = 3
 FITTED = "fitted"
 LEVEL = 0.95
 _LARGEST = 1e150  # of a logarithm; its square is still a number
-
-
-def exp(value: float) -> float:
-    """Returns e to the power of a value, infinite where that overflows.
-
-    >>> exp(0.0), exp(1e4)
-    (1.0, inf)
-    """
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
 
 
 @dataclasses.dataclass(frozen=True)

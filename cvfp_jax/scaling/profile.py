@@ -10,7 +10,8 @@ from scipy import stats
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.laws import Parameter
 from cvfp_jax.scaling.line import LEVEL
-from cvfp_jax.scaling.solve import HUBER, Condition, Problem, descend
+from cvfp_jax.scaling.objectives import HUBER
+from cvfp_jax.scaling.solve import Condition, Problem, descend
 
 _DOUBLINGS = 30
 _HALVINGS = 25

@@ -12,9 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from cvfp_jax.scaling.coordinates import Shape
+from cvfp_jax.scaling.objectives import HUBER, LINEAR
 
-LOG, LINEAR, HUBER = "log", "linear", "huber"
-OBJECTIVES = (LOG, LINEAR, HUBER)
 # Where Huber's loss turns from squares to distances, in ln y; Hoffmann et al. (2022) chose it.
 HUBER_DELTA = 1e-3
 # Beyond, the loss keeps this part of a square, to have one optimum where a sum of distances is flat.

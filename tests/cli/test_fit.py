@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import launch
-from cvfp_jax.cli.analyses import ANALYSES, OBJECTIVES
+from cvfp_jax.cli.analyses import ANALYSES
 from cvfp_jax.results import records
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {

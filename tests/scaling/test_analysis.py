@@ -10,8 +10,8 @@ from cvfp_jax.scaling.analysis import analyse, lack_of_fit
 from cvfp_jax.scaling.fit import fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
+from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.points import Group
-from cvfp_jax.scaling.solve import OBJECTIVES
 
 X = (100.0, 200.0, 400.0, 800.0, 1600.0)
 PPL = (321.4, 253.1, 186.0, 155.8, 134.7)  # R5
