@@ -22,23 +22,22 @@ class Request(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FitRequest:
-    """Laws to be fitted to a file's points."""
+    """Laws to be fitted to a file's points; None where the file's kind, or all laws, say."""
 
     points: Path
-    x: str | None
+    x: str | None  # the columns of sizes, of measures and of the groups' names
     y: str | None
     group: str | None
     laws: tuple[str, ...] | None
     objective: str
-    predict: tuple[float, ...]
+    predict: tuple[float, ...]  # sizes
     workdir: Path
 
     def run(self) -> bool:
         """Writes and prints the fits."""
         from cvfp_jax.cli.fit import run_fit  # brings SciPy, which the command line does without
 
-        columns = (self.x, self.y, self.group)
-        run_fit(self.points, columns, self.laws, self.objective, self.predict, self.workdir)
+        run_fit(self)
         return True
 
 
@@ -126,7 +125,7 @@ def _reports(given: Mapping[str, str]) -> ReportsRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Analysis:
+class Command:
     """An experiment that trains nothing: what it does, its flags with their texts, and their reader."""
 
     text: str
@@ -135,7 +134,7 @@ class Analysis:
 
 
 ANALYSES = {
-    "fit": Analysis(
+    "fit": Command(
         "Fit scaling laws to the points of any file, and say which of them predicts.",
         {
             "points": "a .csv, .json or .jsonl file of points, or a sweep's records.jsonl",
@@ -149,12 +148,12 @@ ANALYSES = {
         },
         _fit,
     ),
-    "report": Analysis(
+    "report": Command(
         "Make the report of a sweep's folder once more, from its records.",
         {"against": "the folder of another sweep, such as another preset's, to compare this one with"},
         _report,
     ),
-    "reports": Analysis(
+    "reports": Command(
         "Make the five reports from the tables that the original printed, beside what follows from them.",
         {},
         _reports,

@@ -17,7 +17,7 @@ from cvfp_jax.report.summary import Summary, summarise
 from cvfp_jax.report.webpage import render
 from cvfp_jax.results.records import Record
 from cvfp_jax.runtime.files import write_atomic
-from cvfp_jax.scaling.analysis import Analysis
+from cvfp_jax.scaling.analysis import GroupAnalysis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SweepReport:
         return warnings(self.summaries)
 
     @functools.cached_property
-    def laws(self) -> list[Analysis]:
+    def laws(self) -> list[GroupAnalysis]:
         """All laws fitted to each series of five sizes or more."""
         return law_sections.analyse_series(self.summaries)
 

@@ -40,9 +40,9 @@ def arrays_table(plan: Capacity) -> Table:
     rows = [[f"{ALWAYS}: {name}", amount(count)] for name, count in plan.arrays[ALWAYS].items()]
     rows.append([f"{ALWAYS}, in all", amount(always)])
     for stage in STAGES:
-        made = plan.arrays[stage]
-        rows += [[f"{stage}: {name}", amount(count)] for name, count in made.items()]
-        rows.append([f"{stage}, in all", amount(always + sum(made.values()))])
+        arrays = plan.arrays[stage]
+        rows += [[f"{stage}: {name}", amount(count)] for name, count in arrays.items()]
+        rows.append([f"{stage}, in all", amount(always + sum(arrays.values()))])
     return Table(["array", "a device"], rows)
 
 
@@ -127,6 +127,6 @@ def capacity_text(plans: Sequence[Capacity]) -> str:
     parts.append(
         f"{most.series}: N = {whole(most.num_tokens)} on {whole(devices)} device{'s'[: devices > 1]}"
     )
-    told = "\n".join(textwrap.fill(line, _WIDTH) for line in sentences(most))
-    parts += [arrays_table(most).text(), steps_table(most).text(), told]
+    verdicts = "\n".join(textwrap.fill(line, _WIDTH) for line in sentences(most))
+    parts += [arrays_table(most).text(), steps_table(most).text(), verdicts]
     return "\n\n".join(parts)

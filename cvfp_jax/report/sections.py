@@ -35,7 +35,7 @@ def setting(records: Sequence[Record]) -> list[Block]:
     return [Facts([("cells", cells), *pairs])]
 
 
-def values(found: Sequence[Any]) -> str:
+def values(entries: Sequence[Any]) -> str:
     """Returns what there is among whole numbers or texts: one, a few in order, or of many numbers the range.
 
     >>> values([42, 42]), values([100, 50, 100]), values(["gpt2", "spectral"])
@@ -43,7 +43,7 @@ def values(found: Sequence[Any]) -> str:
     >>> values([1_000 * size for size in range(1, 9)])
     '1,000 to 8,000 (8 values)'
     """
-    distinct = sorted(set(found))
+    distinct = sorted(set(entries))
     texts = [value if isinstance(value, str) else f"{value:,}" for value in distinct]
     if len(texts) > _MOST_LISTED and not isinstance(distinct[0], str):
         return f"{texts[0]} to {texts[-1]} ({len(texts)} values)"

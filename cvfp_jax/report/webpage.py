@@ -29,8 +29,8 @@ def sort_value(cell: str) -> float | None:
     >>> [sort_value(cell) for cell in ("1,234.6", "79.7%", "3.2e+09", "4 (2)", "1.2M", "1L_96d_1tok", "-")]
     [1234.6, 79.7, 3200000000.0, 4.0, 1200000.0, None, None]
     """
-    found = _NUMBER.match(cell)
-    return float(found[1].replace(",", "")) * _UNITS[found[2]] if found else None
+    leading = _NUMBER.match(cell)
+    return float(leading[1].replace(",", "")) * _UNITS[leading[2]] if leading else None
 
 
 def render(page: Page, figures: Path) -> str:

@@ -24,12 +24,13 @@ def _best_epochs(source: Source, _: Mapping[str, Any]) -> Answer:
 
 def _target(source: Source, printed: Mapping[str, Any]) -> Answer:
     line = law(source.tables["points"])
-    found = size_for(line, printed["target"])
+    reached = size_for(line, printed["target"])
     there = line.predict(printed["tokens"])
     return Answer(
-        f"{there:.0f} at {size(printed['tokens'])} tokens; {printed['target']} at {size(found.size)}, 95%"
-        f" interval {size(found.low)} to {size(found.high)}, {found.times_last:.0f} times the largest run.",
-        {"ppl": there, "tokens": found.size},
+        f"{there:.0f} at {size(printed['tokens'])} tokens; {printed['target']} at {size(reached.size)},"
+        f" 95% interval {size(reached.low)} to {size(reached.high)}, {reached.times_last:.0f} times the"
+        " largest run.",
+        {"ppl": there, "tokens": reached.size},
     )
 
 

@@ -25,12 +25,12 @@ def laws(source: Source) -> dict[str, compat.PrintedLaw]:
 
 def _aic(source: Source, _: Mapping[str, Any]) -> Answer:
     n = len(source.tables["points"])
-    found = {name: (each.k, corrected_aic(each.aic, n, each.k)) for name, each in laws(source).items()}
+    criteria = {name: (each.k, corrected_aic(each.aic, n, each.k)) for name, each in laws(source).items()}
     texts = [
         f"{name} (k = {k}) " + ("undefined" if math.isnan(value) else f"{value:.2f}")
-        for name, (k, value) in found.items()
+        for name, (k, value) in criteria.items()
     ]
-    defined = {name: value for name, (_, value) in found.items() if not math.isnan(value)}
+    defined = {name: value for name, (_, value) in criteria.items() if not math.isnan(value)}
     best = min(defined, key=defined.__getitem__)
     return Answer(
         f"AICc on {n} points: {', '.join(texts)}. Of the laws it can judge it prefers {best}.", defined
@@ -38,11 +38,11 @@ def _aic(source: Source, _: Mapping[str, Any]) -> Answer:
 
 
 def _bound(source: Source, _: Mapping[str, Any]) -> Answer:
-    found = laws(source)["log_corrected"]
-    two = compat.printed_aic(found.rss, len(source.tables["points"]), found.k - 1)
-    a, b = found.params["a"], found.params["b"]
+    log_corrected = laws(source)["log_corrected"]
+    two = compat.printed_aic(log_corrected.rss, len(source.tables["points"]), log_corrected.k - 1)
+    a, b = log_corrected.params["a"], log_corrected.params["b"]
     return Answer(
-        f"a = {a:.0e}: the law is A (ln n)^{b:.2f}. With k = {found.k - 1} its AIC is {two:.2f}.",
+        f"a = {a:.0e}: the law is A (ln n)^{b:.2f}. With k = {log_corrected.k - 1} its AIC is {two:.2f}.",
         {"a": a, "b": b, "aic": two},
     )
 
@@ -92,14 +92,14 @@ def _floor_broken(source: Source, printed: Mapping[str, Any]) -> Answer:
 
 def _two_blocks(source: Source, _: Mapping[str, Any]) -> Answer:
     measured = source.elsewhere["two_blocks"]
-    found = _fits(tuple(measured["samples"]), tuple(measured["val_ppl"]))
-    best = min(found, key=lambda name: found[name].aic)
-    texts = ", ".join(f"{name} {each.aic:.2f}" for name, each in found.items())
+    fits = _fits(tuple(measured["samples"]), tuple(measured["val_ppl"]))
+    best = min(fits, key=lambda name: fits[name].aic)
+    texts = ", ".join(f"{name} {each.aic:.2f}" for name, each in fits.items())
     last = measured["val_ppl"][-1]
     return Answer(
         f"By the same procedure AIC prefers {best} there ({texts}), and {last} at"
         f" {measured['samples'][-1]:,} samples lies below 132.5.",
-        {name: each.aic for name, each in found.items()},
+        {name: each.aic for name, each in fits.items()},
     )
 
 

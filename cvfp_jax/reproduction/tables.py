@@ -5,11 +5,10 @@ from typing import Any
 
 from cvfp_jax.report.formats import UNKNOWN, interval, number
 from cvfp_jax.report.page import Table
-from cvfp_jax.reproduction.source import Points, column, law, logs
+from cvfp_jax.reproduction.source import Series, column, law, logs
 from cvfp_jax.scaling.compare import at_equal_sizes
 from cvfp_jax.scaling.derived import reduction_per_doubling
 
-Series = Mapping[str, Points]
 # Field of a point, its heading, decimals.
 _MEASURES = (
     ("samples", "samples", 0), ("tokens", "tokens", 0), ("phase1_iterations", "P1 iterations", 0),

@@ -69,8 +69,8 @@ def size_for(line: LogLine, target: float, level: float = LEVEL) -> TargetSize:
 
     >>> from cvfp_jax.scaling.line import log_line
     >>> line = log_line([1e3, 1e4, 1e5], [math.log(y) for y in (800, 410, 200)])
-    >>> found = size_for(line, 100.0)
-    >>> found.status, f"{found.size:.3g}", found.extrapolated
+    >>> reached = size_for(line, 100.0)
+    >>> reached.status, f"{reached.size:.3g}", reached.extrapolated
     ('reached', '1.03e+06', True)
     """
     if not target > 0 or math.isinf(target):
@@ -118,8 +118,8 @@ def crossover(first: LogLine, second: LogLine) -> Crossover:
 
     >>> flat = LogLine("fitted", 4, alpha=-0.4, log_A=math.log(1e4), first=1e4, last=1e6)
     >>> steep = LogLine("fitted", 4, alpha=-0.5, log_A=math.log(4e4), first=1e4, last=1e6)
-    >>> found = crossover(flat, steep)
-    >>> round(found.size), found.measured, found.better_below
+    >>> meeting = crossover(flat, steep)
+    >>> round(meeting.size), meeting.measured, meeting.better_below
     (1048576, False, 1)
     """
     for name, line in (("first", first), ("second", second)):

@@ -289,6 +289,6 @@ def minimise(problem: Problem, count: int, first: np.ndarray | None = None) -> O
         begin = np.concatenate([first[:, None], begin], axis=1)
     sets, many, p = begin.shape
     rows = np.repeat(np.arange(sets), many)
-    found = descend(problem.take(rows), begin.reshape(-1, p))
-    best = np.arange(sets) * many + np.argmin(found.cost.reshape(sets, many), axis=1)
-    return Optimum(found.parameters[best], found.cost[best], found.converged[best], found.held[best])
+    optima = descend(problem.take(rows), begin.reshape(-1, p))
+    best = np.arange(sets) * many + np.argmin(optima.cost.reshape(sets, many), axis=1)
+    return Optimum(optima.parameters[best], optima.cost[best], optima.converged[best], optima.held[best])
