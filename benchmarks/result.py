@@ -14,7 +14,8 @@ from benchmarks.parts import CELL_MEMORY, UNITS, WHOLE_CELL, Scale, cell, cell_f
 from benchmarks.sides import OURS, TORCH
 from benchmarks.workload import Workload
 from cvfp_jax.config.settings import PRECISIONS
-from cvfp_jax.report.tables import UNKNOWN, Table
+from cvfp_jax.report.formats import UNKNOWN
+from cvfp_jax.report.page import Table
 
 Numbers = dict[str, Any]
 

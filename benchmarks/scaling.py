@@ -24,7 +24,7 @@ from benchmarks.workload import Workload
 from cvfp_jax.config.settings import ModelConfig, RunConfig
 from cvfp_jax.planning.capacity import largest_count
 from cvfp_jax.planning.memory_model import ALWAYS, PHASE1, Share, cell_arrays
-from cvfp_jax.report.tables import Table
+from cvfp_jax.report.page import Table
 from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.scaling.line import log_line
 

@@ -8,9 +8,8 @@ from typing import Protocol
 
 from cvfp_jax.cli.values import choose
 from cvfp_jax.errors import UserError
+from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
 from cvfp_jax.sweep.workdir import folder_of
-
-OBJECTIVES = ("log", "linear", "huber")
 
 
 class Request(Protocol):
@@ -23,23 +22,22 @@ class Request(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FitRequest:
-    """Laws to be fitted to a file's points."""
+    """Laws to be fitted to a file's points; None where the file's kind, or all laws, say."""
 
     points: Path
-    x: str | None
+    x: str | None  # the columns of sizes, of measures and of the groups' names
     y: str | None
     group: str | None
     laws: tuple[str, ...] | None
     objective: str
-    predict: tuple[float, ...]
+    predict: tuple[float, ...]  # sizes
     workdir: Path
 
     def run(self) -> bool:
         """Writes and prints the fits."""
         from cvfp_jax.cli.fit import run_fit  # brings SciPy, which the command line does without
 
-        columns = (self.x, self.y, self.group)
-        run_fit(self.points, columns, self.laws, self.objective, self.predict, self.workdir)
+        run_fit(self)
         return True
 
 
@@ -52,14 +50,10 @@ class ReportRequest:
 
     def run(self) -> bool:
         """Writes the report and prints its tables."""
-        from cvfp_jax.report.against import cautions, sentences  # bring SciPy, as above
-        from cvfp_jax.report.rebuild import compare_folders, rebuild_report
+        from cvfp_jax.report.rebuild import rebuild_report  # bring SciPy, as above
         from cvfp_jax.report.terminal import show_report
 
-        against = compare_folders(self.workdir, self.against) if self.against else None
-        show_report(rebuild_report(self.workdir, against), self.workdir)
-        if against:
-            print("\n".join(["", *sentences(against), *cautions(against)]))
+        show_report(rebuild_report(self.workdir, self.against), self.workdir)
         return True
 
 
@@ -111,7 +105,7 @@ def _fit(given: Mapping[str, str]) -> FitRequest:
         given.get("y"),
         given.get("group"),
         tuple(dict.fromkeys(given["laws"].split(","))) if "laws" in given else None,
-        choose("objective", given.get("objective", OBJECTIVES[0]), OBJECTIVES),
+        choose("objective", given.get("objective", LOG), list(OBJECTIVES)),
         _sizes("predict", given["predict"]) if "predict" in given else (),
         folder_of(given.get("workdir", f"runs/fit-{points.stem}")),
     )
@@ -131,7 +125,7 @@ def _reports(given: Mapping[str, str]) -> ReportsRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Analysis:
+class Command:
     """An experiment that trains nothing: what it does, its flags with their texts, and their reader."""
 
     text: str
@@ -140,7 +134,7 @@ class Analysis:
 
 
 ANALYSES = {
-    "fit": Analysis(
+    "fit": Command(
         "Fit scaling laws to the points of any file, and say which of them predicts.",
         {
             "points": "a .csv, .json or .jsonl file of points, or a sweep's records.jsonl",
@@ -154,12 +148,12 @@ ANALYSES = {
         },
         _fit,
     ),
-    "report": Analysis(
+    "report": Command(
         "Make the report of a sweep's folder once more, from its records.",
         {"against": "the folder of another sweep, such as another preset's, to compare this one with"},
         _report,
     ),
-    "reports": Analysis(
+    "reports": Command(
         "Make the five reports from the tables that the original printed, beside what follows from them.",
         {},
         _reports,

@@ -51,7 +51,7 @@ class CapacityRequest(NamedTuple):
           UserError: the calibration was measured in another precision.
         """
         from cvfp_jax.planning.capacity import plan_capacity  # with the next line brings SciPy
-        from cvfp_jax.report.capacity import capacity_text
+        from cvfp_jax.report.plans import capacity_text
 
         for config in cells.values():
             if self.calibration is not None and self.calibration.precision != config.precision:

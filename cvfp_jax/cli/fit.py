@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cvfp_jax.cli.analyses import FitRequest
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.report.law_sections import (
     law_blocks,
@@ -20,54 +21,38 @@ from cvfp_jax.report.law_sections import (
 from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Page, markdown
 from cvfp_jax.report.webpage import render
 from cvfp_jax.runtime.files import write_atomic
-from cvfp_jax.scaling.analysis import Analysis, analyse_group
+from cvfp_jax.scaling.analysis import GroupAnalysis, analyse_group
 from cvfp_jax.scaling.laws import LAWS
-from cvfp_jax.scaling.points import Points, read_points
+from cvfp_jax.scaling.objectives import OBJECTIVES
+from cvfp_jax.scaling.points import Group, Points, read_points
 
 FILE_NAME = "fits.json"
-_OBJECTIVES = {
-    "log": "least squares of ln y",
-    "linear": "least squares of y",
-    "huber": "Huber's loss of ln y",
-}
 
 
-def run_fit(
-    path: Path,
-    columns: tuple[str | None, str | None, str | None],
-    laws: Sequence[str] | None,
-    objective: str,
-    predict: Sequence[float],
-    workdir: Path,
-) -> None:
+def run_fit(request: FitRequest) -> None:
     """Fits laws to the points of a file, writes fits.json, a document of them, and prints what it says.
 
     Args:
-      path: the file of points.
-      columns: those of sizes, measures and groups; None where the file's kind has a default.
-      laws: names of ``LAWS``; None for all of them.
-      objective: what the fits make least; ``log``, ``linear`` or ``huber``.
-      predict: sizes to predict at.
-      workdir: where fits.json, fits.md, fits.html and figures/ go, made if it is missing.
+      request: the file, what to fit to it, and where fits.json, fits.md, fits.html and figures/ go.
 
     Raises:
       UserError: the points, a law or the folder cannot be used.
     """
-    names = list(LAWS) if laws is None else list(laws)
-    for name in names:
+    workdir, laws = request.workdir, request.laws or tuple(LAWS)
+    for name in laws:
         if name not in LAWS:
             raise UserError(f"--laws: {name!r} is no law: choose of {', '.join(LAWS)}.")
-    points = read_points(path, *columns)
+    points = read_points(request.points, request.x, request.y, request.group)
     count = sum(len(group.x) for group in points.groups)
-    print(f"fitting {', '.join(names)} to {count} points of {path} ...", flush=True)
+    print(f"fitting {', '.join(laws)} to {count} points of {request.points} ...", flush=True)
     target = workdir / FILE_NAME
     with _writing(target):
         workdir.mkdir(parents=True, exist_ok=True)  # now, so that no minutes of work are lost
-    analyses = _analyse(points, names, objective, predict)
+    analyses = _analyse(points.groups, laws, request.objective, request.predict)
     rows = [row for analysis in analyses for row in analysis.rows]
     with _writing(target):
         write_atomic(target, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
-    _write_document(path, points, objective, analyses, workdir)
+    _write_document(request, points, analyses)
     for analysis in analyses:
         print(f"\n{_group_text(points, analysis)}")
     if points.left_out:
@@ -77,44 +62,44 @@ def run_fit(
     print(f"\nwrote {workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
 
 
-def _analyse(points: Points, laws: Sequence[str], objective: str, predict: Sequence[float]) -> list[Analysis]:
+def _analyse(
+    groups: Sequence[Group], laws: Sequence[str], objective: str, predict: Sequence[float]
+) -> list[GroupAnalysis]:
     """Fits the laws, with a bar in a terminal that counts a group's law each."""
     # The bar begins to move with the first law whose intervals are sought, and ends full.
-    with tqdm(total=len(points.groups) * len(laws), unit="law", leave=False, disable=None) as bar:
+    with tqdm(total=len(groups) * len(laws), unit="law", leave=False, disable=None) as bar:
 
         def progress(text: str) -> None:
             bar.set_description_str(text, refresh=False)
             bar.update()
 
-        return [analyse_group(group, laws, objective, predict, progress=progress) for group in points.groups]
+        return [analyse_group(group, laws, objective, predict, progress=progress) for group in groups]
 
 
-def _write_document(
-    path: Path, points: Points, objective: str, analyses: Sequence[Analysis], workdir: Path
-) -> None:
+def _write_document(request: FitRequest, points: Points, analyses: Sequence[GroupAnalysis]) -> None:
     """Writes fits.md, fits.html and a figure a group."""
     from cvfp_jax.report.law_figures import save_law_figures  # half a second, and only needed now
 
-    folder = workdir / "figures"
+    folder = request.workdir / "figures"
     with _writing(folder):
         figures = save_law_figures(analyses, points.x, points.y, folder, "fits")
-    page = fits_page(path, points, objective, analyses, figures)
+    page = fits_page(request, points, analyses, figures)
     for name, text in (("fits.md", markdown(page)), ("fits.html", render(page, folder))):
-        with _writing(workdir / name):
+        with _writing(request.workdir / name):
             # Names of files may hold bytes that are no text.
-            write_atomic(workdir / name, text.encode(errors="backslashreplace"))
+            write_atomic(request.workdir / name, text.encode(errors="backslashreplace"))
 
 
 def fits_page(
-    path: Path, points: Points, objective: str, analyses: Sequence[Analysis], figures: Sequence[Figure]
+    request: FitRequest, points: Points, analyses: Sequence[GroupAnalysis], figures: Sequence[Figure]
 ) -> Page:
     """Returns the document of a file's fits: a section a group, what was left out, and the terms."""
     facts = [
-        ("points", f"{sum(len(group.x) for group in points.groups)} of {path.name}"),
+        ("points", f"{sum(len(group.x) for group in points.groups)} of {request.points.name}"),
         ("x", points.x),
         ("y", points.y),
         *([("groups by", points.group)] if points.group else []),
-        ("fitted by", _OBJECTIVES[objective]),
+        ("fitted by", OBJECTIVES[request.objective]),
     ]
     blocks: list[Block] = [Facts(facts)]
     for analysis, figure in zip(analyses, figures, strict=True):
@@ -122,7 +107,7 @@ def fits_page(
         blocks += law_blocks(analysis, points.x, points.y, figure)
     if points.left_out:
         blocks += [Heading(2, "Left out"), Bullets(points.left_out)]
-    return Page(f"Laws fitted to {path.name}", [*blocks, Heading(2, "Terms"), law_terms()])
+    return Page(f"Laws fitted to {request.points.name}", [*blocks, Heading(2, "Terms"), law_terms()])
 
 
 @contextlib.contextmanager
@@ -134,7 +119,7 @@ def _writing(target: Path) -> Iterator[None]:
         raise file_error(f"cannot write {target}: {error.strerror}; use another --workdir.", error) from None
 
 
-def _group_text(points: Points, analysis: Analysis) -> str:
+def _group_text(points: Points, analysis: GroupAnalysis) -> str:
     """What the fits of a group say: a line on its points, tables, what to mind, and the verdict."""
     rows = analysis.rows
     head = f"{analysis.group.name}: {points_line(analysis.group, points.x, points.y)}"

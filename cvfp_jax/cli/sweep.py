@@ -154,7 +154,7 @@ def _plan(grid: Grid, as_json: bool, capacity: CapacityRequest | None) -> str:
         return capacity.plan({grid.series(cell): cell for cell in grid.cells()}, as_json)
     # These bring SciPy, which the command line does without.
     from cvfp_jax.planning.plan import plan_cell
-    from cvfp_jax.report.tables import plan_table
+    from cvfp_jax.report.plans import plan_table
 
     plans = [plan_cell(cell, series=grid.series(cell)) for cell in grid.cells()]
     if as_json:

@@ -1,16 +1,17 @@
 """One sweep against another, series by series: perplexities at equal sizes, and exponents."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cvfp_jax.errors import UserError
-from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph
+from cvfp_jax.report.formats import UNKNOWN, number, whole
+from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Table
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.report.tables import UNKNOWN, Table, number, whole
 from cvfp_jax.scaling.compare import Ratio, at_equal_sizes
-from cvfp_jax.scaling.derived import exponent_difference
+from cvfp_jax.scaling.derived import ExponentDifference, exponent_difference
 
 # What else must agree for perplexities to be measured on the same thing.
 _SAME = {
@@ -26,8 +27,7 @@ class Pair:
     first: Summary
     second: Summary
     ratios: list[Ratio]
-    # The second alpha less the first with the ends of its 95 % interval; None without two laws.
-    difference: tuple[float, float, float] | None
+    difference: ExponentDifference | None  # with its 95 % interval; None without two laws
 
     @property
     def name(self) -> str:
@@ -50,14 +50,34 @@ class Against:
     pairs: list[Pair]
     unpaired: list[str]
 
+    @functools.cached_property
+    def findings(self) -> list[str]:
+        """What the numbers support: of each pair the ratios, and the exponents' difference."""
+        return [text for pair in self.pairs for text in _pair_findings(self, pair)]
+
+    @functools.cached_property
+    def warnings(self) -> list[str]:
+        """What a reader must know before trusting the comparison."""
+        warnings = []
+        for pair in self.pairs:
+            warnings += [f"{pair.name}: {text}." for text in _differences(pair)]
+            for name, summary in ((self.first, pair.first), (self.second, pair.second)):
+                if summary.left_out:
+                    warnings.append(
+                        f"{summary.series} of {name}: failed cells left out, {len(summary.left_out)}."
+                    )
+        if self.unpaired:
+            warnings.append(f"Without a partner, and not compared: {', '.join(self.unpaired)}.")
+        return warnings
+
     def to_json(self) -> dict[str, Any]:
         """Returns the comparison with every number in full precision."""
         return {
             "first": self.first,
             "second": self.second,
             "unpaired": self.unpaired,
-            "findings": sentences(self),
-            "warnings": cautions(self),
+            "findings": self.findings,
+            "warnings": self.warnings,
             "pairs": [
                 {
                     "first": pair.first.series,
@@ -72,7 +92,7 @@ class Against:
                         }
                         for ratio in pair.ratios
                     ],
-                    "alpha_difference": pair.difference and pair.difference[0],
+                    "alpha_difference": pair.difference and pair.difference.change,
                     "alpha_difference_interval": pair.difference and list(pair.difference[1:]),
                 }
                 for pair in self.pairs
@@ -110,7 +130,7 @@ def compare_sweeps(names: tuple[str, str], first: Sequence[Summary], second: Seq
         difference = exponent_difference(one.law, two.law) if fitted else None
         pairs.append(Pair(one, two, at_equal_sizes(measured(one), measured(two)), difference))
     if not pairs:
-        listed = [", ".join(summary.series for summary in found) for found in (second, first)]
+        listed = [", ".join(summary.series for summary in sweep) for sweep in (second, first)]
         raise UserError(
             f"--against: nothing to compare: {names[1]} has the series {listed[0]}, {names[0]} has"
             f" {listed[1]}; name sweeps with a configuration in common, or of one series each."
@@ -118,8 +138,8 @@ def compare_sweeps(names: tuple[str, str], first: Sequence[Summary], second: Seq
     taken = {id(summary) for pair in partners for summary in pair}
     unpaired = [
         f"{summary.series} of {name}"
-        for name, found in zip(names, (first, second), strict=True)
-        for summary in found
+        for name, sweep in zip(names, (first, second), strict=True)
+        for summary in sweep
         if id(summary) not in taken
     ]
     return Against(*names, pairs, unpaired)
@@ -129,28 +149,23 @@ def _partners(first: Sequence[Summary], second: Sequence[Summary]) -> list[tuple
     if len(first) == len(second) == 1:
         return [(first[0], second[0])]
     by_name = {summary.series: summary for summary in first}
-    found = {two.series: by_name[two.series] for two in second if two.series in by_name}
+    partner = {two.series: by_name[two.series] for two in second if two.series in by_name}
     rest = [
-        [summary for summary in summaries if summary.series not in found] for summaries in (first, second)
+        [summary for summary in summaries if summary.series not in partner] for summaries in (first, second)
     ]
     counts = [Counter(_config_name(summary) for summary in summaries) for summaries in rest]
     single = {_config_name(one): one for one in rest[0] if counts[0][_config_name(one)] == 1}
     for two in rest[1]:
         if counts[1][_config_name(two)] == 1 and _config_name(two) in single:
-            found[two.series] = single[_config_name(two)]
-    return [(found[two.series], two) for two in second if two.series in found]
+            partner[two.series] = single[_config_name(two)]
+    return [(partner[two.series], two) for two in second if two.series in partner]
 
 
 def _config_name(summary: Summary) -> str:
     return str(summary.records[0]["config_name"])
 
 
-def sentences(against: Against) -> list[str]:
-    """Returns what the numbers support: of each pair the ratios, and the exponents' difference."""
-    return [text for pair in against.pairs for text in _pair_sentences(against, pair)]
-
-
-def _pair_sentences(against: Against, pair: Pair) -> Iterator[str]:
+def _pair_findings(against: Against, pair: Pair) -> Iterator[str]:
     ratios = sorted(ratio.ratio for ratio in pair.compared)
     if not ratios:
         yield f"{pair.name}: at no size do both have a perplexity, measured or between two measured."
@@ -167,24 +182,11 @@ def _pair_sentences(against: Against, pair: Pair) -> Iterator[str]:
     change, low, high = pair.difference
     head = f"{pair.name}: alpha of {against.second} less that of {against.first} is {change:+.4f}"
     interval = f"95% interval {low:+.4f} to {high:+.4f}"
-    if low <= 0 <= high:
+    if not pair.difference.told_from_zero:
         yield f"{head} ({interval}): these points do not tell the exponents apart."
     else:
         steeper = against.second if change < 0 else against.first
         yield f"{head} ({interval}): the perplexity of {steeper} falls faster as the data grow."
-
-
-def cautions(against: Against) -> list[str]:
-    """Returns what a reader must know before trusting the comparison."""
-    found = []
-    for pair in against.pairs:
-        found += [f"{pair.name}: {text}." for text in _differences(pair)]
-        for name, summary in ((against.first, pair.first), (against.second, pair.second)):
-            if summary.left_out:
-                found.append(f"{summary.series} of {name}: failed cells left out, {len(summary.left_out)}.")
-    if against.unpaired:
-        found.append(f"Without a partner, and not compared: {', '.join(against.unpaired)}.")
-    return found
 
 
 def _differences(pair: Pair) -> Iterator[str]:
@@ -204,8 +206,11 @@ def _differences(pair: Pair) -> Iterator[str]:
     for field, what in _SAME.items():
         one, two = (sorted({r[field] for r in points}) for points in (first, second))
         if one != two:
-            values = " in the first, ".join("; ".join(f"{v:,}" for v in found) for found in (one, two))
-            yield f"{what} differs ({values} in the second), so the ratios compare that too"
+            values = ["; ".join(f"{value:,}" for value in sweep) for sweep in (one, two)]
+            yield (
+                f"{what} differs ({values[0]} in the first, {values[1]} in the second), so the ratios compare"
+                " that too"
+            )
 
 
 def ratios_table(against: Against, pair: Pair) -> Table:
@@ -232,14 +237,14 @@ def against_blocks(against: Against, figures: Sequence[Figure]) -> list[Block]:
             f"{against.second}, this report's sweep, beside {against.first}. A perplexity that was not"
             " measured at a size is read off the log-log line between its neighbours; none is extrapolated."
         ),
-        Bullets(sentences(against)),
+        Bullets(against.findings),
         Note(
             "The ratios carry no interval. Those of the exponents take the errors of both fits as"
             " independent, and hold for one pair at a time."
         ),
     ]
-    if cautions(against):
-        blocks.append(Bullets(cautions(against)))
+    if against.warnings:
+        blocks.append(Bullets(against.warnings))
     for pair, figure in zip(against.pairs, figures, strict=True):
         blocks += [figure, ratios_table(against, pair)]
     return blocks

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from cvfp_jax.report import page
 from cvfp_jax.report.against import Against, Pair, measured
-from cvfp_jax.report.plotting import draw_law, legend, log_y, save, short, size_axes, style
+from cvfp_jax.report.plotting import draw_law, legend, log_y, plain_text, save, short, size_axes, style
 from cvfp_jax.scaling.compare import MEASURED
 
 
@@ -41,27 +40,26 @@ def pair_figure(against: Against, pair: Pair) -> Figure:
     return figure
 
 
+@plain_text()
 def save_against_figures(against: Against, folder: Path) -> list[page.Figure]:
     """Draws a figure a pair, ``against-1.png`` and so on.
 
     Raises:
       OSError: a file cannot be written.
     """
-    # A dollar sign in a name is no formula; texts take this setting when they are made.
-    with matplotlib.rc_context({"text.parse_math": False}):
-        return [
-            save(
-                pair_figure(against, pair),
-                folder,
-                f"against-{n}.png",
-                f"{pair.name}: perplexity of {against.second} and of {against.first} against training tokens."
-                f" {_ratios(pair)}",
-                "Above, validation perplexities with their power laws; below, by how much"
-                f" {against.second} differs from {against.first} at equal sizes, hollow where one of the"
-                " two is interpolated.",
-            )
-            for n, pair in enumerate(against.pairs, 1)
-        ]
+    return [
+        save(
+            pair_figure(against, pair),
+            folder,
+            f"against-{n}.png",
+            f"{pair.name}: perplexity of {against.second} and of {against.first} against training tokens."
+            f" {_ratios(pair)}",
+            "Above, validation perplexities with their power laws; below, by how much"
+            f" {against.second} differs from {against.first} at equal sizes, hollow where one of the"
+            " two is interpolated.",
+        )
+        for n, pair in enumerate(against.pairs, 1)
+    ]
 
 
 def _ratios(pair: Pair) -> str:

@@ -1,93 +1,139 @@
 """The report of a sweep: report.md, report.html, report.json and figures."""
 
+import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cvfp_jax.errors import file_error
-from cvfp_jax.report import inference, law_sections, line_sections, sections
+from cvfp_jax.report import law_sections, power_law_sections, sections
 from cvfp_jax.report.against import Against, against_blocks
 from cvfp_jax.report.findings import findings, warnings
-from cvfp_jax.report.page import Block, Figure, Page, markdown
+from cvfp_jax.report.inference import Inference, infer
+from cvfp_jax.report.page import Figure, Page, markdown
 from cvfp_jax.report.summary import Summary, summarise
 from cvfp_jax.report.webpage import render
 from cvfp_jax.results.records import Record
 from cvfp_jax.runtime.files import write_atomic
+from cvfp_jax.scaling.analysis import GroupAnalysis
 
 
-def report_page(
-    title: str, summaries: Sequence[Summary], figures: Mapping[str, Figure], more: Sequence[Block] = ()
-) -> Page:
-    """Returns the report as a page: a section after the other, with more of them after the laws."""
+@dataclasses.dataclass(frozen=True)
+class SweepReport:
+    """All that the report of a sweep says, each part computed once, when it is first asked for."""
+
+    title: str
+    records: Sequence[Record]  # one or more
+    against: Against | None = None  # another sweep beside this one
+
+    @functools.cached_property
+    def summaries(self) -> list[Summary]:
+        """The records by series, with their power laws."""
+        return summarise(self.records)
+
+    @functools.cached_property
+    def inference(self) -> Inference:
+        """What follows from the power laws."""
+        return infer(self.summaries)
+
+    @functools.cached_property
+    def findings(self) -> list[str]:
+        """What the numbers support."""
+        return findings(self.summaries, self.inference)
+
+    @functools.cached_property
+    def warnings(self) -> list[str]:
+        """What a reader must know before trusting the numbers."""
+        return warnings(self.summaries)
+
+    @functools.cached_property
+    def laws(self) -> list[GroupAnalysis]:
+        """All laws fitted to each series of five sizes or more."""
+        return law_sections.analyse_series(self.summaries)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report with every number in full precision."""
+        return {
+            "title": self.title,
+            "summary": [summary.to_json() for summary in self.summaries],
+            "inference": self.inference.to_json(),
+            "findings": self.findings,
+            "warnings": self.warnings,
+            "laws": [row for analysis in self.laws for row in analysis.rows],
+            **({"against": self.against.to_json()} if self.against else {}),
+            "records": list(self.records),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """The figures of a report, as they were drawn."""
+
+    by_name: Mapping[str, Figure]
+    laws: Sequence[Figure] = ()  # one a series that all laws were fitted to
+    against: Sequence[Figure] = ()  # one a pair of series
+
+
+def report_page(report: SweepReport, figures: Figures) -> Page:
+    """Returns the report as a page: a section after the other."""
+    summaries, inference = report.summaries, report.inference
     return Page(
-        title,
+        report.title,
         [
-            *sections.setting([record for summary in summaries for record in summary.records]),
-            *sections.overview(summaries, figures),
-            *sections.conclusions(summaries),
+            *sections.setting(report.records),
+            *sections.overview(summaries, figures.by_name),
+            *sections.conclusions(report.findings, report.warnings),
             *(block for summary in summaries for block in sections.cells(summary)),
-            *line_sections.laws(summaries, figures),
-            *more,
-            *line_sections.extrapolation(summaries),
-            *line_sections.windows(summaries, figures),
-            *line_sections.effective_rank(summaries, figures),
+            *power_law_sections.laws(summaries, inference, figures.by_name),
+            *law_sections.which_law(report.laws, figures.laws),
+            *(against_blocks(report.against, figures.against) if report.against else []),
+            *power_law_sections.extrapolation(inference),
+            *power_law_sections.windows(inference, figures.by_name),
+            *power_law_sections.effective_rank(inference, figures.by_name),
             *sections.terms(),
         ],
     )
 
 
-def write_report(
-    title: str, records: Sequence[Record], workdir: Path, against: Against | None = None
-) -> list[Summary]:
+def write_report(report: SweepReport, workdir: Path) -> None:
     """Writes report.md, report.html, report.json and figures/*.png.
 
     Args:
-      title: the sweep's name.
-      records: one or more, of one sweep.
+      report: what they say.
       workdir: where the files go.
-      against: a comparison with another sweep, if there is one.
-
-    Returns:
-      What the report says, by configuration.
 
     Raises:
       UserError: a file cannot be written.
     """
-    # Matplotlib takes half a second, and is only needed now.
-    from cvfp_jax.report.against_figures import save_against_figures
-    from cvfp_jax.report.figures import save_figures
-    from cvfp_jax.report.law_figures import save_law_figures
-    from cvfp_jax.report.line_figures import save_line_figures
-
-    summaries, folder = summarise(records), workdir / "figures"
-    analyses = law_sections.analyse_series(summaries)
-    report = {
-        "title": title,
-        "summary": [summary.to_json() for summary in summaries],
-        "inference": inference.to_json(summaries),
-        "findings": findings(summaries),
-        "warnings": warnings(summaries),
-        "laws": [row for analysis in analyses for row in analysis.rows],
-        **({"against": against.to_json()} if against else {}),
-        "records": list(records),
-    }
     try:
-        figures = save_figures(summaries, title, folder) | save_line_figures(summaries, title, folder)
-        pictures = save_law_figures(analyses, *law_sections.COLUMNS, folder, "laws")
-        more = law_sections.which_law(analyses, pictures)
-        if against:
-            more += against_blocks(against, save_against_figures(against, folder))
-        page = report_page(title, summaries, figures, more)
+        figures = _draw(report, workdir / "figures")
+        page = report_page(report, figures)
         _write(workdir / "report.md", markdown(page))
-        _write(workdir / "report.html", render(page, folder))
-        _write(workdir / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+        _write(workdir / "report.html", render(page, workdir / "figures"))
+        _write(workdir / "report.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise file_error(
             f"cannot write the report of {workdir}: {error.filename or workdir}: {error.strerror};"
             " make room for it and give the same command again.",
             error,
         ) from None
-    return summaries
+
+
+def _draw(report: SweepReport, folder: Path) -> Figures:
+    # Matplotlib takes half a second, and is only needed now.
+    from cvfp_jax.report.against_figures import save_against_figures
+    from cvfp_jax.report.figures import save_figures
+    from cvfp_jax.report.law_figures import save_law_figures
+    from cvfp_jax.report.power_law_figures import save_power_law_figures
+
+    return Figures(
+        save_figures(report.summaries, report.title, folder)
+        | save_power_law_figures(report.inference, report.title, folder),
+        save_law_figures(report.laws, *law_sections.COLUMNS, folder, "laws"),
+        save_against_figures(report.against, folder) if report.against else (),
+    )
 
 
 def _write(path: Path, text: str) -> None:

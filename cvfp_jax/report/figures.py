@@ -7,6 +7,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from cvfp_jax.report import page
+from cvfp_jax.report.formats import number, percent
 from cvfp_jax.report.plotting import (
     MOST_BANDS,
     draw_bands,
@@ -21,7 +22,6 @@ from cvfp_jax.report.plotting import (
     thin_ticks,
 )
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.report.tables import number, percent
 
 BEYOND = 3.0  # how many times the largest size the laws are drawn to
 

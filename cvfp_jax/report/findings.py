@@ -2,62 +2,65 @@
 
 from collections.abc import Iterator, Sequence
 
-from cvfp_jax.report import tables
-from cvfp_jax.report.inference import fitted, pairs
+from cvfp_jax.report.formats import interval, number, percent
+from cvfp_jax.report.inference import Inference
 from cvfp_jax.report.summary import PREDICT_AT, Summary
 from cvfp_jax.results.records import Record, label
-from cvfp_jax.scaling.derived import exponent_difference
 
 _SIGNIFICANT = 0.05
 
 
-def findings(summaries: Sequence[Summary]) -> list[str]:
-    """Returns the sentences that the numbers support, each with the numbers in it."""
-    found = []
+def findings(summaries: Sequence[Summary], inference: Inference) -> list[str]:
+    """Returns the sentences that the numbers support, each with the numbers in it.
+
+    Args:
+      summaries: a sweep's series.
+      inference: what follows from them.
+    """
+    sentences = []
     usable = [(summary, summary.best) for summary in summaries if summary.best]
     if usable:
         summary, best = min(usable, key=lambda pair: pair[1]["val_loss"])
-        found.append(
-            f"The lowest validation perplexity is {tables.number(best['val_ppl'])}, by {summary.series}"
+        sentences.append(
+            f"The lowest validation perplexity is {number(best['val_ppl'])}, by {summary.series}"
             f"{_seed(summary, best)} at {best['train_tokens']:,} tokens; a unigram model of the same tokens"
-            f" has {tables.number(best['unigram_ppl'])}."
+            f" has {number(best['unigram_ppl'])}."
         )
     for summary in summaries:
         law = summary.law
         if law.fitted:
-            found.append(
+            sentences.append(
                 f"{summary.series}: each doubling of the data multiplies the perplexity by"
                 f" {2**law.alpha:.3f} (alpha {law.alpha:.4f}, standard error {law.std_err:.4f},"
                 f" {_points(summary)})."
             )
         else:
-            found.append(f"{summary.series}: law {law.status}.")
-    laws = fitted(summaries)
-    for first, second in pairs(laws):
-        change, low, high = exponent_difference(laws[first], laws[second])
-        if low > 0 or high < 0:
-            found.append(
-                f"The exponent of {second} less that of {first} is {change:+.4f}, told from zero (95%"
-                f" interval {tables.interval(low, high, 4)})."
+            sentences.append(f"{summary.series}: law {law.status}.")
+    for pair in inference.comparisons:
+        change, low, high = pair.difference
+        if pair.difference.told_from_zero:
+            sentences.append(
+                f"The exponent of {pair.second} less that of {pair.first} is {change:+.4f}, told from zero"
+                f" (95% interval {interval((low, high), 4)})."
             )
-    return found
+    return sentences
 
 
 def warnings(summaries: Sequence[Summary]) -> list[str]:
     """Returns what a reader must know before trusting the numbers."""
-    found: list[str] = []
+    sentences: list[str] = []
     for summary in summaries:
         for record in summary.records:
             name = label(record) + _seed(summary, record)
-            found += [f"{name}: {text}." for text in _cell_warnings(record)]
-        found += [f"{summary.series}: {text}." for text in _law_warnings(summary)]
-    return found
+            sentences += [f"{name}: {text}." for text in _cell_warnings(record)]
+        sentences += [f"{summary.series}: {text}." for text in _law_warnings(summary)]
+    return sentences
 
 
 def _cell_warnings(record: Record) -> Iterator[str]:
     if record["status"] != "ok":
         yield record["status"]
-    converged = f"with {tables.percent(record['phase1_convergence_rate'])} of the tokens converged"
+    converged = f"with {percent(record['phase1_convergence_rate'])} of the tokens converged"
     if record["phase1_status"] == "max steps":
         yield f"phase 1 ended at its last iteration, {record['phase1_iterations']}, {converged}"
     if record["phase1_status"] == "no improvement":
@@ -70,8 +73,8 @@ def _cell_warnings(record: Record) -> Iterator[str]:
     measured = record["status"] == "ok" and record["val_loss"] is not None
     if measured and record["val_loss"] >= record["unigram_loss"]:
         yield (
-            f"the validation perplexity, {tables.number(record['val_ppl'])}, is no better than the unigram"
-            f" model's, {tables.number(record['unigram_ppl'])}"
+            f"the validation perplexity, {number(record['val_ppl'])}, is no better than the unigram"
+            f" model's, {number(record['unigram_ppl'])}"
         )
     capped = record["phase2_status"] == "max steps" and record["phase2_epochs"] > 1
     if capped and record["best_epoch"] == record["phase2_epochs"]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -12,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from cvfp_jax.report import page
-from cvfp_jax.report.plotting import WIDE, legend, plain_ticks, save, short, style
-from cvfp_jax.scaling.analysis import Analysis
+from cvfp_jax.report.plotting import WIDE, legend, plain_text, plain_ticks, save, short, style
+from cvfp_jax.scaling.analysis import GroupAnalysis
 from cvfp_jax.scaling.bootstrap import bootstrap
 from cvfp_jax.scaling.fit import Fit
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.objectives import HUBER
 from cvfp_jax.scaling.profile import profile_intervals
-from cvfp_jax.scaling.solve import HUBER
 
 # How many times the largest size the curves go where nothing is predicted, and where something is at most.
 _BEYOND, _FARTHEST = 2.0, 1000.0
@@ -28,7 +27,7 @@ _INK = "#333333"  # of the points
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def law_figure(analysis: Analysis, x: str, y: str) -> Figure:
+def law_figure(analysis: GroupAnalysis, x: str, y: str) -> Figure:
     """Points with the fitted laws, and one law's 95 % band, above; the residuals of ln y below."""
     group = analysis.group
     figure = Figure(figsize=(5.6, 6.0), layout="constrained")
@@ -60,7 +59,7 @@ def law_figure(analysis: Analysis, x: str, y: str) -> Figure:
     return figure
 
 
-def banded_law(analysis: Analysis) -> str | None:
+def banded_law(analysis: GroupAnalysis) -> str | None:
     """Returns the law that has a band: the simplest that the verdict leaves, or else the power law."""
     fits = analysis.selection.fits
     fallback = ("power",) if "power" in fits and fits["power"].fitted else ()
@@ -68,8 +67,9 @@ def banded_law(analysis: Analysis) -> str | None:
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@plain_text()
 def save_law_figures(
-    analyses: Sequence[Analysis], x: str, y: str, folder: Path, stem: str
+    analyses: Sequence[GroupAnalysis], x: str, y: str, folder: Path, stem: str
 ) -> list[page.Figure]:
     """Draws a figure a group.
 
@@ -86,12 +86,16 @@ def save_law_figures(
     Raises:
       OSError: a file cannot be written.
     """
-    # A dollar sign in a name is no formula; texts take this setting when they are made.
-    with matplotlib.rc_context({"text.parse_math": False}):
-        return [
-            save(law_figure(found, x, y), folder, f"{stem}-{n}.png", _alt(found, x, y), _caption(found))
-            for n, found in enumerate(analyses, 1)
-        ]
+    return [
+        save(
+            law_figure(analysis, x, y),
+            folder,
+            f"{stem}-{n}.png",
+            _alt(analysis, x, y),
+            _caption(analysis),
+        )
+        for n, analysis in enumerate(analyses, 1)
+    ]
 
 
 def _look(law: str) -> dict[str, str]:
@@ -103,7 +107,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, math.nan)
 
 
-def _sizes(analysis: Analysis) -> np.ndarray:
+def _sizes(analysis: GroupAnalysis) -> np.ndarray:
     """The sizes at which curves are drawn, those measured at its ends among them."""
     first, last = min(analysis.group.x), max(analysis.group.x)
     wanted = [point["x"] for row in analysis.rows for point in row["predictions"]]
@@ -133,8 +137,8 @@ def _band(fit: Fit, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     if fit.objective == HUBER:
         low, high = bootstrap(fit, draws=_BAND_DRAWS).curve_interval(at)
         return at, low, high
-    found = profile_intervals(fit, (), at.tolist())
-    ends = np.array([(i.low, i.high) if i else (math.nan, math.nan) for i in found]).T
+    intervals = profile_intervals(fit, (), at.tolist())
+    ends = np.array([(i.low, i.high) if i else (math.nan, math.nan) for i in intervals]).T
     return at, ends[0], np.minimum(ends[1], 1e300)
 
 
@@ -160,7 +164,7 @@ def _ticks(axis: Axis, low: float, high: float) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def _alt(analysis: Analysis, x: str, y: str) -> str:
+def _alt(analysis: GroupAnalysis, x: str, y: str) -> str:
     """What the figure shows, in words."""
     group = analysis.group
     texts = [
@@ -175,7 +179,7 @@ def _alt(analysis: Analysis, x: str, y: str) -> str:
     return f"{texts[0]} {', '.join(left) or 'none, as no law could be fitted'}."
 
 
-def _caption(analysis: Analysis) -> str:
+def _caption(analysis: GroupAnalysis) -> str:
     banded = banded_law(analysis)
     band = f" The band is the 95% interval of {banded}'s own curve, for each size alone." if banded else ""
     return (

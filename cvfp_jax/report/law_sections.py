@@ -1,28 +1,25 @@
 """What fitted laws say of groups of points, as blocks of a page."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from tqdm import tqdm
 
-from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Terms
+from cvfp_jax.report.formats import UNKNOWN, interval, significant
+from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Table, Terms
 from cvfp_jax.report.summary import PREDICT_AT, Summary
-from cvfp_jax.report.tables import UNKNOWN, Table
-from cvfp_jax.scaling.analysis import Analysis, analyse_group
+from cvfp_jax.scaling.analysis import GroupAnalysis, LawRow, analyse_group
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.points import Group
 from cvfp_jax.scaling.select import BASELINE
 
-Row = dict[str, Any]
 COLUMNS = "training tokens", "validation PPL"  # of a sweep
 LEAST_SIZES = 5
 _DRAWS = 200  # of a sweep's report, which is not to take minutes
 _UNDEFINED = "undefined"
 _UNBOUNDED = "unbounded"
-_NO_END = "no end"
 
 
-def analyse_series(summaries: Sequence[Summary]) -> list[Analysis]:
+def analyse_series(summaries: Sequence[Summary]) -> list[GroupAnalysis]:
     """Fits all laws to the perplexities of each series that has five sizes or more."""
     groups = []
     for summary in summaries:
@@ -35,7 +32,7 @@ def analyse_series(summaries: Sequence[Summary]) -> list[Analysis]:
     return [analyse_group(group, predict=PREDICT_AT, draws=_DRAWS) for group in shown]
 
 
-def which_law(analyses: Sequence[Analysis], figures: Sequence[Figure]) -> list[Block]:
+def which_law(analyses: Sequence[GroupAnalysis], figures: Sequence[Figure]) -> list[Block]:
     """The section of a sweep's report; nothing where no series has enough sizes."""
     if not analyses:
         return []
@@ -53,7 +50,7 @@ def which_law(analyses: Sequence[Analysis], figures: Sequence[Figure]) -> list[B
     return [*blocks, law_terms()]
 
 
-def law_blocks(analysis: Analysis, x: str, y: str, figure: Figure) -> list[Block]:
+def law_blocks(analysis: GroupAnalysis, x: str, y: str, figure: Figure) -> list[Block]:
     """Returns what the laws say of a group: the verdict, a figure, three tables, and what to mind.
 
     Args:
@@ -86,15 +83,15 @@ def points_line(group: Group, x: str, y: str) -> str:
     return f"{y} against {x}, {len(group.x)} points{replicated} {span}"
 
 
-def status_details(rows: Sequence[Row]) -> list[str]:
+def status_details(rows: Sequence[LawRow]) -> list[str]:
     """Returns what a table's column of statuses has no room for."""
     return [f"{row['law']}: {row['status']}." for row in rows if ":" in row["status"]]
 
 
-def laws_table(rows: Sequence[Row]) -> Table:
+def laws_table(rows: Sequence[LawRow]) -> Table:
     """How well each law fits, and predicts what it was not fitted to; last the naive prediction."""
     held = ", ".join(f"{size:,.10g}" for size in rows[0]["holdout_sizes"])
-    columns: list[tuple[str, Callable[[Row], str]]] = [
+    columns: list[tuple[str, Callable[[LawRow], str]]] = [
         ("law", lambda row: row["law"]),
         ("status", lambda row: row["status"].partition(":")[0]),
         ("k", lambda row: str(row["k"])),
@@ -102,16 +99,16 @@ def laws_table(rows: Sequence[Row]) -> Table:
         ("R2 of ln y", lambda row: _share(row["r2_log"])),
         ("AICc", lambda row: _or_else(row, "aicc", _UNDEFINED)),
         ("weight", lambda row: UNKNOWN if row["akaike_weight"] is None else f"{row['akaike_weight']:.3f}"),
-        ("leave-one-out", lambda row: short_number(row["loo_log_rmse"])),
-        ("hold-out", lambda row: short_number(row["holdout_log_rmse"])),
+        ("leave-one-out", lambda row: significant(row["loo_log_rmse"])),
+        ("hold-out", lambda row: significant(row["holdout_log_rmse"])),
         ("limit", lambda row: _or_else(row, "limit", _UNBOUNDED)),
     ]  # fmt: skip
     if any(row["lack_of_fit_p"] is not None for row in rows):
-        columns.append(("lack of fit p", lambda row: short_number(row["lack_of_fit_p"])))
+        columns.append(("lack of fit p", lambda row: significant(row["lack_of_fit_p"])))
     cells = [[write(row) for _, write in columns] for row in rows]
     names = [name for name, _ in columns]
     if rows[0]["baseline_log_rmse"] is not None:
-        naive = {"law": BASELINE, "hold-out": short_number(rows[0]["baseline_log_rmse"])}
+        naive = {"law": BASELINE, "hold-out": significant(rows[0]["baseline_log_rmse"])}
         cells.append([naive.get(name, UNKNOWN) for name in names])
     caption = f"The laws{f'; hold-out is the test at {held}' if held else ''}"
     return Table(names, cells, caption)
@@ -121,20 +118,20 @@ def _share(value: float | None) -> str:
     return UNKNOWN if value is None else f"{round(value, 4) + 0.0:.4f}"  # no zero below zero
 
 
-def _or_else(row: Row, name: str, text: str) -> str:
+def _or_else(row: LawRow, name: str, text: str) -> str:
     """A number, or what it means that a fitted law has none."""
-    return text if row["params"] and row[name] is None else short_number(row[name])
+    return text if row["params"] and row[name] is None else significant(row[name])
 
 
-def parameters_table(rows: Sequence[Row]) -> Table:
+def parameters_table(rows: Sequence[LawRow]) -> Table:
     """The parameters of each law with their intervals."""
     drawn = any(row["bootstrap_intervals"] for row in rows)
     columns = ["parameter", "value", "std err", "[95 %]", *["bootstrap [95 %]"] * drawn]
     cells = [
         [
             f"{row['law']}: {name}",
-            short_number(value),
-            short_number(row["std_errors"].get(name)),
+            significant(value),
+            significant(row["std_errors"].get(name)),
             interval(row["intervals"].get(name)),
             *[interval((row["bootstrap_intervals"] or {}).get(name))] * drawn,
         ]
@@ -144,14 +141,14 @@ def parameters_table(rows: Sequence[Row]) -> Table:
     return Table(columns, cells, "Parameters")
 
 
-def predictions_table(rows: Sequence[Row]) -> Table:
+def predictions_table(rows: Sequence[LawRow]) -> Table:
     """What each law says of sizes that were asked for."""
     columns = ["law", "size", "value", "law's [95 %]", "one more run's [95 %]"]
     cells = [
         [
             row["law"],
             f"{point['x']:,.10g}",
-            short_number(point["y"]),
+            significant(point["y"]),
             interval(point["interval"]),
             interval(point["run_interval"]),
         ]
@@ -160,28 +157,6 @@ def predictions_table(rows: Sequence[Row]) -> Table:
         for point in row["predictions"]
     ]
     return Table(columns, cells, "Predictions")
-
-
-def short_number(value: float | None) -> str:
-    """Returns a number of four digits.
-
-    >>> short_number(0.032312), short_number(None)
-    ('0.03231', '-')
-    """
-    return UNKNOWN if value is None else f"{value:.4g}"
-
-
-def interval(ends: Sequence[float | None] | None) -> str:
-    """Returns an interval; None for an end is none.
-
-    >>> interval([1.23456, None]), interval(None)
-    ('[1.235, no end]', '-')
-    """
-    return UNKNOWN if ends is None else f"[{', '.join(_end(end) for end in ends)}]"
-
-
-def _end(end: float | None) -> str:
-    return _NO_END if end is None else short_number(end)
 
 
 def law_terms() -> Terms:

@@ -1,10 +1,10 @@
 """What a document consists of, and how it is written in Markdown."""
 
 import dataclasses
+import html
+import re
 from collections.abc import Sequence
 from typing import TypeAlias
-
-from cvfp_jax.report.tables import Table, escape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,44 @@ class Terms:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """Column names and rows of cells, all of them text; the first column is the rows' name."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    def text(self) -> str:
+        """Returns the table for a terminal.
+
+        >>> print(Table(["name", "PPL"], [["a", "9.5"]]).text())
+        name  PPL
+        ----  ---
+        a     9.5
+        """
+        widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+        lines = [self.columns, ["-" * width for width in widths], *self.rows]
+        return "\n".join(self._line(line, widths) for line in lines)
+
+    @staticmethod
+    def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
+
+    def markdown(self) -> str:
+        """Returns the table in Markdown.
+
+        >>> print(Table(["name", "PPL"], [["a|b", "9.5"]]).markdown())
+        | name | PPL |
+        |:---|---:|
+        | a\\|b | 9.5 |
+        """
+        rule = ["|:---" + "|---:" * (len(self.columns) - 1) + "|"]
+        header, *rows = ("| " + " | ".join(map(escape, line)) + " |" for line in [self.columns, *self.rows])
+        return "\n".join([header, *rule, *rows])
+
+
+@dataclasses.dataclass(frozen=True)
 class Sentences:
     """A table of sentences, which wrap and are not sorted; the first of a row names it."""
 
@@ -83,6 +121,17 @@ class Page:
 
     title: str
     blocks: Sequence[Block]
+
+
+def escape(text: str) -> str:
+    """Returns text that Markdown shows as it is, on one line.
+
+    >>> escape("<b>|")
+    '&lt;b&gt;\\\\|'
+    >>> print(escape("![a](b)"))
+    !\\[a\\](b)
+    """
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def markdown(page: Page) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvfp_jax.report import tables
-from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Terms
 from cvfp_jax.report.summary import Summary
 from cvfp_jax.results.records import Record, failed
@@ -36,7 +35,7 @@ def setting(records: Sequence[Record]) -> list[Block]:
     return [Facts([("cells", cells), *pairs])]
 
 
-def values(found: Sequence[Any]) -> str:
+def values(entries: Sequence[Any]) -> str:
     """Returns what there is among whole numbers or texts: one, a few in order, or of many numbers the range.
 
     >>> values([42, 42]), values([100, 50, 100]), values(["gpt2", "spectral"])
@@ -44,7 +43,7 @@ def values(found: Sequence[Any]) -> str:
     >>> values([1_000 * size for size in range(1, 9)])
     '1,000 to 8,000 (8 values)'
     """
-    distinct = sorted(set(found))
+    distinct = sorted(set(entries))
     texts = [value if isinstance(value, str) else f"{value:,}" for value in distinct]
     if len(texts) > _MOST_LISTED and not isinstance(distinct[0], str):
         return f"{texts[0]} to {texts[-1]} ({len(texts)} values)"
@@ -58,20 +57,24 @@ def overview(summaries: Sequence[Summary], figures: Mapping[str, Figure]) -> lis
     return [Heading(2, "Summary"), tables.summary_table(summaries), *drawn]
 
 
-def conclusions(summaries: Sequence[Summary]) -> list[Block]:
+def conclusions(findings: Sequence[str], warnings: Sequence[str]) -> list[Block]:
     """What the numbers support, and what they do not."""
     return [
         Heading(2, "Findings"),
-        Bullets(findings(summaries)),
+        Bullets(findings),
         Heading(2, "To keep in mind"),
-        Bullets(warnings(summaries)),
+        Bullets(warnings),
     ]
 
 
 def cells(summary: Summary) -> list[Block]:
     """The cells of one configuration."""
-    made = (tables.cells_table, tables.diagnostics_table, tables.times_table)
-    return [Heading(2, summary.series), *(table(summary) for table in made)]
+    return [
+        Heading(2, summary.series),
+        tables.cells_table(summary),
+        tables.diagnostics_table(summary),
+        tables.times_table(summary),
+    ]
 
 
 def terms() -> list[Block]:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from cvfp_jax.results.records import Record, failed
-from cvfp_jax.scaling.analysis import finite
+from cvfp_jax.runtime.floats import finite
 from cvfp_jax.scaling.derived import reduction_per_doubling
 from cvfp_jax.scaling.line import LogLine, log_line
 

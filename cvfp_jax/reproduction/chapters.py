@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.report import line_tables, page, plotting
-from cvfp_jax.report.page import Block, Heading, Paragraph
-from cvfp_jax.report.tables import Table, number, size
+from cvfp_jax.report import page, plotting, power_law_tables
+from cvfp_jax.report.formats import number, size
+from cvfp_jax.report.inference import compare, pairs
+from cvfp_jax.report.page import Block, Heading, Paragraph, Table
 from cvfp_jax.reproduction import compat, figures, r4, r5, tables
-from cvfp_jax.reproduction.source import Points, Source, column, laws, sweeps, windows
+from cvfp_jax.reproduction.source import Series, Source, column, laws, sweeps, windows
 from cvfp_jax.scaling.correlate import correlate, ppl_per_million
 from cvfp_jax.scaling.derived import reduction_per_doubling
 from cvfp_jax.scaling.fit import corrected_aic
@@ -17,12 +18,12 @@ from cvfp_jax.scaling.fit import corrected_aic
 _PAIRS = [(f"{dim} v1", f"{dim} v2") for dim in (768, 1200, 1537)]
 
 
-def series(source: Source) -> dict[str, Points]:
+def series(source: Source) -> Series:
     """Returns the points of a report by the name of their series."""
     if source.name == "R3":
         return sweeps(source)
     if source.name == "R4":
-        return {name: found["points"] for name, found in source.tables["algorithms"].items()}
+        return {name: algorithm["points"] for name, algorithm in source.tables["algorithms"].items()}
     return {source.name: source.tables["points"]}
 
 
@@ -37,10 +38,10 @@ def printed_fits(source: Source) -> dict[str, Mapping[str, Any]]:
     if source.name == "R4":
         keys = ("printed_alpha", "printed_alpha_from_two_points")
         return {
-            name: {"alpha": found[key]}
-            for name, found in source.tables["algorithms"].items()
+            name: {"alpha": algorithm[key]}
+            for name, algorithm in source.tables["algorithms"].items()
             for key in keys
-            if key in found
+            if key in algorithm
         }
     if source.name == "R5":
         return {}
@@ -58,16 +59,16 @@ def sizes(source: Source) -> tuple[int, ...]:
 
 def _rank_section(source: Source) -> list[Block]:
     """Effective rank against perplexity, at equal sizes and over all."""
-    found = {name: points for name, points in series(source).items() if "val_er" in points[0]}
+    ranked = {name: points for name, points in series(source).items() if "val_er" in points[0]}
     groups = {
         f"{name}, its sizes": (column(points, "val_er"), column(points, "val_ppl"))
-        for name, points in found.items()
+        for name, points in ranked.items()
     }
     by_size: dict[int, list[Mapping[str, Any]]] = {}
-    for points in found.values():
+    for points in ranked.values():
         for point in points:
             by_size.setdefault(point["tokens"], []).append(point)
-    if len(found) > 1:
+    if len(ranked) > 1:
         groups |= {
             f"all series at {size(tokens)} tokens": (column(points, "val_er"), column(points, "val_ppl"))
             for tokens, points in sorted(by_size.items())
@@ -76,7 +77,7 @@ def _rank_section(source: Source) -> list[Block]:
     return [
         Heading(2, "Effective rank and perplexity"),
         Paragraph(text),
-        line_tables.correlations_table({name: correlate(*group) for name, group in groups.items()}),
+        power_law_tables.correlations_table({name: correlate(*group) for name, group in groups.items()}),
     ]
 
 
@@ -90,13 +91,16 @@ def _window_section(source: Source, names: Mapping[str, int], x: str = "tokens")
         ),
     ]
     for name, window in names.items():
-        found = windows(name, series(source)[name], window, x)
-        blocks += [line_tables.windows_table([found], x), Paragraph(line_tables.trend_text(found))]
+        fitted = windows(name, series(source)[name], window, x)
+        blocks += [
+            power_law_tables.windows_table([fitted], x),
+            Paragraph(power_law_tables.trend_text(fitted)),
+        ]
     return blocks
 
 
 def _r3(source: Source, folder: Path) -> list[Block]:
-    found = series(source)
+    by_name = series(source)
     rows = [
         [
             str(sweep["context_dim"]), number(sweep["params_context_block"], 0),
@@ -110,8 +114,8 @@ def _r3(source: Source, folder: Path) -> list[Block]:
         rows,
         "v1 at its largest size. The ratio falls with size for any comparable models; it ranks nothing.",
     )
-    versions = figures.versions_figure(found, _PAIRS)
-    exponents = figures.exponents_figure(found, {"768 v3": 4})
+    versions = figures.versions_figure(by_name, _PAIRS)
+    exponents = figures.exponents_figure(by_name, {"768 v3": 4})
     return [
         Heading(2, "v1 against v2"),
         plotting.save(
@@ -121,8 +125,8 @@ def _r3(source: Source, folder: Path) -> list[Block]:
             "Difference of v2's perplexity from v1's in per cent against training tokens, one line a width.",
             "Below zero v2 has the lower perplexity. Each point is one run of one seed on each side.",
         ),
-        *(tables.versions_table(first, second, found) for first, second in _PAIRS),
-        tables.versions_table("768 v2", "768 v3", found),
+        *(tables.versions_table(first, second, by_name) for first, second in _PAIRS),
+        tables.versions_table("768 v2", "768 v3", by_name),
         Heading(2, "Exponents"),
         plotting.save(
             exponents,
@@ -131,8 +135,10 @@ def _r3(source: Source, folder: Path) -> list[Block]:
             "Exponents of seven sweeps and of two windows of 768 v3 with their 95% intervals.",
             "Intervals are Student's, with as many degrees of freedom as points less two; orange: windows.",
         ),
-        line_tables.differences_table(
-            laws(found), [*_PAIRS, ("768 v1", "1200 v1"), ("768 v1", "1537 v1"), ("768 v2", "768 v3")]
+        power_law_tables.differences_table(
+            compare(
+                laws(by_name), [*_PAIRS, ("768 v1", "1200 v1"), ("768 v1", "1537 v1"), ("768 v2", "768 v3")]
+            )
         ),
         *_window_section(source, {"768 v3": 4}),
         *_rank_section(source),
@@ -151,12 +157,10 @@ def _r4(source: Source, folder: Path) -> list[Block]:
         [name, number(rank), number(ppl), number(500 - 4 * rank), f"{100 * error:+.1f}%"]
         for name, (rank, ppl, error) in r4.rule_errors(source).items()
     ]
-    names = list(series(source))
+    fitted = laws(series(source))
     return [
         Heading(2, "Differences of exponents"),
-        line_tables.differences_table(
-            laws(series(source)), [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
-        ),
+        power_law_tables.differences_table(compare(fitted, pairs(fitted))),
         Heading(2, "Reduction per doubling"),
         Table(["alpha", "1 - 2^alpha", "printed"], halvings),
         Heading(2, "The rule PPL = 500 - 4 ER"),
@@ -167,10 +171,10 @@ def _r4(source: Source, folder: Path) -> list[Block]:
 
 
 def _r5(source: Source, folder: Path) -> list[Block]:
-    found, n = r5.laws(source), len(source.tables["points"])
+    fits, n = r5.laws(source), len(source.tables["points"])
     rows = []
     for printed in source.tables["printed_fits"]:
-        law = found[printed["law"]]
+        law = fits[printed["law"]]
         corrected = corrected_aic(law.aic, n, law.k)
         rows.append(
             [
@@ -180,8 +184,8 @@ def _r5(source: Source, folder: Path) -> list[Block]:
             ]
         )  # fmt: skip
     columns = ["law", "k", "parameters", "R2", "RSS", "AIC", "AIC printed", "AICc"]
-    beyond = [[name, *(number(law.predict(at)) for at in sizes(source))] for name, law in found.items()]
-    variable = found["variable_exponent"]
+    beyond = [[name, *(number(law.predict(at)) for at in sizes(source))] for name, law in fits.items()]
+    variable = fits["variable_exponent"]
     exponents = [
         [
             name, number(compat.printed_exponent(variable, int(name)), 3), number(value, 3),
@@ -193,7 +197,7 @@ def _r5(source: Source, folder: Path) -> list[Block]:
         Heading(2, "Five laws"),
         Table(columns, rows, "By R5's own procedure, scored in perplexity; AICc needs n > k + 1."),
         plotting.save(
-            figures.five_laws_figure(source.tables["points"], found),
+            figures.five_laws_figure(source.tables["points"], fits),
             folder,
             "R5_five_laws.png",
             "Five laws through the same five points up to 50,000 samples, and what each leaves of"

@@ -12,30 +12,10 @@ import numpy as np
 from scipy import optimize, stats
 
 from cvfp_jax.scaling.laws import LAWS, Law
+from cvfp_jax.scaling.line import FITTED, LogLine
 
 
-@dataclasses.dataclass(frozen=True)
-class PrintedPowerLaw:
-    """``y = A x ** alpha`` as R1 to R4 fitted it."""
-
-    n: int
-    alpha: float
-    log_A: float
-    r2: float  # of ln y
-    p_value: float
-    std_err: float
-
-    @property
-    def A(self) -> float:
-        """The law's value at x = 1."""
-        return math.exp(self.log_A)
-
-    def predict(self, x: float) -> float:
-        """Returns the law's value at a size."""
-        return math.exp(self.log_A + self.alpha * math.log(x))
-
-
-def printed_power_law(x: Sequence[float], y: Sequence[float]) -> PrintedPowerLaw:
+def printed_power_law(x: Sequence[float], y: Sequence[float]) -> LogLine:
     """Fits a power law as R1 to R4 did: SciPy's ``linregress`` of ln y on ln x, from two points on.
 
     Args:
@@ -43,8 +23,8 @@ def printed_power_law(x: Sequence[float], y: Sequence[float]) -> PrintedPowerLaw
       y: the measure, above zero.
 
     Returns:
-      The law. Two points determine it and leave no error: R2 is 1 and the standard error 0, which is
-      how a missing point went unnoticed in R4.
+      The law, without what intervals need. Two points determine it and leave no error: R2 is 1 and the
+      standard error 0, which is how a missing point went unnoticed in R4.
 
     Raises:
       ValueError: fewer than two sizes.
@@ -59,13 +39,14 @@ def printed_power_law(x: Sequence[float], y: Sequence[float]) -> PrintedPowerLaw
     if len(set(x)) < 2:
         raise ValueError("a power law needs two sizes")
     line = stats.linregress(np.log(x), np.log(y))
-    return PrintedPowerLaw(
+    return LogLine(
+        FITTED,
         len(x),
-        float(line.slope),
-        float(line.intercept),
-        float(line.rvalue) ** 2,
-        float(line.pvalue),
-        float(line.stderr),
+        alpha=float(line.slope),
+        log_A=float(line.intercept),
+        r2=float(line.rvalue) ** 2,
+        p_value=float(line.pvalue),
+        std_err=float(line.stderr),
     )
 
 
@@ -141,8 +122,7 @@ def printed_laws(samples: Sequence[float], ppl: Sequence[float]) -> dict[str, Pr
     (41.17, 18.54)
     """
     x, y = np.asarray(samples, dtype=np.float64), np.asarray(ppl, dtype=np.float64)
-    line = printed_power_law(samples, ppl)
-    found = {"power": _scored("power", {"A": line.A, "a": -line.alpha}, x, y)}
+    laws = {"power": _scored("power", printed_power_law(samples, ppl).params, x, y)}
     for name, (start, low, high) in _BOUNDED.items():
         law = LAWS[name]
 
@@ -150,8 +130,8 @@ def printed_laws(samples: Sequence[float], ppl: Sequence[float]) -> dict[str, Pr
             return law.value(dict(zip(law.names, values, strict=True)), x)
 
         best, _ = optimize.curve_fit(value, x, y, p0=start, bounds=(low, high), maxfev=10000)
-        found[name] = _scored(name, dict(zip(law.names, map(float, best), strict=True)), x, y)
-    return found
+        laws[name] = _scored(name, dict(zip(law.names, map(float, best), strict=True)), x, y)
+    return laws
 
 
 def printed_exponent(law: PrintedLaw, x: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from cvfp_jax.report import line_figures
+from cvfp_jax.report import power_law_figures
 from cvfp_jax.report.plotting import (
     draw_bands,
     draw_law,
@@ -18,9 +18,7 @@ from cvfp_jax.report.plotting import (
     thin_ticks,
 )
 from cvfp_jax.reproduction.compat import PrintedLaw
-from cvfp_jax.reproduction.source import Points, column, law, laws, windows
-
-Series = Mapping[str, Points]
+from cvfp_jax.reproduction.source import Points, Series, column, law, laws, windows
 
 
 def laws_figure(series: Series, title: str, x: str = "tokens") -> Figure:
@@ -59,9 +57,9 @@ def exponents_figure(series: Series, in_windows: Mapping[str, int], x: str = "to
     """Exponents with 95% intervals: of each series and of the windows of some."""
     rows = [(name, line, 0) for name, line in laws(series, x).items()]
     for name, window in in_windows.items():
-        found = windows(name, series[name], window, x).windows
-        rows += [(f"{name}, window {each.index}", each.line, 1) for each in found]
-    return line_figures.exponents_figure(rows, x)
+        fitted = windows(name, series[name], window, x).windows
+        rows += [(f"{name}, window {each.index}", each.line, 1) for each in fitted]
+    return power_law_figures.exponents_figure(rows, x)
 
 
 def five_laws_figure(points: Points, laws: Mapping[str, PrintedLaw]) -> Figure:
@@ -70,10 +68,10 @@ def five_laws_figure(points: Points, laws: Mapping[str, PrintedLaw]) -> Figure:
     above, below = figure.subplots(2, 1, height_ratios=[2, 1])
     samples, ppl = np.array(column(points, "samples")), np.array(column(points, "val_ppl"))
     sizes = np.geomspace(samples.min(), 50_000, 200)
-    for index, (name, found) in enumerate(laws.items()):
+    for index, (name, fit) in enumerate(laws.items()):
         look = style(index)
-        above.plot(sizes, [found.predict(size) for size in sizes], color=look["color"], label=name)
-        left = [y - found.predict(size) for size, y in zip(samples, ppl, strict=True)]
+        above.plot(sizes, [fit.predict(size) for size in sizes], color=look["color"], label=name)
+        left = [y - fit.predict(size) for size, y in zip(samples, ppl, strict=True)]
         below.plot(samples, left, linewidth=0.8, **look)
     above.plot(samples, ppl, "ko", label="measured")
     above.axvspan(samples.max(), 50_000, color="grey", alpha=0.12, linewidth=0)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import interval, size
+from cvfp_jax.report.formats import interval, size
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, logs
 from cvfp_jax.scaling.derived import size_for
 from cvfp_jax.scaling.line import log_line
@@ -24,12 +24,13 @@ def _best_epochs(source: Source, _: Mapping[str, Any]) -> Answer:
 
 def _target(source: Source, printed: Mapping[str, Any]) -> Answer:
     line = law(source.tables["points"])
-    found = size_for(line, printed["target"])
+    reached = size_for(line, printed["target"])
     there = line.predict(printed["tokens"])
     return Answer(
-        f"{there:.0f} at {size(printed['tokens'])} tokens; {printed['target']} at {size(found.size)}, 95%"
-        f" interval {size(found.low)} to {size(found.high)}, {found.times_last:.0f} times the largest run.",
-        {"ppl": there, "tokens": found.size},
+        f"{there:.0f} at {size(printed['tokens'])} tokens; {printed['target']} at {size(reached.size)},"
+        f" 95% interval {size(reached.low)} to {size(reached.high)}, {reached.times_last:.0f} times the"
+        " largest run.",
+        {"ppl": there, "tokens": reached.size},
     )
 
 
@@ -98,6 +99,6 @@ def findings(source: Source) -> list[str]:
     return [
         f"The lowest validation perplexity is {best['val_ppl']:,.2f}, at {best['tokens']:,} tokens.",
         f"Accuracy {order}: {', '.join(f'{value:.2f}%' for value in accuracies)}.",
-        f"The exponent is {line.alpha:.4f}, 95% interval {interval(*line.alpha_interval(), 3)},"
+        f"The exponent is {line.alpha:.4f}, 95% interval {interval(line.alpha_interval(), 3)},"
         f" from {line.n} points.",
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import interval
+from cvfp_jax.report.formats import interval
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law
 from cvfp_jax.scaling.derived import reduction_per_doubling
 
@@ -61,7 +61,7 @@ def findings(source: Source) -> list[str]:
     return [
         "Each doubling of the tokens lowers the perplexity by"
         f" {100 * reduction_per_doubling(line.alpha):.1f}%"
-        f" (alpha {line.alpha:.4f}, 95% interval {interval(*line.alpha_interval(), 3)}, {line.n} points).",
+        f" (alpha {line.alpha:.4f}, 95% interval {interval(line.alpha_interval(), 3)}, {line.n} points).",
         f"Effective ranks lie between {min(ranks)} and {max(ranks)}% of the context dimensions.",
         f"The highest accuracy, {best['val_acc']}%, is that of {best['samples']} samples"
         + ("." if best is points[-1] else ", not that of the largest run."),

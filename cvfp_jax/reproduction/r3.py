@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cvfp_jax.report.tables import interval, size
-from cvfp_jax.reproduction.source import Answer, Points, Rules, Source, column, law, logs, sweeps
+from cvfp_jax.report.formats import interval, size
+from cvfp_jax.reproduction.source import Answer, Rules, Series, Source, column, law, logs, sweeps
 from cvfp_jax.scaling.compare import interpolate
 from cvfp_jax.scaling.correlate import ppl_per_million
 from cvfp_jax.scaling.derived import crossover, exponent_difference
@@ -28,7 +28,7 @@ def _extrapolate(name: str, source: Source, printed: Mapping[str, Any]) -> Answe
     # The printed digits of A and alpha give the same but for the last digit.
     values |= {f"printed {tokens}": fit["A"] * tokens ** fit["alpha"] for tokens in shown}
     texts = [
-        f"{line.predict(tokens):.1f} at {size(tokens)} ({interval(*line.interval(tokens))})"
+        f"{line.predict(tokens):.1f} at {size(tokens)} ({interval(line.interval(tokens), 1)})"
         for tokens in shown
     ]
     first, last = min(shown), max(shown)
@@ -82,10 +82,10 @@ def _v3_at(source: Source, field: str) -> tuple[int, float]:
 
 
 def _unequal(source: Source, _: Mapping[str, Any]) -> Answer:
-    found = sweeps(source)
+    by_name = sweeps(source)
     tokens, ppl = _v3_at(source, "val_ppl")
-    last = found["768 v3"][-1]
-    against = {version: found[f"768 {version}"][-1]["val_ppl"] for version in ("v1", "v2")}
+    last = by_name["768 v3"][-1]
+    against = {version: by_name[f"768 {version}"][-1]["val_ppl"] for version in ("v1", "v2")}
     percent = {version: 100 * (ppl / known - 1) for version, known in against.items()}
     printed = {version: 100 * (last["val_ppl"] / known - 1) for version, known in against.items()}
     rerun = source.elsewhere["matrix_1L_2tok_at_500_samples"]
@@ -147,10 +147,11 @@ def _per_million(source: Source, _: Mapping[str, Any]) -> Answer:
 
 
 def _gap(name: str, other: str, source: Source) -> tuple[str, float]:
-    found = sweeps(source)
-    change, low, high = exponent_difference(law(found[name]), law(found[other]))
-    told = "" if low <= 0 <= high else " (told from none)"
-    return f"{name} to {other} {change:+.3f}, {interval(low, high, 3)}{told}", change
+    by_name = sweeps(source)
+    difference = exponent_difference(law(by_name[name]), law(by_name[other]))
+    change, low, high = difference
+    verdict = " (told from none)" if difference.told_from_zero else ""
+    return f"{name} to {other} {change:+.3f}, {interval((low, high), 3)}{verdict}", change
 
 
 def _wider(source: Source, _: Mapping[str, Any]) -> Answer:
@@ -182,10 +183,10 @@ def _percent_alpha(source: Source, _: Mapping[str, Any]) -> Answer:
 
 
 def _crossover(source: Source, _: Mapping[str, Any]) -> Answer:
-    found = sweeps(source)
+    by_name = sweeps(source)
     texts, values = [], {}
     for dim in (1200, 1537):
-        meets = crossover(law(found["768 v1"]), law(found[f"{dim} v1"]))
+        meets = crossover(law(by_name["768 v1"]), law(by_name[f"{dim} v1"]))
         where = "inside" if meets.measured else "outside"
         lower = (768, dim)[meets.better_below - 1]
         texts.append(
@@ -215,12 +216,12 @@ RULES: Rules = {
 }
 
 
-def _same_misfit(found: Mapping[str, Points]) -> str:
+def _same_misfit(by_name: Series) -> str:
     """Says that the series of one kind of token input share what their laws leave over."""
-    names = [name for name in found if not name.endswith("v3")]
+    names = [name for name in by_name if not name.endswith("v3")]
     left_over = []
     for name in names:
-        tokens, log_y = column(found[name], "tokens"), logs(column(found[name], "val_ppl"))
+        tokens, log_y = column(by_name[name], "tokens"), logs(column(by_name[name], "val_ppl"))
         line = log_line(tokens, log_y)
         left_over.append([y - math.log(line.predict(x)) for x, y in zip(tokens, log_y, strict=True)])
     correlations = np.asarray(np.corrcoef(left_over))
@@ -237,11 +238,11 @@ def _same_misfit(found: Mapping[str, Points]) -> str:
 
 def findings(source: Source) -> list[str]:
     """Returns sentences that the tables' numbers support."""
-    found = sweeps(source)
-    last = {name: points[-1] for name, points in found.items() if not name.endswith("v3")}
+    by_name = sweeps(source)
+    last = {name: points[-1] for name, points in by_name.items() if not name.endswith("v3")}
     best = min(last, key=lambda name: last[name]["val_ppl"])
     spread = max(point["val_ppl"] for point in last.values()) / last[best]["val_ppl"] - 1
-    v3 = found["768 v3"]
+    v3 = by_name["768 v3"]
     trend = window_trend(column(v3, "tokens"), logs(column(v3, "val_ppl")), 4)
     lines = [
         f"At {last[best]['tokens']:,} tokens {best} has the lowest perplexity,"
@@ -249,17 +250,17 @@ def findings(source: Source) -> list[str]:
         f" of one input token lie within {100 * spread:.1f}% of it there. Each is one run of one seed.",
     ]
     for dim in (768, 1200, 1537):
-        one, two = found[f"{dim} v1"], found[f"{dim} v2"]
+        one, two = by_name[f"{dim} v1"], by_name[f"{dim} v2"]
         ratios = [100 * (b["val_ppl"] / a["val_ppl"] - 1) for a, b in zip(one, two, strict=True)]
         lines.append(
             f"{dim}: v2 against v1 at equal tokens {', '.join(f'{ratio:+.1f}%' for ratio in ratios)},"
             " from the smallest size on."
         )
-    lines.append(_same_misfit(found))
+    lines.append(_same_misfit(by_name))
     lines.append(
         f"768 v3: the exponent changes by {trend.change:+.4f} ({trend.percent:.1f}%, {trend.name})"
         " from the first"
-        f" window of four sizes to the last, 95% interval {interval(trend.low, trend.high, 3)},"
+        f" window of four sizes to the last, 95% interval {interval((trend.low, trend.high), 3)},"
         f" {trend.degrees_of_freedom} degrees of freedom. {trend.warning}".rstrip()
     )
     return lines

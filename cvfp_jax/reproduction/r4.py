@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import size
+from cvfp_jax.report.formats import size
 from cvfp_jax.reproduction import compat
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, sweeps
 from cvfp_jax.scaling.correlate import correlate, rank_rule_error
+from cvfp_jax.scaling.line import LogLine
 
 
 def _points(source: Source, name: str) -> list[dict[str, Any]]:
     return source.tables["algorithms"][name]["points"]
 
 
-def _two_point_law(source: Source) -> compat.PrintedPowerLaw:
+def _two_point_law(source: Source) -> LogLine:
     """Returns MCDL's law as printed, without its first point."""
     points = _points(source, "MCDL")[1:]
     return compat.printed_power_law(column(points, "tokens"), column(points, "val_ppl"))
@@ -93,17 +94,20 @@ def _rank_alpha(source: Source, _: Mapping[str, Any]) -> Answer:
 
 def rule_errors(source: Source) -> dict[str, tuple[float, float, float]]:
     """Returns effective rank, perplexity and the rule's error of every point that has both, by name."""
-    found = {
+    measured = {
         f"{name}, {point['samples']} samples": (point["val_er"], point["val_ppl"])
         for name, points in sweeps(source).items()
         for point in points
     }
     for name, rank in source.elsewhere["val_er_at_200_samples"].items():
-        last = _points(source, name)[-1]["val_ppl"] if name in source.tables["algorithms"] else None
-        found[f"{name}, 200 samples"] = (rank, last or source.elsewhere[f"val_ppl_of_{name}_at_200_samples"])
+        if name in source.tables["algorithms"]:
+            ppl = _points(source, name)[-1]["val_ppl"]
+        else:
+            ppl = source.elsewhere[f"val_ppl_of_{name}_at_200_samples"]
+        measured[f"{name}, 200 samples"] = (rank, ppl)
     for point in source.reports["R5"]["points"]:
-        found[f"R5, {point['samples']} samples"] = (point["val_er"], point["val_ppl"])
-    return {name: (rank, ppl, rank_rule_error(rank, ppl)) for name, (rank, ppl) in found.items()}
+        measured[f"R5, {point['samples']} samples"] = (point["val_er"], point["val_ppl"])
+    return {name: (rank, ppl, rank_rule_error(rank, ppl)) for name, (rank, ppl) in measured.items()}
 
 
 def _rule(source: Source, _: Mapping[str, Any]) -> Answer:
@@ -144,9 +148,8 @@ def _token_input(source: Source, printed: Mapping[str, Any]) -> Answer:
 def _no_fixed_point(source: Source, _: Mapping[str, Any]) -> Answer:
     phase1 = source.elsewhere["phase1"]
     texts = [
-        f"{name}: {found['iterations']} iterations, at most {100 * found['rate']:.0f}% of the"
-        " tokens converged"
-        for name, found in phase1.items()
+        f"{name}: {run['iterations']} iterations, at most {100 * run['rate']:.0f}% of the tokens converged"
+        for name, run in phase1.items()
     ]
     return Answer(
         f"{'; '.join(texts)}: no fixed point.", {name: each["rate"] for name, each in phase1.items()}
@@ -180,10 +183,10 @@ def findings(source: Source) -> list[str]:
     ]
     for name, line in laws.items():
         low, high = line.alpha_interval()
-        told = "not told from zero" if low <= 0 <= high else "told from zero"
+        verdict = "not told from zero" if low <= 0 <= high else "told from zero"
         lines.append(
             f"{name}: alpha {line.alpha:.4f}, 95% interval {low:.2f} to {high:.2f}: three points"
             " leave one degree of"
-            f" freedom, and the exponent is {told}."
+            f" freedom, and the exponent is {verdict}."
         )
     return lines

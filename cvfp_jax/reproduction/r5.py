@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import interval, size
+from cvfp_jax.report.formats import interval, size
 from cvfp_jax.reproduction import compat
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, logs
 from cvfp_jax.scaling.fit import corrected_aic
@@ -25,12 +25,12 @@ def laws(source: Source) -> dict[str, compat.PrintedLaw]:
 
 def _aic(source: Source, _: Mapping[str, Any]) -> Answer:
     n = len(source.tables["points"])
-    found = {name: (each.k, corrected_aic(each.aic, n, each.k)) for name, each in laws(source).items()}
+    criteria = {name: (each.k, corrected_aic(each.aic, n, each.k)) for name, each in laws(source).items()}
     texts = [
         f"{name} (k = {k}) " + ("undefined" if math.isnan(value) else f"{value:.2f}")
-        for name, (k, value) in found.items()
+        for name, (k, value) in criteria.items()
     ]
-    defined = {name: value for name, (_, value) in found.items() if not math.isnan(value)}
+    defined = {name: value for name, (_, value) in criteria.items() if not math.isnan(value)}
     best = min(defined, key=defined.__getitem__)
     return Answer(
         f"AICc on {n} points: {', '.join(texts)}. Of the laws it can judge it prefers {best}.", defined
@@ -38,11 +38,11 @@ def _aic(source: Source, _: Mapping[str, Any]) -> Answer:
 
 
 def _bound(source: Source, _: Mapping[str, Any]) -> Answer:
-    found = laws(source)["log_corrected"]
-    two = compat.printed_aic(found.rss, len(source.tables["points"]), found.k - 1)
-    a, b = found.params["a"], found.params["b"]
+    log_corrected = laws(source)["log_corrected"]
+    two = compat.printed_aic(log_corrected.rss, len(source.tables["points"]), log_corrected.k - 1)
+    a, b = log_corrected.params["a"], log_corrected.params["b"]
     return Answer(
-        f"a = {a:.0e}: the law is A (ln n)^{b:.2f}. With k = {found.k - 1} its AIC is {two:.2f}.",
+        f"a = {a:.0e}: the law is A (ln n)^{b:.2f}. With k = {log_corrected.k - 1} its AIC is {two:.2f}.",
         {"a": a, "b": b, "aic": two},
     )
 
@@ -92,14 +92,14 @@ def _floor_broken(source: Source, printed: Mapping[str, Any]) -> Answer:
 
 def _two_blocks(source: Source, _: Mapping[str, Any]) -> Answer:
     measured = source.elsewhere["two_blocks"]
-    found = _fits(tuple(measured["samples"]), tuple(measured["val_ppl"]))
-    best = min(found, key=lambda name: found[name].aic)
-    texts = ", ".join(f"{name} {each.aic:.2f}" for name, each in found.items())
+    fits = _fits(tuple(measured["samples"]), tuple(measured["val_ppl"]))
+    best = min(fits, key=lambda name: fits[name].aic)
+    texts = ", ".join(f"{name} {each.aic:.2f}" for name, each in fits.items())
     last = measured["val_ppl"][-1]
     return Answer(
         f"By the same procedure AIC prefers {best} there ({texts}), and {last} at"
         f" {measured['samples'][-1]:,} samples lies below 132.5.",
-        {name: each.aic for name, each in found.items()},
+        {name: each.aic for name, each in fits.items()},
     )
 
 
@@ -138,12 +138,12 @@ def findings(source: Source) -> list[str]:
     far = {name: each.predict(50_000) for name, each in laws(source).items()}
     return [
         f"The lowest validation perplexity is {best['val_ppl']}, at {best['samples']:,} samples.",
-        f"Against tokens alpha is {line.alpha:.4f}, 95% interval {interval(*line.alpha_interval(), 3)},"
+        f"Against tokens alpha is {line.alpha:.4f}, 95% interval {interval(line.alpha_interval(), 3)},"
         f" from {line.n} points.",
         "From the first window of three sizes to the last the exponent changes by"
         f" {trend.change:+.4f} ({trend.name}),"
-        f" 95% interval {interval(trend.low, trend.high, 3)}, {trend.degrees_of_freedom} degrees of freedom."
-        f" {trend.warning}".rstrip(),
+        f" 95% interval {interval((trend.low, trend.high), 3)},"
+        f" {trend.degrees_of_freedom} degrees of freedom. {trend.warning}".rstrip(),
         f"At 50,000 samples the five laws say {min(far.values()):.0f} to {max(far.values()):.0f}:"
         " beyond the data the"
         " choice of the law decides.",

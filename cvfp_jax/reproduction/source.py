@@ -13,6 +13,7 @@ from cvfp_jax.scaling.line import LogLine, log_line
 
 _DATA = Path(__file__).parent / "data"
 Points = Sequence[Mapping[str, Any]]
+Series = Mapping[str, Points]  # by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +55,9 @@ def answers(source: Source, rules: Rules) -> dict[str, Answer]:
     return {claim["id"]: rules[claim["id"]](source, claim.get("printed", {})) for claim in source.claims}
 
 
-def claims_table(source: Source, rules: Rules) -> Sentences:
+def claims_table(source: Source, answered: Mapping[str, Answer]) -> Sentences:
     """Each claim beside what follows from the numbers."""
-    found = answers(source, rules)
-    rows = [[claim["original"], found[claim["id"]].text, claim["note"]] for claim in source.claims]
+    rows = [[claim["original"], answered[claim["id"]].text, claim["note"]] for claim in source.claims]
     return Sentences(["what the original printed", "what follows from its numbers", "note"], rows)
 
 
@@ -76,7 +76,7 @@ def law(points: Points, x: str = "tokens") -> LogLine:
     return log_line(column(points, x), logs(column(points, "val_ppl")))
 
 
-def laws(series: Mapping[str, Points], x: str = "tokens") -> dict[str, LogLine]:
+def laws(series: Series, x: str = "tokens") -> dict[str, LogLine]:
     """Returns the power law of each series."""
     return {name: law(points, x) for name, points in series.items()}
 
@@ -86,7 +86,7 @@ def windows(name: str, points: Points, window: int, x: str = "tokens") -> Series
     return SeriesWindows.of(name, column(points, x), logs(column(points, "val_ppl")), window)
 
 
-def sweeps(source: Source) -> dict[str, Points]:
+def sweeps(source: Source) -> Series:
     """Returns the points of R3 by name: ``768 v1`` and so on."""
     return {
         f"{sweep['context_dim']} {version}": sweep["points"]

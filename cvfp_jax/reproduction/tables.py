@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cvfp_jax.report.tables import UNKNOWN, Table, interval, number
-from cvfp_jax.reproduction.source import Points, column, law, logs
+from cvfp_jax.report.formats import UNKNOWN, interval, number
+from cvfp_jax.report.page import Table
+from cvfp_jax.reproduction.source import Series, column, law, logs
 from cvfp_jax.scaling.compare import at_equal_sizes
 from cvfp_jax.scaling.derived import reduction_per_doubling
 
-Series = Mapping[str, Points]
 # Field of a point, its heading, decimals.
 _MEASURES = (
     ("samples", "samples", 0), ("tokens", "tokens", 0), ("phase1_iterations", "P1 iterations", 0),
@@ -43,7 +43,7 @@ def fits_table(series: Series, printed: Mapping[str, Mapping[str, Any]], x: str 
     for name, points in series.items():
         line, known = law(points, x), printed.get(name, {})
         fitted = [
-            number(line.alpha, 4), number(line.std_err, 4), interval(*line.alpha_interval(), 3),
+            number(line.alpha, 4), number(line.std_err, 4), interval(line.alpha_interval(), 3),
             f"{line.A:.4g}", number(line.r2, 4), f"{-100 * reduction_per_doubling(line.alpha):+.1f}%",
         ]  # fmt: skip
         shown = [_as_printed(known.get(name)) for name in ("alpha", "A", "r2")]

@@ -1,16 +1,18 @@
 """R1 to R5 as pages: what they printed, and what follows from it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from cvfp_jax.errors import file_error
-from cvfp_jax.report import line_tables, plotting
-from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, markdown
-from cvfp_jax.report.tables import UNKNOWN, Table
+from cvfp_jax.report import plotting, power_law_tables
+from cvfp_jax.report.formats import UNKNOWN
+from cvfp_jax.report.inference import target_sizes
+from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Links, Note, Page, Paragraph, Table, markdown
 from cvfp_jax.report.webpage import render
 from cvfp_jax.reproduction import chapters, figures, r1, r2, r3, r4, r5, tables
-from cvfp_jax.reproduction.source import Source, answers, claims_table, laws, load
+from cvfp_jax.reproduction.source import Answer, Source, answers, claims_table, laws, load
 from cvfp_jax.runtime.files import write_atomic
 
 REPORTS: dict[str, ModuleType] = {"R1": r1, "R2": r2, "R3": r3, "R4": r4, "R5": r5}
@@ -43,32 +45,33 @@ def _facts(source: Source) -> list[Block]:
     ]
 
 
-def build(source: Source, folder: Path) -> Page:
+def build(source: Source, answered: Mapping[str, Answer], folder: Path) -> Page:
     """Returns a report as a page and writes its figures.
 
     Args:
       source: what the original printed.
+      answered: what follows from its numbers, by claim.
       folder: where the figures go.
 
     Returns:
       The page.
     """
-    module, found = REPORTS[source.name], chapters.series(source)
+    module, by_name = REPORTS[source.name], chapters.series(source)
     x = source.tables.get("x", "tokens")
     title = f"{source.name}: {source.tables['title']}"
     picture = plotting.save(
-        figures.laws_figure(found, source.tables["title"], x),
+        figures.laws_figure(by_name, source.tables["title"], x),
         folder,
         f"{source.name}_laws.png",
         "Validation perplexity against training " + x + ", log-log, with a power law for each of "
-        f"{', '.join(found)}.",
+        f"{', '.join(by_name)}.",
         "Power laws over the sizes that they were fitted to"
-        + (", with 95% bands of the laws." if len(found) <= plotting.MOST_BANDS else "."),
+        + (", with 95% bands of the laws." if len(by_name) <= plotting.MOST_BANDS else "."),
     )
     blocks: list[Block] = [
         *_facts(source),
         Heading(2, "Summary"),
-        tables.fits_table(found, chapters.printed_fits(source), x),
+        tables.fits_table(by_name, chapters.printed_fits(source), x),
         picture,
         Heading(2, "Findings"),
         Bullets(module.findings(source)),
@@ -77,13 +80,13 @@ def build(source: Source, folder: Path) -> Page:
             f"{len(source.claims)} statements need another number, a caveat or a fairer comparison. They are"
             " paraphrased; their numbers are as printed."
         ),
-        claims_table(source, module.RULES),
+        claims_table(source, answered),
         *chapters.special(source, folder),
         Heading(2, "Extrapolation"),
-        line_tables.predictions_table(laws(found, x), chapters.sizes(source), x),
-        line_tables.targets_table(laws(found, x), (100, 50), x),
+        power_law_tables.predictions_table(laws(by_name, x), chapters.sizes(source), x),
+        power_law_tables.targets_table(target_sizes(laws(by_name, x), (100, 50)), x),
         Heading(2, "Measurements"),
-        tables.points_table(found),
+        tables.points_table(by_name),
     ]
     return Page(title, blocks)
 
@@ -103,12 +106,13 @@ def write_reports(workdir: Path) -> list[Path]:
     """
     folder = workdir / "figures"
     try:
-        pages = {name: build(load(name), folder) for name in REPORTS}
-        found = {
-            name: {key: dict(each.values) for key, each in answers(load(name), module.RULES).items()}
-            for name, module in REPORTS.items()
-        }
-        texts = {"answers.json": json.dumps(found, indent=1, allow_nan=False) + "\n"}
+        pages, numbers = {}, {}
+        for name, module in REPORTS.items():
+            source = load(name)
+            answered = answers(source, module.RULES)
+            pages[name] = build(source, answered, folder)
+            numbers[name] = {claim: dict(answer.values) for claim, answer in answered.items()}
+        texts = {"answers.json": json.dumps(numbers, indent=1, allow_nan=False) + "\n"}
         for name, page in {"index": _index(pages, ".html"), **pages}.items():
             texts[f"{name}.html"] = render(page, folder)
         for name, page in {"index": _index(pages, ".md"), **pages}.items():
@@ -129,9 +133,8 @@ def _index(pages: dict[str, Page], suffix: str) -> Page:
         "The five reports, rebuilt from their printed tables",
         [
             Paragraph(
-                "Each holds its tables and laws with intervals, and what follows from its numbers"
-                " beside what it"
-                " printed. answers.json has the numbers of the right-hand columns in full precision."
+                "Each holds its tables and laws with intervals, and what follows from its numbers beside what"
+                " it printed. answers.json has the numbers of the right-hand columns in full precision."
             ),
             Links([(page.title, f"{name}{suffix}") for name, page in pages.items()]),
         ],

@@ -8,60 +8,32 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from cvfp_jax.runtime.floats import exp, finite
 from cvfp_jax.scaling.bootstrap import DRAWS, Draws, bootstrap
 from cvfp_jax.scaling.fit import Fit, fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG
 from cvfp_jax.scaling.points import Group
 from cvfp_jax.scaling.profile import Interval, profile_intervals
 from cvfp_jax.scaling.select import Selection, select
-from cvfp_jax.scaling.solve import HUBER, LINEAR, LOG
 
-Row = dict[str, Any]
+LawRow = dict[str, Any]  # what fits.json and report.json say of a law
 # A prediction's interval that reaches down to this part of it reaches down to zero.
 _NEXT_TO_NOTHING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class Analysis:
-    """One group's points with the laws fitted to them, and what ``analyse`` says of these, a row a law."""
+class GroupAnalysis:
+    """One group's points with the laws fitted to them.
+
+    A row a law holds parameters, errors, intervals of 95 %, tests and predictions, with None for what is not
+    defined and for an end that an interval has not; the group's verdict is in each.
+    """
 
     group: Group
     selection: Selection
-    rows: list[Row]
-
-
-def analyse(
-    groups: Sequence[Group],
-    laws: Sequence[str] = tuple(LAWS),
-    objective: str = LOG,
-    predict: Sequence[float] = (),
-    draws: int = DRAWS,
-    progress: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
-    """Fits laws to groups of points and compares them.
-
-    Args:
-      groups: points by name.
-      laws: names in ``LAWS``.
-      objective: ``log``, ``linear`` or ``huber``.
-      predict: sizes above zero, in the unit of x, at which to evaluate the laws.
-      draws: of the residual bootstrap; 0 for none.
-      progress: is told the group and the law, once for each, before its intervals are sought.
-
-    Returns:
-      A row a group and law: parameters, errors, intervals of 95 %, tests and predictions, with None for what
-      is not defined and for an end that an interval has not; the group's verdict is in each of its rows.
-
-    >>> rows = analyse([Group("a", (100.0, 200.0, 400.0, 800.0), (80.0, 40.0, 20.0, 10.0))], ["power"])
-    >>> rows[0]["status"], round(rows[0]["params"]["a"], 9)
-    ('converged', 1.0)
-    """
-    return [
-        row
-        for group in groups
-        for row in analyse_group(group, laws, objective, predict, draws, progress).rows
-    ]
+    rows: list[LawRow]
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -72,22 +44,25 @@ def analyse_group(
     predict: Sequence[float] = (),
     draws: int = DRAWS,
     progress: Callable[[str], None] = lambda text: None,
-) -> Analysis:
-    """Does what ``analyse`` does for one group, and keeps the fits, for figures.
+) -> GroupAnalysis:
+    """Fits laws to a group of points and compares them.
 
     Args:
-      group: the points; the others are those of ``analyse``.
+      group: the points.
       laws: names in ``LAWS``.
       objective: ``log``, ``linear`` or ``huber``.
-      predict: sizes above zero, in the unit of x.
+      predict: sizes above zero, in the unit of x, at which to evaluate the laws.
       draws: of the residual bootstrap; 0 for none.
-      progress: is told the group and the law.
+      progress: is told the group and the law, once for each, before its intervals are sought.
 
     Returns:
       The fits, how they compare, and the rows.
 
-    >>> found = analyse_group(Group("a", (100.0, 200.0, 400.0, 800.0), (80.0, 40.0, 20.0, 10.0)), ["power"])
-    >>> found.selection.standing, round(float(found.selection.fits["power"].predict(1600.0)), 9)
+    >>> group = Group("a", (100.0, 200.0, 400.0, 800.0), (80.0, 40.0, 20.0, 10.0))
+    >>> analysis = analyse_group(group, ["power"])
+    >>> analysis.rows[0]["status"], round(analysis.rows[0]["params"]["a"], 9)
+    ('converged', 1.0)
+    >>> analysis.selection.standing, round(float(analysis.selection.fits["power"].predict(1600.0)), 9)
     (('power',), 5.0)
     """
     selection = select([fit_law(law, group.x, group.y, objective) for law in laws])
@@ -95,10 +70,10 @@ def analyse_group(
     for law, fit in selection.fits.items():
         progress(f"{group.name}: {law}".lstrip(": "))
         rows.append(_row(group, fit, selection, predict, draws))
-    return Analysis(group, selection, rows)
+    return GroupAnalysis(group, selection, rows)
 
 
-def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float], draws: int) -> Row:
+def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float], draws: int) -> LawRow:
     name = fit.law.name
     drawn = bootstrap(fit, draws=draws) if draws and fit.fitted and fit.rss > 0 else None
     intervals, predictions = _intervals(fit, predict, drawn)
@@ -139,22 +114,22 @@ def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float],
 
 def _intervals(
     fit: Fit, predict: Sequence[float], drawn: Draws | None
-) -> tuple[dict[str, list[float | None] | None], list[Row]]:
+) -> tuple[dict[str, list[float | None] | None], list[LawRow]]:
     """Intervals of parameters and predictions, by profile likelihood, or with Huber's loss by draws."""
     if not fit.fitted:
         return {}, [{"x": x, "y": None, "interval": None, "run_interval": None} for x in predict]
     names = fit.law.names
     values = [float(value) for value in fit.predict(np.asarray(predict, float))]
-    found: list[Interval | None]
+    intervals: list[Interval | None]
     if fit.objective == HUBER and drawn is not None:
-        found = [drawn.interval(name) for name in names]
+        intervals = [drawn.interval(name) for name in names]
         if predict:
-            found += [
+            intervals += [
                 Interval(float(low), float(high)) for low, high in drawn.curve_interval(np.array(predict)).T
             ]
     else:
-        found = profile_intervals(fit, names, predict)
-    by_name = dict(zip(names, map(_ends, found), strict=False))
+        intervals = profile_intervals(fit, names, predict)
+    by_name = dict(zip(names, map(_ends, intervals), strict=False))
     predictions = [
         {
             "x": x,
@@ -162,7 +137,7 @@ def _intervals(
             "interval": _ends(_from_zero(interval, y)),
             "run_interval": _ends(_from_zero(_run_interval(fit, y, interval), y)),
         }
-        for x, y, interval in zip(predict, values, found[len(names) :], strict=True)
+        for x, y, interval in zip(predict, values, intervals[len(names) :], strict=True)
     ]
     return by_name, predictions
 
@@ -187,10 +162,7 @@ def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | N
     scatter = t * math.sqrt(fit.rss_log / (fit.n - fit.k))
     down = math.log(y / interval.low) if interval.low > 0 else math.inf
     up = math.log(interval.high / y) if interval.high < math.inf else math.inf
-    return Interval(
-        y * math.exp(-math.hypot(down, scatter)),
-        y * math.exp(min(math.hypot(up, scatter), 700.0)) if up < math.inf else math.inf,
-    )
+    return Interval(y * exp(-math.hypot(down, scatter)), y * exp(math.hypot(up, scatter)))
 
 
 def lack_of_fit(fit: Fit) -> float:
@@ -221,15 +193,6 @@ def lack_of_fit(fit: Fit) -> float:
         return math.nan
     excess = max(0.0, 2 * float(optimum.cost[0]) - pure) / (fit.sizes - fit.k)
     return float(stats.f.sf(excess / (pure / (fit.n - fit.sizes)), fit.sizes - fit.k, fit.n - fit.sizes))
-
-
-def finite(value: float) -> float | None:
-    """Returns a number for JSON, which has none that is not finite.
-
-    >>> finite(0.5), finite(math.inf)
-    (0.5, None)
-    """
-    return value if math.isfinite(value) else None
 
 
 def _ends(interval: Interval | None) -> list[float | None] | None:

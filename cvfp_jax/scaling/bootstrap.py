@@ -9,8 +9,9 @@ from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.objectives import LINEAR
 from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval, bounded
-from cvfp_jax.scaling.solve import LINEAR, Problem, minimise
+from cvfp_jax.scaling.solve import Problem, minimise
 
 RESIDUAL, PAIRS = "residual", "pairs"
 DRAWS = 1000

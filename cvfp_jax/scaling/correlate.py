@@ -41,8 +41,8 @@ def correlate(x: Sequence[float], y: Sequence[float]) -> Correlation:
     Raises:
       ValueError: the lengths differ or a number is not finite.
 
-    >>> found = correlate([70, 75, 80, 82], [200, 190, 195, 180])
-    >>> found.n, round(found.pearson, 3), round(found.spearman, 3)
+    >>> result = correlate([70, 75, 80, 82], [200, 190, 195, 180])
+    >>> result.n, round(result.pearson, 3), round(result.spearman, 3)
     (4, -0.753, -0.8)
     >>> correlate([70, 75], [200, 190]).status
     'undefined: 2 points, 3 or more are needed'

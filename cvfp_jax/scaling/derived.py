@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 from scipy import stats
 
-from cvfp_jax.scaling.line import LEVEL, LogLine, exp
+from cvfp_jax.runtime.floats import exp
+from cvfp_jax.scaling.line import LEVEL, LogLine
 
 REACHED = "reached"
 CROSSES = "crosses"
@@ -67,8 +69,8 @@ def size_for(line: LogLine, target: float, level: float = LEVEL) -> TargetSize:
 
     >>> from cvfp_jax.scaling.line import log_line
     >>> line = log_line([1e3, 1e4, 1e5], [math.log(y) for y in (800, 410, 200)])
-    >>> found = size_for(line, 100.0)
-    >>> found.status, f"{found.size:.3g}", found.extrapolated
+    >>> reached = size_for(line, 100.0)
+    >>> reached.status, f"{reached.size:.3g}", reached.extrapolated
     ('reached', '1.03e+06', True)
     """
     if not target > 0 or math.isinf(target):
@@ -116,8 +118,8 @@ def crossover(first: LogLine, second: LogLine) -> Crossover:
 
     >>> flat = LogLine("fitted", 4, alpha=-0.4, log_A=math.log(1e4), first=1e4, last=1e6)
     >>> steep = LogLine("fitted", 4, alpha=-0.5, log_A=math.log(4e4), first=1e4, last=1e6)
-    >>> found = crossover(flat, steep)
-    >>> round(found.size), found.measured, found.better_below
+    >>> meeting = crossover(flat, steep)
+    >>> round(meeting.size), meeting.measured, meeting.better_below
     (1048576, False, 1)
     """
     for name, line in (("first", first), ("second", second)):
@@ -134,23 +136,36 @@ def crossover(first: LogLine, second: LogLine) -> Crossover:
     return Crossover(CROSSES, size, first.predict(size), measured, 1 if slope > 0 else 2)
 
 
-def exponent_difference(first: LogLine, second: LogLine, level: float = LEVEL) -> tuple[float, float, float]:
+class ExponentDifference(NamedTuple):
+    """The second alpha less the first with the ends of its interval."""
+
+    change: float
+    low: float
+    high: float
+
+    @property
+    def told_from_zero(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return not self.low <= 0 <= self.high
+
+
+def exponent_difference(first: LogLine, second: LogLine, level: float = LEVEL) -> ExponentDifference:
     """Returns the second alpha less the first with its interval, for independent errors.
 
     The standard error is ``sqrt(se1^2 + se2^2)``, with Welch's and Satterthwaite's degrees of freedom.
 
     >>> from cvfp_jax.scaling.line import log_line
     >>> one = log_line([1, 2, 4, 8], [3.0, 2.4, 1.9, 1.0])
-    >>> exponent_difference(one, one)[0]
+    >>> exponent_difference(one, one).change
     0.0
     """
     squares = first.std_err**2, second.std_err**2
     change = second.alpha - first.alpha
     total = sum(squares)
     if total == 0:
-        return change, change, change
+        return ExponentDifference(change, change, change)
     freedom = total**2 / (
         squares[0] ** 2 / first.degrees_of_freedom + squares[1] ** 2 / second.degrees_of_freedom
     )
     half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(total)
-    return change, change - half, change + half
+    return ExponentDifference(change, change - half, change + half)

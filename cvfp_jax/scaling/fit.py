@@ -8,7 +8,8 @@ import numpy as np
 
 from cvfp_jax.scaling.coordinates import SHAPES
 from cvfp_jax.scaling.laws import LAWS, Law
-from cvfp_jax.scaling.solve import HUBER, HUBER_DELTA, LINEAR, LOG, OBJECTIVES, Optimum, Problem, minimise
+from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG, OBJECTIVES
+from cvfp_jax.scaling.solve import HUBER_DELTA, Optimum, Problem, minimise
 
 CONVERGED = "converged"
 STARTS = 12
@@ -267,14 +268,14 @@ def _std_errors(
     derivatives = public_derivatives(problem, optimum.parameters, y_ref)[0]
     held = optimum.held[0]
     inner = np.where(np.isnan(covariance), 0.0, covariance)
-    found = {}
+    errors = {}
     for name, row in zip(law.names, derivatives, strict=True):
         size = float(np.abs(row).max())  # a scale beyond all data can be too large to be squared
         variance = float((row / size) @ inner @ (row / size)) if 0 < size < math.inf else 0.0
         # One that moves with held coordinates only has no error of its own.
         if variance > 0 and not np.isnan(covariance[~held][:, ~held]).any():
-            found[name] = size * math.sqrt(variance)
-    return found
+            errors[name] = size * math.sqrt(variance)
+    return errors
 
 
 def _status(fit: Fit, condition: float) -> str:

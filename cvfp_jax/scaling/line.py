@@ -1,4 +1,9 @@
-"""The least-squares line of ln y on ln x with what intervals need: exact, in closed form."""
+"""The power law as the least-squares line of ln y on ln x, with what intervals need: exact, in closed form.
+
+Its exponent is the slope, as the original printed it and as records, tables and figures have it:
+``y = A x^alpha``, with alpha below zero where y falls. The laws of ``laws.py`` have ``y = A x^-a``, as
+fits.json does. Both are public, so each keeps its sign; only ``LogLine.params`` turns one into the other.
+"""
 
 import dataclasses
 import math
@@ -7,22 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from cvfp_jax.runtime.floats import exp
+
 MIN_POINTS = 3
 FITTED = "fitted"
 LEVEL = 0.95
 _LARGEST = 1e150  # of a logarithm; its square is still a number
-
-
-def exp(value: float) -> float:
-    """Returns e to the power of a value, infinite where that overflows.
-
-    >>> exp(0.0), exp(1e4)
-    (1.0, inf)
-    """
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +46,15 @@ class LogLine:
     def A(self) -> float:
         """The law's value at x = 1."""
         return exp(self.log_A)
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The parameters of ``LAWS["power"]``, whose exponent has the other sign.
+
+        >>> LogLine("fitted", 3, alpha=-0.5, log_A=0.0).params
+        {'A': 1.0, 'a': 0.5}
+        """
+        return {"A": self.A, "a": -self.alpha}
 
     @property
     def degrees_of_freedom(self) -> int:

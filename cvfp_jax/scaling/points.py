@@ -82,7 +82,7 @@ def read_points(path: Path, x: str | None = None, y: str | None = None, group: s
     left_out = []
     # By group and size, the line of each replicate.
     lines: dict[str, dict[float, dict[str | None, str]]] = {}
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_group: dict[str, list[tuple[float, float]]] = {}
     for row in rows.rows:
         if of_sweep and (status := _failure(row, (x, y))):
             left_out.append(f"{row.where}: {_name(row, 'series')}, {status}")
@@ -100,7 +100,7 @@ def read_points(path: Path, x: str | None = None, y: str | None = None, group: s
                 f" {REPLICATES}."
             )
         others[replicate] = row.where
-        found.setdefault(name, []).append((size, measure))
+        by_group.setdefault(name, []).append((size, measure))
     for name, sizes in lines.items():
         if len(sizes) > 1:
             continue
@@ -109,11 +109,11 @@ def read_points(path: Path, x: str | None = None, y: str | None = None, group: s
         if not of_sweep:
             raise UserError(f"{message}; add points or remove the group.")
         left_out.append(message)
-        del found[name]
-    if not found:
+        del by_group[name]
+    if not by_group:
         raise UserError(f"{path} has no group of two sizes or more: {'; '.join(left_out[:3])}.")
     groups = []
-    for name, pairs in found.items():
+    for name, pairs in by_group.items():
         xs, ys = zip(*sorted(pairs), strict=True)
         groups.append(Group(name, xs, ys))
     return Points(x, y, group, tuple(groups), tuple(left_out))

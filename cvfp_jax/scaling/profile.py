@@ -10,7 +10,8 @@ from scipy import stats
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.laws import Parameter
 from cvfp_jax.scaling.line import LEVEL
-from cvfp_jax.scaling.solve import HUBER, Condition, Problem, descend
+from cvfp_jax.scaling.objectives import HUBER
+from cvfp_jax.scaling.solve import Condition, Problem, descend
 
 _DOUBLINGS = 30
 _HALVINGS = 25
@@ -108,13 +109,13 @@ def profile_intervals(
     open_ended = closed & (np.array(bounds).T != 0) & (np.arange(count) < len(names))
     ends = np.where(open_ended, [[-math.inf], [math.inf]], ends)
     logarithm = np.concatenate([quantities.logarithm, np.ones(len(predict), bool)])
-    found: list[Interval | None] = []
+    intervals: list[Interval | None] = []
     for value, is_log, sides in zip(centre, logarithm, ends.T, strict=True):
         if not math.isfinite(value):
-            found.append(None)
+            intervals.append(None)
             continue
-        found.append(Interval(*(float(np.exp(end)) if is_log else float(end) for end in sides)))
-    return found
+        intervals.append(Interval(*(float(np.exp(end)) if is_log else float(end) for end in sides)))
+    return intervals
 
 
 def _scales(fit: Fit, slopes: np.ndarray) -> np.ndarray:
@@ -135,20 +136,11 @@ def _ends(
     s2 = 2 * float(fit.solved[1].cost[0]) / (fit.n - fit.k)
     if not s2 > 1e-28:  # the points lie on the law
         return np.stack([centre, centre]), np.zeros((2, len(centre)), bool)
-    many = len(centre)
-    search = _Search(
-        fit,
-        quantities,
-        np.tile(np.arange(many), 2),
-        np.repeat([-1.0, 1.0], many),
-        scale,
-        s2,
-        float(stats.t.ppf(0.5 + level / 2, fit.n - fit.k)),
-        np.where(np.isfinite(centre), centre, 0.0),
-    )
+    t = float(stats.t.ppf(0.5 + level / 2, fit.n - fit.k))
+    search = _Search(fit, quantities, np.where(np.isfinite(centre), centre, 0.0), scale, s2, t)
     search.bracket()
     search.close()
-    return search.end.reshape(2, many), search.closed.reshape(2, many)
+    return search.end.reshape(2, -1), search.closed.reshape(2, -1)
 
 
 class _Search:
@@ -158,15 +150,16 @@ class _Search:
         self,
         fit: Fit,
         quantities: _Quantities,
-        index: np.ndarray,
-        side: np.ndarray,
+        centre: np.ndarray,
         scale: np.ndarray,
         s2: float,
         t: float,
-        centre: np.ndarray,
     ) -> None:
         self.problem, optimum = fit.solved
-        self.quantities, self.index, self.side = quantities, index, side
+        # A row for the lower end of each quantity, then one for the upper end of each.
+        index = np.tile(np.arange(len(centre)), 2)
+        self.quantities, self.index = quantities, index
+        self.side = np.repeat([-1.0, 1.0], len(centre))
         self.width, self.s2, self.t, self.cost = scale[index], s2, t, float(optimum.cost[0])
         rows = len(index)
         # The last pull that the points bear, what it comes to, its excess and parameters; and the first that
@@ -222,9 +215,9 @@ class _Search:
             inside = e < self.t
             self._move_in(rows[inside], target[inside], reached[inside], e[inside], x[inside])
             self._move_out(rows[~inside], target[~inside], reached[~inside], e[~inside])
-        found = np.isnan(self.end)
+        bracketed = np.isnan(self.end)
         last = np.where(np.isfinite(self.r_outer), self.r_outer, self.r_inner)
-        self.end[found] = (self.r_inner + self._share() * (last - self.r_inner))[found]
+        self.end[bracketed] = (self.r_inner + self._share() * (last - self.r_inner))[bracketed]
 
     def _move_in(
         self, rows: np.ndarray, target: np.ndarray, reached: np.ndarray, e: np.ndarray, x: np.ndarray

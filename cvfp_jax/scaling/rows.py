@@ -132,11 +132,11 @@ class _GivenTwiceError(ValueError):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         raise _GivenTwiceError(f"{shown(max(names, key=names.count))} is given twice")
-    return made
+    return values
 
 
 def _whole(digits: str) -> float:
@@ -183,8 +183,8 @@ def _json(text: str, path: Path) -> list[Row]:
                 lists.append((name, at, value))
     filled = [member for member in lists if member[2]]
     if len(filled or lists) != 1:
-        found = f"lists {', '.join(shown(name) for name, *_ in filled)}" if filled else shown(content)
-        raise UserError(f"{path} has another shape ({found}): it must be {_SHAPES}.")
+        shape = f"lists {', '.join(shown(name) for name, *_ in filled)}" if filled else shown(content)
+        raise UserError(f"{path} has another shape ({shape}): it must be {_SHAPES}.")
     return _listed(text, (filled or lists)[0][1], path)
 
 
@@ -218,5 +218,5 @@ def _members(text: str, start: int) -> Iterator[tuple[str, int, Any]]:
 
 def _skip(text: str, at: int) -> int:
     """The place of the next character that is no blank."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    blanks = _SPACE.match(text, at)
+    return blanks.end() if blanks else at

@@ -12,9 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from cvfp_jax.scaling.coordinates import Shape
+from cvfp_jax.scaling.objectives import HUBER, LINEAR
 
-LOG, LINEAR, HUBER = "log", "linear", "huber"
-OBJECTIVES = (LOG, LINEAR, HUBER)
 # Where Huber's loss turns from squares to distances, in ln y; Hoffmann et al. (2022) chose it.
 HUBER_DELTA = 1e-3
 # Beyond, the loss keeps this part of a square, to have one optimum where a sum of distances is flat.
@@ -290,6 +289,6 @@ def minimise(problem: Problem, count: int, first: np.ndarray | None = None) -> O
         begin = np.concatenate([first[:, None], begin], axis=1)
     sets, many, p = begin.shape
     rows = np.repeat(np.arange(sets), many)
-    found = descend(problem.take(rows), begin.reshape(-1, p))
-    best = np.arange(sets) * many + np.argmin(found.cost.reshape(sets, many), axis=1)
-    return Optimum(found.parameters[best], found.cost[best], found.converged[best], found.held[best])
+    optima = descend(problem.take(rows), begin.reshape(-1, p))
+    best = np.arange(sets) * many + np.argmin(optima.cost.reshape(sets, many), axis=1)
+    return Optimum(optima.parameters[best], optima.cost[best], optima.converged[best], optima.held[best])

@@ -80,12 +80,12 @@ def sliding_windows(x: Sequence[float], log_y: Sequence[float], window: int) -> 
         raise ValueError(f"a window holds 2 or more sizes, not {window}")
     if len(x) != len(log_y):
         raise ValueError(f"{len(x)} sizes but {len(log_y)} measures")
-    found = []
+    windows = []
     for index, sizes in enumerate(_sizes(x, window), start=1):
         inside = [(size, y) for size, y in zip(x, log_y, strict=True) if sizes[0] <= size <= sizes[-1]]
         line = log_line([size for size, _ in inside], [y for _, y in inside])
-        found.append(Window(index, sizes[0], sizes[-1], line))
-    return found
+        windows.append(Window(index, sizes[0], sizes[-1], line))
+    return windows
 
 
 def _slope_weights(log_x: np.ndarray, inside: np.ndarray) -> np.ndarray:

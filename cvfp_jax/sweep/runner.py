@@ -24,9 +24,9 @@ from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import make_mesh, warm_up_collectives
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.planning.plan import SMALLER, CellPlan, check_counted, contexts_go_to_disk, plan_cell, work
-from cvfp_jax.report import tables
-from cvfp_jax.report.document import write_report
-from cvfp_jax.report.tables import duration
+from cvfp_jax.report import formats
+from cvfp_jax.report.document import SweepReport, write_report
+from cvfp_jax.report.plans import plan_table
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.results import records
 from cvfp_jax.results.records import Record
@@ -177,8 +177,9 @@ class _Runner:
             ended = f", and the search ended before the other {skipped}" if skipped else ""
             print(f"all {len(wanted) - skipped} cells are finished in {self._path}{ended}: nothing to run")
         if processes.is_process_0():
-            title = _title(self._grid.base)
-            show_report(write_report(title, list(self._done.values()), self._folder), self._folder)
+            report = SweepReport(_title(self._grid.base), list(self._done.values()))
+            write_report(report, self._folder)
+            show_report(report, self._folder)
         failed = [self._done[key] for key in wanted if key in self._done and records.failed(self._done[key])]
         for record in failed:
             print(f"{records.label(record)}: {record['status']}")
@@ -226,7 +227,7 @@ class _Runner:
         devices = f"{self._mesh.size} x {device_name()}" if self._mesh.size > 1 else device_name()
         print(
             f"{_title(cells[0])}: {len(cells)} cells on {devices}, {_range(val_tokens)} validation"
-            f" tokens, vocabulary of {vocab_size:,}\n{tables.plan_table(plans).text()}"
+            f" tokens, vocabulary of {vocab_size:,}\n{plan_table(plans).text()}"
         )
         on_disk = self._kept_on_disk(dict(zip(map(self._key, cells), plans, strict=True)), most)
         if on_disk:
@@ -355,13 +356,13 @@ def _refuse_change(what: str, record: Record, field: str, value: str) -> None:
 
 def _cell_line(number: str, record: Record, remaining: float) -> str:
     """What a finished cell says of itself."""
-    left = f"; about {duration(remaining)} left" if remaining else ""
+    left = f"; about {formats.duration(remaining)} left" if remaining else ""
     work, compiling = records.seconds(record)
     return (
         f"{number} {records.label(record)}:"
-        f" val PPL {tables.number(record['val_ppl'])} (unigram {tables.number(record['unigram_ppl'])}),"
-        f" accuracy {tables.percent(record['val_acc'])},"
-        f" val ER {tables.percent(record['val_effective_rank'])},"
+        f" val PPL {formats.number(record['val_ppl'])} (unigram {formats.number(record['unigram_ppl'])}),"
+        f" accuracy {formats.percent(record['val_acc'])},"
+        f" val ER {formats.percent(record['val_effective_rank'])},"
         f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"
-        f" {duration(work)}, compiling {duration(compiling)}{left}"
+        f" {formats.duration(work)}, compiling {formats.duration(compiling)}{left}"
     )

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import launch
-from cvfp_jax.cli.analyses import ANALYSES, OBJECTIVES
+from cvfp_jax.cli.analyses import ANALYSES
 from cvfp_jax.results import records
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {
@@ -36,7 +37,7 @@ def power_table(path, groups, seeds=(None,)):
 @pytest.mark.slow
 def test_the_documented_example(tmp_path, capsys):
     points = ROOT / "docs" / "points.csv"
-    printed = json.loads((ROOT / "cvfp_jax/report/data/reports.json").read_text())["R5"]["points"]
+    printed = json.loads((ROOT / "cvfp_jax/reproduction/data/reports.json").read_text())["R5"]["points"]
     rows = [f"{point['samples']},{point['tokens']},{point['val_ppl']}" for point in printed]
     assert points.read_text().splitlines() == ["samples,tokens,val_ppl", *rows]
     flags = [

@@ -6,9 +6,9 @@ import pytest
 
 import launch
 from cvfp_jax.errors import UserError
-from cvfp_jax.report.against import cautions, compare_sweeps, ratios_table, sentences
+from cvfp_jax.report.against import compare_sweeps, ratios_table
 from cvfp_jax.report.against_figures import pair_figure
-from cvfp_jax.report.rebuild import compare_folders
+from cvfp_jax.report.rebuild import rebuild_report
 from cvfp_jax.report.summary import summarise
 from cvfp_jax.results import records
 from tests.report.made_records import law_records, record
@@ -47,7 +47,7 @@ def test_ratios_are_at_equal_sizes_interpolated_and_never_beyond():
         ["20,000", "148.4", "109.9", f"{math.exp(-0.3):.4f}", "interpolated"],
         ["40,000", "-", "-", "-", "not compared"],
     ]
-    assert sentences(against) == [
+    assert against.findings == [
         "1L_8d_1tok: at 3 sizes from 5,000 to 20,000 tokens the perplexity of v2 is 0.741 to 0.905 times that"
         " of v1, and lower at 3 of them."
     ]
@@ -69,7 +69,7 @@ def test_the_exponents_say_no_more_than_their_interval(change, verdict):
     (pair,) = against.pairs
     moved, low, high = pair.difference
     assert moved == pytest.approx(pair.second.law.alpha - pair.first.law.alpha)
-    last = sentences(against)[-1]
+    last = against.findings[-1]
     assert last.endswith(verdict)
     assert f"is {moved:+.4f} (95% interval {low:+.4f} to {high:+.4f})" in last
 
@@ -80,7 +80,7 @@ def test_series_are_paired_by_name_then_by_configuration():
     against = compare(first, second)
     assert [pair.name for pair in against.pairs] == ["1L_8d_1tok", "16, corpus=b against 16, corpus=a"]
     assert against.unpaired == ["1L_32d_1tok of v1", "1L_64d_1tok of v2"]
-    assert cautions(against) == ["Without a partner, and not compared: 1L_32d_1tok of v1, 1L_64d_1tok of v2."]
+    assert against.warnings == ["Without a partner, and not compared: 1L_32d_1tok of v1, 1L_64d_1tok of v2."]
     # Two of one configuration have no partner that a reader would expect.
     with pytest.raises(UserError, match="nothing to compare: v2 has the series a, b, v1 has c, d; name"):
         compare([record(series="c"), record(series="d")], [record(series="a"), record(series="b")])
@@ -101,23 +101,23 @@ def test_what_is_measured_on_other_tokens_is_said():
     other = {"val_tokens": 5000, "corpus_sha256": "1" * 64, "vocab_size": 9}
     broken = record(8, 100, None, status="failed: phase 1")
     overflown = record(8, 400, 900.0)
-    found = cautions(compare([record(8), broken], [record(8, **other), overflown]))
+    found = compare([record(8), broken], [record(8, **other), overflown]).warnings
     differ = "1L_8d_1tok: the texts, their split or the vocabulary differ, so the ratios compare these too."
     assert found[0] == differ
     assert "the number of validation tokens differs (1 in the first, 1; 5,000 in the second)" in found[1]
     assert "the size of the vocabulary differs" in found[2]
     assert found[3] == "1L_8d_1tok of v1: failed cells left out, 1."
-    assert cautions(compare([record(8)], [record(8, corpus="text:y")])) == [differ]
+    assert compare([record(8)], [record(8, corpus="text:y")]).warnings == [differ]
     # Each size has a hash of its own.
     more = record(8, 100, corpus_sha256="2" * 64)
-    assert cautions(compare([record(8)], [record(8), more])) == []
-    (unknown,) = cautions(compare([record(8)], [more]))
+    assert compare([record(8)], [record(8), more]).warnings == []
+    (unknown,) = compare([record(8)], [more]).warnings
     assert "nothing tells whether both read the same texts" in unknown
 
 
 def test_sizes_that_do_not_meet_are_not_compared():
     against = compare([record(8, 50), record(8, 100)], [record(8, 200), record(8, 400)])
-    assert sentences(against) == [
+    assert against.findings == [
         "1L_8d_1tok: at no size do both have a perplexity, measured or between two measured."
     ]
     pair_figure(against, against.pairs[0]).savefig("/dev/null", format="png")
@@ -156,11 +156,11 @@ def test_the_report_has_the_comparison(tmp_path, capsys):
 def test_folders_that_cannot_be_compared_are_refused(tmp_path):
     own = write(tmp_path / "own", [record()])
     with pytest.raises(UserError, match=r"--against=.*none is not there: name the folder of a sweep"):
-        compare_folders(own, tmp_path / "none")
+        rebuild_report(own, tmp_path / "none")
     with pytest.raises(UserError, match=r"records\.jsonl holds no records"):
-        compare_folders(own, tmp_path)
+        rebuild_report(own, tmp_path)
     with pytest.raises(UserError, match=r"--against=.*own is --workdir itself"):
-        compare_folders(own, own)
+        rebuild_report(own, own)
     other = write(tmp_path / "other", [record(16), record(32)])
     with pytest.raises(UserError, match=r"nothing to compare: .*own has the series 1L_8d_1tok, .*other has"):
-        compare_folders(own, other)
+        rebuild_report(own, other)

@@ -1,20 +1,29 @@
+import cProfile
 import json
 import math
 
 import pytest
 
 from cvfp_jax.errors import UserError
-from cvfp_jax.report import document
+from cvfp_jax.report.against import compare_sweeps
+from cvfp_jax.report.document import Figures, SweepReport, report_page, write_report
+from cvfp_jax.report.findings import findings, warnings
+from cvfp_jax.report.inference import infer
 from cvfp_jax.report.page import markdown
 from cvfp_jax.report.summary import summarise
+from cvfp_jax.report.terminal import show_report
 from cvfp_jax.report.webpage import render
+from cvfp_jax.scaling.compare import at_equal_sizes
+from cvfp_jax.scaling.correlate import correlate
+from cvfp_jax.scaling.derived import crossover, exponent_difference, size_for
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.windows import window_trend
 from tests.report.made_records import NAMES, law_records, record
 
 
 def test_the_report_is_written(tmp_path):
     made = [*law_records(8, -0.3, 9.0), *law_records(16, -0.5, 11.0, (50, 100))]
-    document.write_report("A title", made, tmp_path)
+    write_report(SweepReport("A title", made), tmp_path)
     text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
     assert text.startswith("# A title\n")
     for part in ("## Summary", "figures/scaling.png", "## 1L_16d_1tok"):
@@ -41,7 +50,7 @@ def test_the_report_is_written(tmp_path):
 
 def test_five_sizes_bring_the_laws(tmp_path):
     made = law_records(8, -0.3, 9.0, (50, 100, 200, 400, 800))
-    document.write_report("A title", [*made, *law_records(16, -0.5, 11.0)], tmp_path)
+    write_report(SweepReport("A title", [*made, *law_records(16, -0.5, 11.0)]), tmp_path)
     text = (tmp_path / "report.md").read_text()
     places = [
         text.index(part) for part in ("## Power laws", "## Which law\n\n", "figures/laws-1.png", "## Terms")
@@ -54,10 +63,36 @@ def test_five_sizes_bring_the_laws(tmp_path):
     assert not (tmp_path / "figures" / "laws-2.png").exists()
 
 
+def calls(profile, function):
+    """How often a function was called while it was profiled."""
+    return sum(entry.callcount for entry in profile.getstats() if entry.code is function.__code__)
+
+
+def test_what_a_report_says_is_computed_once(tmp_path, capsys):
+    """However many of its parts say it: report.json, the page, its figures and the terminal."""
+    sizes = (50, 100, 200, 400)
+    made = [*law_records(8, -0.3, 9.0, sizes), *law_records(16, -0.5, 11.0, sizes), record(32)]
+    other = [*law_records(8, -0.4, 9.0, preset="v2"), record(64, status="failed: phase 1")]
+    with cProfile.Profile() as profile:
+        against = compare_sweeps(("v2", "quick"), summarise(other), summarise(made[:4]))
+        report = SweepReport("A title", made, against)
+        write_report(report, tmp_path)
+        show_report(report, tmp_path)
+    for function in (findings, warnings, infer):
+        assert calls(profile, function) == 1, function
+    assert calls(profile, window_trend) == 2  # series of four sizes
+    assert calls(profile, exponent_difference) == 2  # one of these series, one of the sweeps
+    assert calls(profile, crossover) == 1
+    assert calls(profile, size_for) == 2 * len({target.target for _, target in report.inference.targets}) > 0
+    assert calls(profile, correlate) == len(report.inference.rank_correlations) > 0
+    assert calls(profile, at_equal_sizes) == len(against.pairs)
+    assert capsys.readouterr().out.count(against.findings[0]) == 1
+
+
 def test_names_from_outside_are_escaped(tmp_path):
     texts = ("corpus", "embedding", "series", "status", "rank_verdict", "phase1_status", "device")
     made = [record(samples=n, **dict.fromkeys(texts, NAMES["script"])) for n in (50, 100, 200)]
-    document.write_report(NAMES["attribute"], made, tmp_path)
+    write_report(SweepReport(NAMES["attribute"], made), tmp_path)
     text, page = ((tmp_path / name).read_text() for name in ("report.md", "report.html"))
     assert "<" not in text
     assert text.count("&lt;script&gt;") > 20
@@ -67,7 +102,7 @@ def test_names_from_outside_are_escaped(tmp_path):
 
 
 def test_a_name_that_is_no_text_stops_no_report(tmp_path):
-    document.write_report("title", [record(corpus="text:\udcff")], tmp_path)
+    write_report(SweepReport("title", [record(corpus="text:\udcff")]), tmp_path)
     assert "text:\\udcff" in (tmp_path / "report.md").read_text()
     assert "text:\\udcff" in (tmp_path / "report.html").read_text()
 
@@ -75,7 +110,7 @@ def test_a_name_that_is_no_text_stops_no_report(tmp_path):
 def test_failed_cells_are_reported_too():
     broken = record(8, 400, None, val_acc=None, status="failed: phase 2 was not finite in epoch 1")
     for made in ([broken], [*law_records(8, -0.3, 9.0), broken]):
-        page = document.report_page("title", summarise(made), {})
+        page = report_page(SweepReport("title", made), Figures({}))
         for text in (markdown(page), render(page, "unused")):
             assert "failed: phase 2 was not finite in epoch 1" in text
 
@@ -83,4 +118,4 @@ def test_failed_cells_are_reported_too():
 def test_a_report_that_cannot_be_written_is_a_message(tmp_path):
     (tmp_path / "figures").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write the report of .*figures: File exists; make room"):
-        document.write_report("title", [record()], tmp_path)
+        write_report(SweepReport("title", [record()]), tmp_path)

@@ -2,9 +2,15 @@ import math
 
 import pytest
 
-from cvfp_jax.report.findings import findings, warnings
+from cvfp_jax.report import findings as sentences
+from cvfp_jax.report.findings import warnings
+from cvfp_jax.report.inference import infer
 from cvfp_jax.report.summary import summarise
 from tests.report.made_records import law_records, record
+
+
+def findings(summaries):
+    return sentences.findings(summaries, infer(summaries))
 
 
 def test_failed_cells_are_left_out_of_the_law_and_said_so():

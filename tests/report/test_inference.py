@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvfp_jax.report import inference
+from cvfp_jax.report.inference import infer, targets
 from cvfp_jax.report.summary import summarise
 from cvfp_jax.scaling.correlate import correlate
 from tests.report.made_records import law_records, record
@@ -13,7 +13,7 @@ from tests.report.made_records import law_records, record
 
 @given(st.floats(1.0, 1e9))
 def test_targets_are_round_and_below_what_was_measured(best):
-    found = inference.targets(best)
+    found = targets(best)
     assert all(1 < target < best for target in found)
     assert found == sorted(found, reverse=True)
     assert all(f"{target:e}"[0] in "125" and float(f"{target:e}"[1:8]) == 0 for target in found)
@@ -22,18 +22,18 @@ def test_targets_are_round_and_below_what_was_measured(best):
 
 @pytest.mark.parametrize("best", [math.nan, math.inf, 1.0, 0.5])
 def test_no_perplexity_has_no_targets(best):
-    assert inference.targets(best) == []
+    assert targets(best) == []
 
 
 def test_windows_hold_three_sizes_of_four_and_four_of_more():
     made = {n: law_records(8, -0.3, 9.0, (50, 100, 200, 400, 800)[:n]) for n in (3, 4, 5)}
-    assert inference.all_windows(summarise(made[3])) == []
+    assert infer(summarise(made[3])).windows == []
     for n, window in ((4, 3), (5, 4)):
-        (found,) = inference.all_windows(summarise(made[n]))
+        (found,) = infer(summarise(made[n])).windows
         assert (found.num_sizes, len(found.windows)) == (window, 2)
     # Replicates make no more sizes.
     again = law_records(8, -0.3, 9.0, (50, 100, 200), seed=43)
-    assert inference.all_windows(summarise([*made[3], *again])) == []
+    assert infer(summarise([*made[3], *again])).windows == []
 
 
 def ranked(dim, n, rank, ppl, **changes):
@@ -42,19 +42,21 @@ def ranked(dim, n, rank, ppl, **changes):
 
 def test_effective_ranks_are_grouped_by_series_and_by_size():
     made = [
-        ranked(dim, n, 0.7 + 0.001 * dim + 0.0001 * n, 300 + dim - n)
+        ranked(dim, n, 0.7 + 0.001 * dim + 0.0001 * n, 300 + (dim - 18) ** 2 - n)
         for dim in (8, 16, 32)
         for n in (50, 100, 200)
     ]
-    groups = inference.rank_groups(summarise(made))
+    groups = infer(summarise(made)).rank_correlations
     assert list(groups) == [
         "all cells", "1L_8d_1tok", "1L_16d_1tok", "1L_32d_1tok",
         "at 5,000 tokens", "at 10,000 tokens", "at 20,000 tokens",
     ]  # fmt: skip
-    assert [len(ranks) for ranks, _ in groups.values()] == [9, 3, 3, 3, 3, 3, 3]
-    assert groups["at 5,000 tokens"][1] == pytest.approx([258, 266, 282])
-    assert list(inference.rank_groups(summarise(made[:3]))) == ["all cells"]
-    assert inference.rank_groups(summarise(made[:2])) == {}
+    assert [group.n for group in groups.values()] == [9, 3, 3, 3, 3, 3, 3]
+    known = correlate([71.3, 72.1, 73.7], [350, 254, 446])
+    assert groups["at 5,000 tokens"].pearson == pytest.approx(known.pearson)
+    assert groups["at 5,000 tokens"].spearman == known.spearman == 0.5
+    assert list(infer(summarise(made[:3])).rank_correlations) == ["all cells"]
+    assert infer(summarise(made[:2])).rank_correlations == {}
 
 
 def test_cells_that_failed_or_were_not_measured_are_in_no_group():
@@ -63,9 +65,9 @@ def test_cells_that_failed_or_were_not_measured_are_in_no_group():
         ranked(8, 400, 0.9, 1.5, status="failed: phase 2 was not finite in epoch 2"),
         record(8, 800, 5.0, val_effective_rank=None),
     ]
-    (found,) = inference.rank_groups(summarise(made)).values()
-    assert len(found[0]) == 3
-    assert len(inference.rule_errors(summarise(made))) == 3
+    inference = infer(summarise(made))
+    (group,) = inference.rank_correlations.values()
+    assert group.n == len(inference.rank_rule_errors) == 3
 
 
 def test_every_number_is_there_for_a_program_to_read():
@@ -75,7 +77,7 @@ def test_every_number_is_there_for_a_program_to_read():
         for at, n in enumerate((50, 100, 200, 400, 800))
     ]
     summaries = summarise(made)
-    found = json.loads(json.dumps(inference.to_json(summaries), allow_nan=False))
+    found = json.loads(json.dumps(infer(summaries).to_json(), allow_nan=False))
     first, second = (summary.law for summary in summaries)
     (difference,) = found["exponent_differences"]
     assert difference["alpha_change"] == second.alpha - first.alpha
@@ -98,6 +100,6 @@ def test_every_number_is_there_for_a_program_to_read():
 
 def test_one_failed_cell_has_nothing_to_say():
     broken = record(8, 400, None, status="failed: phase 1 was not finite at iteration 3")
-    found = inference.to_json(summarise([broken]))
+    found = infer(summarise([broken])).to_json()
     assert found.pop("ppl_per_million_context_parameters") == {}
     assert not any(found.values())

@@ -1,17 +1,22 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cvfp_jax.report.page import (
     Bullets,
     Facts,
     Figure,
     Heading,
+    Links,
     Note,
     Page,
     Paragraph,
+    Sentences,
+    Table,
     Terms,
+    escape,
     markdown,
 )
-from cvfp_jax.report.tables import Table
 from tests.report.made_records import NAMES
 
 
@@ -59,6 +64,34 @@ def test_names_from_outside_are_escaped_everywhere(name):
     assert text.count("&lt;") == 15 * name.count("<")
 
 
+def test_links_and_sentences():
+    name = '<b>"|'
+    text = markdown(
+        Page("t", [Links([(name, "R1.md")]), Sentences(["said", "follows"], [[name, name], ["a", ""]])])
+    )
+    assert '- [&lt;b&gt;"\\|](R1.md)' in text
+    assert '| said | follows |\n| :--- | :--- |\n| &lt;b&gt;"\\| | &lt;b&gt;"\\| |\n| a |  |' in text
+
+
 def test_a_name_neither_links_nor_ends_its_line():
     text = markdown(Page("![x](http://x)", [Bullets(["a\n# b", "`c`"])]))
     assert text == "# !\\[x\\](http://x)\n\n- a # b\n- \\`c\\`\n"
+
+
+def test_tables_align_for_a_terminal():
+    text = Table(["a", "bb"], [["long name", "1"], ["x", "1,000"]]).text()
+    assert text.splitlines() == [
+        "a             bb",
+        "---------  -----",
+        "long name      1",
+        "x          1,000",
+    ]
+    assert Table(["a", "b"], []).text().splitlines() == ["a  b", "-  -"]
+
+
+@given(st.text())
+def test_escaped_text_stays_on_its_line_and_in_its_cell(text):
+    escaped = escape(text)
+    assert "<" not in escaped
+    assert len(escaped.splitlines()) <= 1
+    assert escaped.count("|") == escaped.count("\\|") == text.count("|")

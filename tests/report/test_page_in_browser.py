@@ -2,9 +2,8 @@
 
 import pytest
 
-from cvfp_jax.report.document import write_report
-from cvfp_jax.report.page import Heading, Page
-from cvfp_jax.report.tables import Table
+from cvfp_jax.report.document import SweepReport, write_report
+from cvfp_jax.report.page import Heading, Page, Table
 from cvfp_jax.report.webpage import render
 from tests.report import browser
 from tests.report.made_records import NAMES, law_records, record
@@ -33,7 +32,7 @@ def report(tmp_path_factory):
         record(64, 50, 6.0 + n / 10, series=f"{name} {'long' * 30}", corpus=name, device=name)
         for n, name in enumerate(NAMES.values())
     ]
-    write_report(NAMES["attribute"], [*made, broken, *outside], folder)
+    write_report(SweepReport(NAMES["attribute"], [*made, broken, *outside]), folder)
     return (folder / "report.html").as_uri()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cvfp_jax.errors import UserError
-from cvfp_jax.report.document import write_report
+from cvfp_jax.report.document import SweepReport, write_report
 from cvfp_jax.report.rebuild import rebuild_report
 from cvfp_jax.results import records
 from tests.report.made_records import law_records, record
@@ -22,7 +22,7 @@ def write_records(folder, made):
 
 def test_a_rebuilt_report_is_the_sweeps_own(tmp_path):
     made = law_records(8, -0.3, 9.0)
-    write_report("context_dim, preset quick", made, write_records(tmp_path, made))
+    write_report(SweepReport("context_dim, preset quick", made), write_records(tmp_path, made))
     files = [path for path in sorted(tmp_path.rglob("*.*")) if path.name != "records.jsonl"]
     assert [path.name for path in files] == [
         "effective_rank.png", "rank_ppl.png", "scaling.png", "report.html", "report.json", "report.md",
@@ -30,7 +30,7 @@ def test_a_rebuilt_report_is_the_sweeps_own(tmp_path):
     before = [path.read_bytes() for path in files]
     for path in files:
         path.unlink()
-    (summary,) = rebuild_report(tmp_path)
+    (summary,) = rebuild_report(tmp_path).summaries
     assert summary.law.alpha == pytest.approx(-0.3)
     assert [path.read_bytes() for path in files] == before
 
@@ -38,7 +38,7 @@ def test_a_rebuilt_report_is_the_sweeps_own(tmp_path):
 def test_the_last_record_of_a_cell_counts_and_sweeps_stay_apart(tmp_path):
     other = record(8, 50, 4.0, preset="v2", series="1L_8d_1tok, preset v2")
     write_records(tmp_path, [record(8, 50, 6.0), record(8, 50, 5.0), other])
-    summaries = rebuild_report(tmp_path)
+    summaries = rebuild_report(tmp_path).summaries
     assert [[r["val_loss"] for r in summary.records] for summary in summaries] == [[5.0], [4.0]]
     title = json.loads((tmp_path / "report.json").read_text())["title"]
     assert title == "context_dim, preset quick; context_dim, preset v2"

@@ -39,7 +39,7 @@ def test_every_section_begins_with_its_heading():
     summaries = summarise(law_records(8, -0.3, 9.0))
     for made in (
         sections.overview(summaries, {}),
-        sections.conclusions(summaries),
+        sections.conclusions(["one"], []),
         sections.cells(summaries[0]),
         sections.terms(),
     ):

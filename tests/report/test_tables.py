@@ -1,29 +1,8 @@
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cvfp_jax.report import tables
 from cvfp_jax.report.summary import summarise
 from tests.report.made_records import law_records
-
-
-def test_tables_say_what_is_unknown():
-    assert tables.number(None) == tables.number(math.nan) == tables.percent(None) == tables.whole(None) == "-"
-    assert tables.number(3.0e9) == "3e+09"
-    assert tables.percent(0.1234, 2) == "12.34%"
-
-
-def test_tables_align_for_a_terminal():
-    text = tables.Table(["a", "bb"], [["long name", "1"], ["x", "1,000"]]).text()
-    assert text.splitlines() == [
-        "a             bb",
-        "---------  -----",
-        "long name      1",
-        "x          1,000",
-    ]
-    assert tables.Table(["a", "b"], []).text().splitlines() == ["a  b", "-  -"]
 
 
 @pytest.mark.parametrize("table", [tables.cells_table, tables.diagnostics_table, tables.times_table])
@@ -52,17 +31,3 @@ def test_compiling_is_no_work():
         "all work": "33.2",
         "compiling": "6.0",
     }
-
-
-@given(st.text())
-def test_escaped_text_stays_on_its_line_and_in_its_cell(text):
-    escaped = tables.escape(text)
-    assert "<" not in escaped
-    assert len(escaped.splitlines()) <= 1
-    assert escaped.count("|") == escaped.count("\\|") == text.count("|")
-
-
-def test_durations():
-    assert [tables.duration(seconds) for seconds in (0.4, 59.4, 60, 3599, 3600)] == [
-        "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min",
-    ]  # fmt: skip

@@ -4,13 +4,27 @@ import html.parser
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvfp_jax.report.page import Bullets, Facts, Figure, Heading, Note, Page, Paragraph, Terms
-from cvfp_jax.report.tables import Table, number, percent, whole
+from cvfp_jax.report.formats import number, percent, whole
+from cvfp_jax.report.page import (
+    Block,
+    Bullets,
+    Facts,
+    Figure,
+    Heading,
+    Links,
+    Note,
+    Page,
+    Paragraph,
+    Sentences,
+    Table,
+    Terms,
+)
 from cvfp_jax.report.webpage import render, sort_value
 from tests.report.made_records import NAMES
 
@@ -64,8 +78,19 @@ def every_block(text):
             Table([text, "n"], [[text, "1"], [text, "-"]], text),
             Figure("f.png", text, text),
             Terms([(text, text)]),
+            Sentences([text, text, text], [[text, text, text], [text, "", text]]),
+            Links([(text, f"#{text}")]),
         ],
     )
+
+
+def test_every_kind_of_block_is_among_them():
+    assert {type(block) for block in every_block("Text").blocks} == set(get_args(Block))
+
+
+def test_what_is_no_block_is_refused():
+    with pytest.raises(TypeError, match="a str is no block of a page"):
+        render(Page("t", ["text"]), "unused")
 
 
 def test_every_block_is_there_and_every_element_is_closed(figures):
@@ -92,6 +117,8 @@ def test_names_from_outside_are_text(name, figures):
         list(attributes) for _, attributes, _ in plain.elements
     ]
     assert page.all("h1")[0][1] == page.all("img")[0][0]["alt"] == page.all("dd")[0][1] == name
+    assert page.all("a")[-1] == ({"href": f"#{name}"}, name)
+    assert page.all("td")[-1] == ({"data-name": name}, name)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30))
@@ -148,6 +175,13 @@ def test_tables_scroll_sort_and_align(figures):
     assert len(page.all("button")) == 4
     (scroll,) = [attributes for attributes, _ in page.all("div") if attributes.get("class") == "scroll"]
     assert (scroll["tabindex"], scroll["role"], scroll["aria-label"]) == ("0", "region", "Part")
+
+
+def test_sentences_name_their_columns_where_they_stand_alone():
+    page = Reader(render(Page("t", [Sentences(["a", "b", "c"], [["x", "", "z"]])]), "unused"))
+    assert page.all("td") == [({"class": "empty"}, ""), ({"data-name": "c"}, "z")]
+    ((attributes, _),) = page.all("table")
+    assert attributes["aria-label"] == "table"
 
 
 def test_values_are_written_as_scripts_read_them(figures):

@@ -9,9 +9,9 @@ import pytest
 from scipy import optimize
 
 from cvfp_jax.reproduction import compat
-from cvfp_jax.reproduction.rounding import line_weights, linear_range, power_law_range
 from cvfp_jax.scaling.derived import reduction_per_doubling
 from cvfp_jax.scaling.line import log_line
+from tests.reproduction.rounding import line_weights, linear_range, power_law_range
 
 REPORTS = json.loads((Path(__file__).parents[2] / "cvfp_jax/reproduction/data/reports.json").read_text())
 R1, R2, R3, R4, R5 = (REPORTS[name] for name in ("R1", "R2", "R3", "R4", "R5"))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvfp_jax.reproduction.rounding import linear_range, power_law_range
 from cvfp_jax.scaling.line import log_line
+from tests.reproduction.rounding import linear_range, power_law_range
 
 PPL = st.lists(st.floats(1.0, 1000.0), min_size=3, max_size=5)
 

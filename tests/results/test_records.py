@@ -7,9 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax.errors import MachineError, UserError
-from cvfp_jax.report.document import report_page
+from cvfp_jax.report.document import Figures, SweepReport, report_page
 from cvfp_jax.report.page import markdown
-from cvfp_jax.report.summary import summarise
 from cvfp_jax.report.webpage import render
 from cvfp_jax.results import records
 from cvfp_jax.results.records import FIELDS, misfit
@@ -187,7 +186,7 @@ def test_a_changed_record_is_refused_by_name_or_can_be_reported(tmp_path, change
     except UserError as error:
         assert any(f"line 2: {name}=" in str(error) for name in changes)  # noqa: PT017
         return
-    page = report_page("title", summarise(found), [])
+    page = report_page(SweepReport("title", found), Figures({}))
     assert markdown(page)
     assert render(page, tmp_path)
 

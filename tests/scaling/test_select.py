@@ -6,8 +6,8 @@ import pytest
 from cvfp_jax.scaling.fit import fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
+from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.select import akaike_weights, hold_out, leave_one_out, select
-from cvfp_jax.scaling.solve import OBJECTIVES
 
 X = (100, 200, 400, 800, 1600)
 PPL = (321.4, 253.1, 186.0, 155.8, 134.7)  # R5

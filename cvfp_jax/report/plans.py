@@ -1,41 +1,37 @@
-"""Capacity plans, as ``--dry_run --devices=64 ...`` prints them."""
+"""What ``--dry_run`` prints: the cells of a sweep, or with ``--devices=64 ...`` what a device needs."""
 
 import textwrap
 from collections.abc import Sequence
 
 from cvfp_jax.planning.capacity import Capacity
 from cvfp_jax.planning.memory_model import ALWAYS, STAGES
-from cvfp_jax.report.tables import UNKNOWN, Table, size, whole
+from cvfp_jax.planning.plan import CellPlan, gib
+from cvfp_jax.report.formats import UNKNOWN, amount, duration, size, whole
+from cvfp_jax.report.page import Table
 
 _WIDTH = 72  # of sentences; tables are narrower
 
 
-def amount(count: float) -> str:
-    """Returns bytes for people, in powers of 1,000 as the flags have them.
+def plan_table(cells: Sequence[CellPlan]) -> Table:
+    """What the cells of a sweep will take."""
+    columns = ["cell", "samples", "tokens", "context block", "token block", "all parameters", "memory"]
+    rows = [
+        [
+            cell.series,
+            whole(cell.config.num_samples),
+            whole(cell.train_tokens),
+            whole(cell.params["params_context_block"]),
+            whole(cell.params["params_token_block"]),
+            whole(cell.params["params_total"]),
+            UNKNOWN if cell.memory_bytes is None else gib(cell.memory_bytes),
+        ]
+        for cell in cells
+    ]
+    return Table(columns, rows)
 
-    >>> amount(999), amount(3_072_000), amount(3.07e15)
-    ('999 B', '3.07 MB', '3.07 PB')
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} PB" if count < 999.5 else f"{count:,.0f} PB"
 
-
-def duration(seconds: float | None) -> str:
-    """Returns a time for people.
-
-    >>> duration(0.0097), duration(90), duration(5400), duration(1e7), duration(None)
-    ('9.7 ms', '90 s', '1.5 h', '116 d', '-')
-    """
-    if seconds is None:
-        return UNKNOWN
-    for least, unit, name in ((172_800, 86_400, "d"), (3600, 3600, "h"), (300, 60, "min"), (1, 1, "s")):
-        if seconds >= least:
-            value = seconds / unit
-            return f"{value:.3g} {name}" if value < 999.5 else f"{value:,.0f} {name}"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+def _time(seconds: float | None) -> str:
+    return duration(seconds, precise=True)
 
 
 def arrays_table(plan: Capacity) -> Table:
@@ -44,9 +40,9 @@ def arrays_table(plan: Capacity) -> Table:
     rows = [[f"{ALWAYS}: {name}", amount(count)] for name, count in plan.arrays[ALWAYS].items()]
     rows.append([f"{ALWAYS}, in all", amount(always)])
     for stage in STAGES:
-        made = plan.arrays[stage]
-        rows += [[f"{stage}: {name}", amount(count)] for name, count in made.items()]
-        rows.append([f"{stage}, in all", amount(always + sum(made.values()))])
+        arrays = plan.arrays[stage]
+        rows += [[f"{stage}: {name}", amount(count)] for name, count in arrays.items()]
+        rows.append([f"{stage}, in all", amount(always + sum(arrays.values()))])
     return Table(["array", "a device"], rows)
 
 
@@ -58,10 +54,10 @@ def steps_table(plan: Capacity) -> Table:
             [
                 step.name,
                 size(step.count),
-                duration(step.roofline_seconds),
+                _time(step.roofline_seconds),
                 step.limit,
                 amount(step.sent_bytes),
-                duration(step.calibrated_seconds),
+                _time(step.calibrated_seconds),
             ]
         )
         if step.per_unit > 1:
@@ -70,13 +66,13 @@ def steps_table(plan: Capacity) -> Table:
                 [
                     f"{step.stage}, epoch",
                     size(step.count // step.per_unit),
-                    duration(step.per_unit * step.roofline_seconds),
+                    _time(step.per_unit * step.roofline_seconds),
                     step.limit,
                     amount(step.per_unit * step.sent_bytes),
-                    duration(None if measured is None else step.per_unit * measured),
+                    _time(None if measured is None else step.per_unit * measured),
                 ]
             )
-    totals = [duration(plan.cell_seconds()), UNKNOWN, UNKNOWN, duration(plan.cell_seconds(calibrated=True))]
+    totals = [_time(plan.cell_seconds()), UNKNOWN, UNKNOWN, _time(plan.cell_seconds(calibrated=True))]
     rows.append(["cell, at most", "1", *totals])
     return Table(["step", "times", "roofline", "limit", "sent", "calibrated"], rows)
 
@@ -88,8 +84,8 @@ def series_table(plans: Sequence[Capacity]) -> Table:
             plan.series,
             amount(plan.peak_bytes),
             size(plan.largest_tokens),
-            duration(plan.steps[0].roofline_seconds),
-            duration(plan.steps[-1].per_unit * plan.steps[-1].roofline_seconds),
+            _time(plan.steps[0].roofline_seconds),
+            _time(plan.steps[-1].per_unit * plan.steps[-1].roofline_seconds),
         ]
         for plan in plans
     ]
@@ -106,7 +102,7 @@ def sentences(plan: Capacity) -> list[str]:
         f" Most is needed in stage {plan.peak_stage}, and of that {name}, {amount(weight)}.",
         f"The largest N that fits: {whole(plan.largest_tokens)}.",
         f"Contexts in a file: {amount(plan.contexts_bytes)} of disk, and as much a checkpoint of phase 1;"
-        f" read and written in {duration(plan.streamed_seconds)} an iteration.",
+        f" read and written in {_time(plan.streamed_seconds)} an iteration.",
         f"Token ids: {amount(plan.token_ids_bytes)} a process, unless mapped.",
         *plan.notes(),
         f"V = {whole(plan.vocab_size)}, of which {whole(plan.share.distinct)} occur at most. A device:"
@@ -131,6 +127,6 @@ def capacity_text(plans: Sequence[Capacity]) -> str:
     parts.append(
         f"{most.series}: N = {whole(most.num_tokens)} on {whole(devices)} device{'s'[: devices > 1]}"
     )
-    told = "\n".join(textwrap.fill(line, _WIDTH) for line in sentences(most))
-    parts += [arrays_table(most).text(), steps_table(most).text(), told]
+    verdicts = "\n".join(textwrap.fill(line, _WIDTH) for line in sentences(most))
+    parts += [arrays_table(most).text(), steps_table(most).text(), verdicts]
     return "\n\n".join(parts)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from cvfp_jax.report import inference, line_tables
+from cvfp_jax.report import power_law_tables
+from cvfp_jax.report.formats import number
+from cvfp_jax.report.inference import MOST_COMPARED, Inference
 from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph
 from cvfp_jax.report.summary import PREDICT_AT, Summary
-from cvfp_jax.report.tables import number
 
 Figures = Mapping[str, Figure]
 
@@ -15,7 +16,7 @@ def _drawn(figures: Figures, name: str) -> list[Block]:
     return [figures[name]] if name in figures else []
 
 
-def laws(summaries: Sequence[Summary], figures: Figures) -> list[Block]:
+def laws(summaries: Sequence[Summary], inference: Inference, figures: Figures) -> list[Block]:
     """The fitted laws, and how far their exponents differ."""
     sizes = [record["train_tokens"] for summary in summaries for record in summary.points]
     span = f"; measured from {min(sizes):,} to {max(sizes):,} tokens" if sizes else ""
@@ -25,7 +26,7 @@ def laws(summaries: Sequence[Summary], figures: Figures) -> list[Block]:
             f"PPL = A tokens^alpha, least squares of ln PPL on ln tokens{span}. Standard errors and intervals"
             " assume independent errors of equal variance in ln PPL."
         ),
-        line_tables.fits_table(summaries),
+        power_law_tables.fits_table(summaries),
     ]
     if any(summary.num_seeds > 1 for summary in summaries):
         blocks.append(
@@ -35,42 +36,41 @@ def laws(summaries: Sequence[Summary], figures: Figures) -> list[Block]:
                 " and the standard errors are too small."
             )
         )
-    return [*blocks, *_drawn(figures, "exponents"), *_differences(inference.fitted(summaries))]
+    return [*blocks, *_drawn(figures, "exponents"), *_differences(inference)]
 
 
-def _differences(fitted: line_tables.Laws) -> list[Block]:
+def _differences(inference: Inference) -> list[Block]:
     """Differences of exponents, of two to four laws."""
-    if len(fitted) < 2:
+    count = len(inference.laws)
+    if count < 2:
         return []
-    compared = inference.pairs(fitted)
-    if compared:
-        return [line_tables.differences_table(fitted, compared)]
-    count = len(fitted) * (len(fitted) - 1) // 2
+    if inference.comparisons:
+        return [power_law_tables.differences_table(inference.comparisons)]
     return [
         Paragraph(
-            f"{len(fitted)} laws make {count} pairs: some would differ by chance, so pairs are compared"
-            f" where there are {inference.MOST_COMPARED} laws or fewer."
+            f"{count} laws make {count * (count - 1) // 2} pairs: some would differ by chance, so pairs are"
+            f" compared where there are {MOST_COMPARED} laws or fewer."
         )
     ]
 
 
-def extrapolation(summaries: Sequence[Summary]) -> list[Block]:
+def extrapolation(inference: Inference) -> list[Block]:
     """What the laws say of sizes that nobody measured, and what sizes they ask for."""
-    fitted = inference.fitted(summaries)
-    if not fitted:
+    laws = inference.laws
+    if not laws:
         return []
-    targets = inference.sweep_targets(summaries)
     blocks: list[Block] = [Heading(2, "Extrapolation")]
-    if any(law.predict(size) < 1 for law in fitted.values() for size in PREDICT_AT):
+    if any(law.predict(size) < 1 for law in laws.values() for size in PREDICT_AT):
         blocks.append(Note("A perplexity below 1 cannot be: before a law falls so far it has ended."))
-    blocks.append(line_tables.predictions_table(fitted, PREDICT_AT))
-    return [*blocks, *([line_tables.targets_table(fitted, targets)] if targets else [])]
+    blocks.append(power_law_tables.predictions_table(laws, PREDICT_AT))
+    if inference.targets:
+        blocks.append(power_law_tables.targets_table(inference.targets))
+    return blocks
 
 
-def windows(summaries: Sequence[Summary], figures: Figures) -> list[Block]:
+def windows(inference: Inference, figures: Figures) -> list[Block]:
     """Whether exponents change along the sizes."""
-    found = inference.all_windows(summaries)
-    if not found:
+    if not inference.windows:
         return []
     return [
         Heading(2, "Windows of sizes"),
@@ -78,19 +78,17 @@ def windows(summaries: Sequence[Summary], figures: Figures) -> list[Block]:
             "The original calls a change of alpha below -0.01 IMPROVING, above 0.01 DEGRADING, and else"
             " STABLE. Windows share points; the standard error of the change takes that into account."
         ),
-        Bullets([line_tables.trend_text(each) for each in found]),
+        Bullets([power_law_tables.trend_text(each) for each in inference.windows]),
         *_drawn(figures, "windows"),
-        line_tables.windows_table(found),
+        power_law_tables.windows_table(inference.windows),
     ]
 
 
-def effective_rank(summaries: Sequence[Summary], figures: Figures) -> list[Block]:
+def effective_rank(inference: Inference, figures: Figures) -> list[Block]:
     """How effective rank goes with perplexity, and what the original read off it."""
-    groups = inference.correlations(summaries)
-    if not groups:
+    if not inference.rank_correlations:
         return []
-    errors = inference.rule_errors(summaries)
-    ratios = inference.per_million(summaries)
+    errors, ratios = inference.rank_rule_errors, inference.ppl_per_million
     lines = [
         "Within a series the size drives both measures; series compare at equal sizes only.",
         f"The original's rule PPL = 500 - 4 ER% misses the perplexities measured here by"
@@ -106,13 +104,13 @@ def effective_rank(summaries: Sequence[Summary], figures: Figures) -> list[Block
         Heading(2, "Effective rank and perplexity"),
         Bullets(lines),
         *_drawn(figures, "rank_ppl"),
-        line_tables.correlations_table(groups),
+        power_law_tables.correlations_table(inference.rank_correlations),
     ]
 
 
 def _few(ratios: Mapping[str, float]) -> dict[str, float]:
     """All ratios, or where they are many the lowest and the highest."""
-    if len(ratios) <= inference.MOST_COMPARED:
+    if len(ratios) <= MOST_COMPARED:
         return dict(ratios)
     order = sorted(ratios, key=ratios.__getitem__)
     return {name: ratios[name] for name in (order[0], order[-1])}

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from cvfp_jax.report.inference import SeriesWindows
+from cvfp_jax.report.formats import UNKNOWN, interval, number, percent, size
+from cvfp_jax.report.inference import Comparison, Laws, SeriesWindows
+from cvfp_jax.report.page import Table
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.report.tables import UNKNOWN, Table, interval, number, percent, size
 from cvfp_jax.scaling.correlate import Correlation
-from cvfp_jax.scaling.derived import CROSSES, crossover, exponent_difference, reduction_per_doubling, size_for
+from cvfp_jax.scaling.derived import CROSSES, TargetSize, reduction_per_doubling
 from cvfp_jax.scaling.line import LogLine
-
-Laws = Mapping[str, LogLine]
 
 
 def perplexity(value: float) -> str:
@@ -34,7 +33,7 @@ def fits_table(summaries: Sequence[Summary]) -> Table:
         cells = [law.status] + [UNKNOWN] * 6
         if law.fitted:
             cells = [
-                number(law.alpha, 4), number(law.std_err, 4), interval(*law.alpha_interval(), 3),
+                number(law.alpha, 4), number(law.std_err, 4), interval(law.alpha_interval(), 3),
                 f"{law.p_value:.2g}", f"{law.A:.3e}", number(law.r2, 4), _per_doubling(law),
             ]  # fmt: skip
         if replicated:
@@ -76,22 +75,21 @@ def predictions_table(laws: Laws, sizes: Sequence[float], x: str = "tokens") -> 
     return Table(columns, rows, caption)
 
 
-def targets_table(laws: Laws, targets: Sequence[float], x: str = "tokens") -> Table:
+def targets_table(targets: Sequence[tuple[str, TargetSize]], x: str = "tokens") -> Table:
     """The size at which each law reaches a target."""
     rows = []
-    for name, law in laws.items():
-        for target in targets:
-            found = size_for(law, target)
-            if not found.reached:
-                rows.append([name, number(target, 0), UNKNOWN, UNKNOWN, found.status])
-                continue
-            ends = f"{size(found.low)} to {size(found.high)}"
-            if math.isinf(found.high):
-                ends = "none: alpha may be 0"
-            where = "measured range"
-            if found.extrapolated:
-                where = f"extrapolated, {_times(found.times_last)} times the largest"
-            rows.append([name, number(target, 0), size(found.size), ends, where])
+    for name, target in targets:
+        wanted = number(target.target, 0)
+        if not target.reached:
+            rows.append([name, wanted, UNKNOWN, UNKNOWN, target.status])
+            continue
+        ends = f"{size(target.low)} to {size(target.high)}"
+        if math.isinf(target.high):
+            ends = "none: alpha may be 0"
+        where = "measured range"
+        if target.extrapolated:
+            where = f"extrapolated, {_times(target.times_last)} times the largest"
+        rows.append([name, wanted, size(target.size), ends, where])
     caption = "Size at which the law reaches a perplexity, with Fieller's 95% interval for the law itself."
     return Table(["series", "target PPL", x, "95% interval", "where"], rows, caption)
 
@@ -118,31 +116,38 @@ def windows_table(series: Sequence[SeriesWindows], x: str = "tokens") -> Table:
     return Table(columns, rows, f"Windows of {' or '.join(map(str, numbers))} sizes.")
 
 
-def trend_text(found: SeriesWindows) -> str:
+def trend_text(windows: SeriesWindows) -> str:
     """Returns a sentence on the first-to-last change of the exponent, as the original names it."""
-    trend = found.trend
+    trend = windows.trend
     if not trend.compared:
-        return f"{found.series}: {trend.status}."
+        return f"{windows.series}: {trend.status}."
     text = (
-        f"{found.series}: {trend.name}, {trend.change:+.4f} ({trend.percent:+.1f}%) from the first window to"
-        f" the last, p = {trend.p_value:.2g}"
+        f"{windows.series}: {trend.name}, {trend.change:+.4f} ({trend.percent:+.1f}%) from the first window"
+        f" to the last, p = {trend.p_value:.2g}"
     )
     if trend.warning:
         return f"{text}. {trend.warning}"
     return f"{text}, standard error {trend.std_err:.4f} with {trend.degrees_of_freedom} degrees of freedom."
 
 
-def differences_table(laws: Laws, pairs: Sequence[tuple[str, str]]) -> Table:
+def differences_table(comparisons: Sequence[Comparison]) -> Table:
     """Differences of exponents with intervals, and where the laws cross."""
     rows = []
-    for first, second in pairs:
-        change, low, high = exponent_difference(laws[first], laws[second])
-        meets = crossover(laws[first], laws[second])
+    for pair in comparisons:
+        change, low, high = pair.difference
         where = UNKNOWN
-        if meets.status == CROSSES:
-            where = f"{size(meets.size)} ({'measured range' if meets.measured else 'extrapolated'})"
-        told = "no" if low <= 0 <= high else "yes"
-        rows.append([f"{first} to {second}", f"{change:+.4f}", interval(low, high, 3), told, where])
+        if pair.crossover.status == CROSSES:
+            inside = "measured range" if pair.crossover.measured else "extrapolated"
+            where = f"{size(pair.crossover.size)} ({inside})"
+        rows.append(
+            [
+                f"{pair.first} to {pair.second}",
+                f"{change:+.4f}",
+                interval((low, high), 3),
+                "yes" if pair.difference.told_from_zero else "no",
+                where,
+            ]
+        )
     columns = ["from, to", "alpha changes by", "95% interval", "told from zero", "laws cross at"]
     caption = (
         "Intervals for independent errors, with Welch's and Satterthwaite's degrees of freedom; each holds"
@@ -154,12 +159,12 @@ def differences_table(laws: Laws, pairs: Sequence[tuple[str, str]]) -> Table:
 def correlations_table(groups: Mapping[str, Correlation]) -> Table:
     """How effective rank goes with perplexity, by group of points."""
     rows = []
-    for name, found in groups.items():
+    for name, group in groups.items():
         cells = [UNKNOWN] * 3
-        if found.defined:
-            cells = [number(found.pearson, 2), f"{found.pearson_p:.2g}", number(found.spearman, 2)]
-        rows.append([name, str(found.n), *cells, "" if found.defined else found.status])
+        if group.defined:
+            cells = [number(group.pearson, 2), f"{group.pearson_p:.2g}", number(group.spearman, 2)]
+        rows.append([name, str(group.n), *cells, "" if group.defined else group.status])
     columns = ["points", "n", "Pearson", "p", "Spearman", "status"]
-    if all(found.defined for found in groups.values()):
+    if all(group.defined for group in groups.values()):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Table(columns, rows, "Validation effective rank against validation perplexity.")

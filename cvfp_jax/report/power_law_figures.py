@@ -1,7 +1,7 @@
 """Figures of exponents, of windows of sizes, and of effective rank against perplexity."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from cvfp_jax.report import page
-from cvfp_jax.report.inference import SeriesWindows, all_windows, fitted, ranks
+from cvfp_jax.report.formats import interval, number
+from cvfp_jax.report.inference import Inference, RankedCell, SeriesWindows
 from cvfp_jax.report.plotting import legend, log_y, plain_text, save, short, size_axes, style
-from cvfp_jax.report.summary import Summary
-from cvfp_jax.report.tables import interval, number
 from cvfp_jax.scaling.correlate import MIN_POINTS, rank_rule
 from cvfp_jax.scaling.line import LogLine
 
@@ -48,22 +47,15 @@ def windows_figure(series: Sequence[SeriesWindows], looks: Sequence[int], title:
     return figure
 
 
-def rank_figure(summaries: Sequence[Summary], title: str) -> Figure:
-    """Validation perplexity against effective rank, a point a cell, with the original's rule."""
+def rank_figure(ranked: Mapping[str, Sequence[RankedCell]], title: str) -> Figure:
+    """Validation perplexity against effective rank, a point a cell by series, with the original's rule."""
     figure, axes = size_axes(title, "validation perplexity")
     axes.set(xscale="linear", xlabel="validation effective rank (% of context dimensions)")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    measured: list[float] = []
-    for index, summary in enumerate(summaries):
-        found = [rank for _, rank, _ in ranks(summary)]
-        axes.plot(
-            found,
-            [ppl for *_, ppl in ranks(summary)],
-            linestyle="none",
-            label=short(summary.series),
-            **style(index),
-        )
-        measured += found
+    for index, (series, cells) in enumerate(ranked.items()):
+        ranks, ppl = [cell.rank for cell in cells], [cell.ppl for cell in cells]
+        axes.plot(ranks, ppl, linestyle="none", label=short(series), **style(index))
+    measured = [cell.rank for cells in ranked.values() for cell in cells]
     ends = np.linspace(min(measured), max(measured))
     axes.plot(ends, [rank_rule(rank) for rank in ends], "--", color="grey", label="500 - 4 ER")
     log_y(axes)
@@ -72,11 +64,11 @@ def rank_figure(summaries: Sequence[Summary], title: str) -> Figure:
 
 
 @plain_text()
-def save_line_figures(summaries: Sequence[Summary], title: str, folder: Path) -> dict[str, page.Figure]:
+def save_power_law_figures(inference: Inference, title: str, folder: Path) -> dict[str, page.Figure]:
     """Draws those figures that the records of a sweep support.
 
     Args:
-      summaries: what to draw.
+      inference: what to draw.
       title: the sweep's name.
       folder: where the files go; made if it is missing.
 
@@ -84,27 +76,27 @@ def save_line_figures(summaries: Sequence[Summary], title: str, folder: Path) ->
       The figures by name, for a page: ``exponents`` of two laws or more, ``windows`` where a series has
       four sizes or more, ``rank_ppl`` where three cells have both measures.
     """
-    made = {}
-    laws = fitted(summaries)
-    looks = {summary.series: index for index, summary in enumerate(summaries)}
+    figures = {}
+    laws = inference.laws
+    looks = {series: index for index, series in enumerate(inference.ranked)}
     if len(laws) > 1:
         values = "; ".join(
-            f"{name}: {law.alpha:.3f} ({interval(*law.alpha_interval(), 3)})" for name, law in laws.items()
+            f"{name}: {law.alpha:.3f} ({interval(law.alpha_interval(), 3)})" for name, law in laws.items()
         )
-        made["exponents"] = save(
+        figures["exponents"] = save(
             exponents_figure([(name, law, looks[name]) for name, law in laws.items()]),
             folder,
             "exponents.png",
             f"Scaling exponents with their 95% intervals. {values}.",
             "Exponents with Student's 95% intervals, of as many degrees of freedom as points less two.",
         )
-    windows = all_windows(summaries)
+    windows = inference.windows
     if windows:
         values = "; ".join(
             f"{each.series}: {', '.join(number(window.line.alpha, 3) for window in each.windows)}"
             for each in windows
         )
-        made["windows"] = save(
+        figures["windows"] = save(
             windows_figure(windows, [looks[each.series] for each in windows], title),
             folder,
             "windows.png",
@@ -112,27 +104,24 @@ def save_line_figures(summaries: Sequence[Summary], title: str, folder: Path) ->
             "Exponents of windows of consecutive sizes; a bar is one standard error to either side. Windows"
             " share points, and few points tell their own error badly. Series stand a little apart.",
         )
-    cells = sum(len(ranks(summary)) for summary in summaries)
-    if cells >= MIN_POINTS:
-        values = "; ".join(filter(None, map(_ranges, summaries)))
-        made["rank_ppl"] = save(
-            rank_figure(summaries, title),
+    count = sum(map(len, inference.ranked.values()))
+    if count >= MIN_POINTS:
+        values = "; ".join(_ranges(series, cells) for series, cells in inference.ranked.items() if cells)
+        figures["rank_ppl"] = save(
+            rank_figure(inference.ranked, title),
             folder,
             "rank_ppl.png",
-            f"Validation perplexity against effective rank, {cells} cells. {values}.",
+            f"Validation perplexity against effective rank, {count} cells. {values}.",
             "Validation perplexity, on a logarithmic axis, against the effective rank of the validation"
             " contexts: a point a cell. The dashed line is the original's rule.",
         )
-    return made
+    return figures
 
 
-def _ranges(summary: Summary) -> str:
+def _ranges(series: str, cells: Sequence[RankedCell]) -> str:
     """Between what effective ranks and perplexities the cells of a series lie."""
-    found = ranks(summary)
-    if not found:
-        return ""
-    _, shares, ppl = zip(*found, strict=True)
+    _, ranks, ppl = zip(*cells, strict=True)
     return (
-        f"{summary.series}: {number(min(shares))}% to {number(max(shares))}%,"
+        f"{series}: {number(min(ranks))}% to {number(max(ranks))}%,"
         f" perplexity {number(min(ppl))} to {number(max(ppl))}"
     )
