@@ -18,6 +18,7 @@ from jax import lax
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.token_stream import TokenStream
+from cvfp_jax.runtime.floats import finite
 
 # Rows compared with all others at a time: this bounds the memory that pairs take.
 _CHUNK_ROWS = 250
@@ -98,10 +99,6 @@ def trend(losses: Sequence[float]) -> Trend:
 def _mean(values: jax.Array | np.ndarray) -> float:
     """The mean in double precision; single would lose digits where tokens are many."""
     return float(np.asarray(values, np.float64).mean())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 @jax.jit
@@ -262,7 +259,7 @@ def geometry(
     measures = _row_measures(contexts_NxD, jnp.asarray(filled, jnp.int32), jnp.int32(len(rows)))
     for name, values_M in measures.items():
         if len(rows) > 1 or not name.startswith(("distance", "cosine")):
-            fields[name] = _finite(float(reductions.get(name[-3:], _mean)(np.asarray(values_M)[: len(rows)])))
+            fields[name] = finite(float(reductions.get(name[-3:], _mean)(np.asarray(values_M)[: len(rows)])))
     norm, distance, cosine = (fields[f"{name}_mean"] for name in ("norm", "distance", "cosine"))
     if norm is not None:
         fields["is_zero_solution"] = norm < 0.1
@@ -297,7 +294,7 @@ def embedding_similarity(contexts_NxD: jax.Array, stream: TokenStream) -> float 
         return None
     filled = np.pad(stream.ids_N, (0, len(contexts_NxD) - len(stream)))
     cosines_N = _cosines_to_tokens(contexts_NxD, stream.vectors_VxE, jnp.asarray(filled, jnp.int32))
-    return _finite(_mean(np.asarray(cosines_N)[: len(stream)]))
+    return finite(_mean(np.asarray(cosines_N)[: len(stream)]))
 
 
 def rank_verdict(share: float) -> str:
@@ -368,8 +365,8 @@ def block_diagnostics(
     return {
         "val_convergence_status": trials.trend.status,
         "val_convergence_slope": trials.trend.slope,
-        "val_convergence_losses": [_finite(loss) for loss in trials.losses],
-        "identity_cosine": _finite(identity.mean),
+        "val_convergence_losses": [finite(loss) for loss in trials.losses],
+        "identity_cosine": finite(identity.mean),
         "is_identity": identity.is_identity,
         **{
             name if name.startswith("is_") else f"context_{name}": value

@@ -27,6 +27,7 @@ from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import VOCABULARY, device_put, model_size, to_local_device
 from cvfp_jax.phase2.step import Frozen, Phase2Spec, Trained, TrainState, compiled
 from cvfp_jax.phase2.stream import Stream
+from cvfp_jax.runtime.floats import exp
 
 PART = "phase 2"  # the name under which training is saved
 # The host waits for the device every so many batches, so that progress tells of work done.
@@ -95,17 +96,12 @@ class EarlyStopping:
         """Notes an epoch and says whether it is the best so far."""
         lower = val_loss < self._best_loss
         least = self._config.min_ppl_improvement
-        gained = lower and (least == 0.0 or _perplexity(self._best_loss) - _perplexity(val_loss) > least)
+        gained = lower and (least == 0.0 or exp(self._best_loss) - exp(val_loss) > least)
         self._failures = 0 if gained else self._failures + 1
         best = gained or (lower and self._config.small_gain == "kept")
         if best:
             self._best_loss, self.best_epoch = val_loss, epoch
         return best
-
-
-def _perplexity(loss: float) -> float:
-    # Beyond e^700, which is no perplexity of interest, a double ends.
-    return math.exp(min(loss, 700.0))
 
 
 def _evaluate(params: Trained, frozen: Frozen, stream: Stream, spec: Phase2Spec) -> tuple[float, float]:

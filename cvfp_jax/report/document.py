@@ -13,9 +13,9 @@ from cvfp_jax.report.against import Against, against_blocks
 from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.inference import Inference, infer
 from cvfp_jax.report.page import Figure, Page, markdown
+from cvfp_jax.report.records import Record
 from cvfp_jax.report.summary import Summary, summarise
 from cvfp_jax.report.webpage import render
-from cvfp_jax.results.records import Record
 from cvfp_jax.runtime.files import write_atomic
 from cvfp_jax.scaling.analysis import GroupAnalysis
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from cvfp_jax.report.formats import interval, number, percent
 from cvfp_jax.report.inference import Inference
+from cvfp_jax.report.records import Record, label
 from cvfp_jax.report.summary import PREDICT_AT, Summary
-from cvfp_jax.results.records import Record, label
 
 _SIGNIFICANT = 0.05
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvfp_jax.errors import UserError
+from cvfp_jax.report import records
 from cvfp_jax.report.against import Against, compare_sweeps
 from cvfp_jax.report.document import SweepReport, write_report
+from cvfp_jax.report.records import Record
 from cvfp_jax.report.summary import summarise
-from cvfp_jax.results import records
-from cvfp_jax.results.records import Record
 
 
 def rebuild_report(workdir: Path, other: Path | None = None) -> SweepReport:

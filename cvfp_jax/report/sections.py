@@ -5,8 +5,8 @@ from typing import Any
 
 from cvfp_jax.report import tables
 from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Terms
+from cvfp_jax.report.records import Record, failed
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.results.records import Record, failed
 
 _SHARED = {
     "corpus": "corpus",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from cvfp_jax.results.records import Record, failed
+from cvfp_jax.report.records import Record, failed
 from cvfp_jax.runtime.floats import finite
 from cvfp_jax.scaling.derived import reduction_per_doubling
 from cvfp_jax.scaling.line import LogLine, log_line

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from cvfp_jax.report.formats import UNKNOWN, number, percent, whole
 from cvfp_jax.report.page import Table
+from cvfp_jax.report.records import seconds
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.results.records import seconds
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:

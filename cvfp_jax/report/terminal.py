@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from cvfp_jax.report import power_law_tables, tables
+from cvfp_jax.report import power_law_tables, records, tables
 from cvfp_jax.report.document import SweepReport
 from cvfp_jax.report.formats import duration
 from cvfp_jax.report.summary import PREDICT_AT
-from cvfp_jax.results import records
 
 
 def show_report(report: SweepReport, folder: Path) -> None:

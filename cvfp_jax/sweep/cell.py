@@ -27,8 +27,9 @@ from cvfp_jax.phase1.multi_block import contexts_part, exact_contexts, learn_blo
 from cvfp_jax.phase1.train import Phase1Result, part_name
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import Phase2Result, learn_tokens
+from cvfp_jax.report.records import OK, Record
 from cvfp_jax.reproduction.stale_clip import stale_clip
-from cvfp_jax.results.records import OK, Record, perplexity
+from cvfp_jax.runtime.floats import exp
 from cvfp_jax.runtime.stopwatch import Stopwatch
 
 # Random numbers are functions of the seed and of what they are for.
@@ -291,7 +292,7 @@ def _identity(config: RunConfig, data: CellData) -> Record:
         "embedding_sha256": data.table_sha256,
         "vocabulary": config.data.vocabulary,
         "unigram_loss": data.unigram_loss,
-        "unigram_ppl": perplexity(data.unigram_loss),
+        "unigram_ppl": exp(data.unigram_loss),
     }
 
 
@@ -350,8 +351,8 @@ def _phase2_fields(result: Phase2Result) -> Record:
         "best_epoch": result.best_epoch,
         "train_loss": epoch.train_loss,
         "val_loss": epoch.val_loss,
-        "train_ppl": perplexity(epoch.train_loss),
-        "val_ppl": perplexity(epoch.val_loss),
+        "train_ppl": exp(epoch.train_loss),
+        "val_ppl": exp(epoch.val_loss),
         # Where logits are not finite, no target got the largest one; that is no measure.
         "val_acc": epoch.val_acc if math.isfinite(epoch.val_loss) else math.nan,
     }

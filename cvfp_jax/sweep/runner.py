@@ -24,12 +24,11 @@ from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import make_mesh, warm_up_collectives
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.planning.plan import SMALLER, CellPlan, check_counted, contexts_go_to_disk, plan_cell, work
-from cvfp_jax.report import formats
+from cvfp_jax.report import formats, records
 from cvfp_jax.report.document import SweepReport, write_report
 from cvfp_jax.report.plans import plan_table
+from cvfp_jax.report.records import Record
 from cvfp_jax.report.terminal import show_report
-from cvfp_jax.results import records
-from cvfp_jax.results.records import Record
 from cvfp_jax.runtime import files, signals
 from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.sweep import workdir

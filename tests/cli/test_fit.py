@@ -7,7 +7,7 @@ import pytest
 
 import launch
 from cvfp_jax.cli.analyses import ANALYSES
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.objectives import OBJECTIVES
 

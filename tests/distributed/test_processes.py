@@ -13,7 +13,7 @@ import pytest
 
 from cvfp_jax.cli import hosts
 from cvfp_jax.errors import MachineError, UserError
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

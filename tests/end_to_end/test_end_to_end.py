@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import launch
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

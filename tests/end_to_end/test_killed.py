@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import math
 
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 
 NAMES = {  # that would be trouble on a page if they were not escaped
     "script": "<script>alert(1)</script>",

@@ -6,11 +6,11 @@ import pytest
 
 import launch
 from cvfp_jax.errors import UserError
+from cvfp_jax.report import records
 from cvfp_jax.report.against import compare_sweeps, ratios_table
 from cvfp_jax.report.against_figures import pair_figure
 from cvfp_jax.report.rebuild import rebuild_report
 from cvfp_jax.report.summary import summarise
-from cvfp_jax.results import records
 from tests.report.made_records import law_records, record
 
 NAMES = ("v1", "v2")

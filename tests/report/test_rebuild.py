@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cvfp_jax.errors import UserError
+from cvfp_jax.report import records
 from cvfp_jax.report.document import SweepReport, write_report
 from cvfp_jax.report.rebuild import rebuild_report
-from cvfp_jax.results import records
 from tests.report.made_records import law_records, record
 
 ROOT = Path(__file__).parents[2]

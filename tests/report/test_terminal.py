@@ -1,8 +1,8 @@
 from pathlib import Path
 
+from cvfp_jax.report import records
 from cvfp_jax.report.document import SweepReport
 from cvfp_jax.report.terminal import show_report
-from cvfp_jax.results import records
 from tests.report.made_records import law_records
 
 TIMES = dict.fromkeys((name for name in records.FIELDS if name.endswith("_seconds")), 0.0)

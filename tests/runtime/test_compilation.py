@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from tqdm import tqdm
 
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from cvfp_jax.runtime import compilation
 from cvfp_jax.runtime.compilation import Compilation, reported
 from tests import tiny

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvfp_jax.errors import UserError
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from cvfp_jax.scaling.points import Group, read_points
 
 HEADER = "tokens,ppl,config,seed"

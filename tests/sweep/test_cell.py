@@ -8,7 +8,7 @@ import pytest
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from cvfp_jax.sweep.cell import run_cell
 
 CONFIG = replace(

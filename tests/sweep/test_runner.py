@@ -5,7 +5,7 @@ import pytest
 
 from cvfp_jax.config.grid import Grid, Search
 from cvfp_jax.config.settings import RunConfig
-from cvfp_jax.results import records
+from cvfp_jax.report import records
 from cvfp_jax.sweep.runner import cells_left
 
 DIMS = (10, 20, 30, 40, 50)

@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax.errors import MachineError, UserError
+from cvfp_jax.report import records
 from cvfp_jax.report.document import Figures, SweepReport, report_page
 from cvfp_jax.report.page import markdown
+from cvfp_jax.report.records import FIELDS, misfit
 from cvfp_jax.report.webpage import render
-from cvfp_jax.results import records
-from cvfp_jax.results.records import FIELDS, misfit
 from tests.report.made_records import record
 
 
@@ -126,15 +126,6 @@ def test_any_bytes_give_records_or_a_message(tmp_path, content):
         assert records.read(path) == []
     except UserError as error:
         assert "records.jsonl, line" in str(error)  # noqa: PT017
-
-
-@pytest.mark.parametrize(("loss", "ppl"), [(0.0, 1.0), (math.log(50257), 50257.0), (1e4, math.inf)])
-def test_perplexity(loss, ppl):
-    assert records.perplexity(loss) == pytest.approx(ppl)
-
-
-def test_the_perplexity_of_nan_is_nan():
-    assert math.isnan(records.perplexity(math.nan))
 
 
 def test_an_unfinished_last_line_is_cut_off(tmp_path):

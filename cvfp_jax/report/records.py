@@ -103,18 +103,6 @@ def misfit(record: dict[str, Any]) -> str | None:
     return None
 
 
-def perplexity(loss: float) -> float:
-    """Returns exp(loss), infinite where it overflows.
-
-    >>> round(perplexity(math.log(50257.0)), 3), perplexity(1e4)
-    (50257.0, inf)
-    """
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
 def to_json(record: Record) -> str:
     """Returns a record as a line of JSON; numbers that are not finite become null, and its status says so.
 
