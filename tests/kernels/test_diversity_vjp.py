@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,17 +30,25 @@ def value_and_gradient(name, contexts, counted, key, tile=5):
     return from_moments(name, moments)
 
 
-@pytest.mark.parametrize("valid", [12, 7, 1])
-@pytest.mark.parametrize("name", ["MCDL", "OACD", "WMSE", "HSIC"])
-def test_a_gradient_is_that_of_the_loss(name, valid):
-    key = jax.random.key(3)
-    contexts = 0.5 + jax.random.normal(jax.random.key(0), (12, 4))
-    counted = jnp.arange(12) < valid
-    expected, by_hand = jax.value_and_grad(DIVERSITY_LOSSES[name])(contexts, counted, key)
+@functools.partial(jax.jit, static_argnames="name")
+def in_tiles_and_as_defined(name, contexts, counted, key):
     loss, gradient = value_and_gradient(name, contexts, counted, key)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-7)
     found = jnp.where(counted[:, None], gradient.of_rows(contexts, gradient.rest_BxD), 0)
-    np.testing.assert_allclose(found, by_hand, rtol=0, atol=1e-6)
+    return (loss, found), jax.value_and_grad(DIVERSITY_LOSSES[name])(contexts, counted, key)
+
+
+@pytest.mark.parametrize("name", ["MCDL", "OACD", "WMSE", "HSIC"])
+@settings(max_examples=10, deadline=None)
+@given(valid=st.integers(1, 12), seed=st.integers(0, 2**31 - 1))
+def test_a_gradient_is_that_of_the_loss(name, valid, seed):
+    with jax.enable_x64(True):
+        contexts = jnp.asarray(0.5 + np.random.default_rng(seed).normal(size=(12, 4)))
+        counted = jnp.arange(12) < valid
+        (loss, found), (expected, by_hand) = in_tiles_and_as_defined(
+            name, contexts, counted, jax.random.key(seed)
+        )
+        assert float(loss) == pytest.approx(float(expected), rel=1e-12, abs=1e-14)
+        np.testing.assert_allclose(found, by_hand, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
