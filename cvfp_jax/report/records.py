@@ -251,13 +251,13 @@ def _finite(text: str) -> float:
     return value
 
 
-def cell_key(place: Record) -> str:
+def cell_key(axis_values: Record) -> str:
     """Returns what tells a cell from the others of its sweep: its value on each axis, sorted by name.
 
     >>> cell_key({"num_samples": 50, "model.context_dim": 8})
     '{"model.context_dim": 8, "num_samples": 50}'
     """
-    return json.dumps(place, sort_keys=True)
+    return json.dumps(axis_values, sort_keys=True)
 
 
 def failed(record: Record) -> bool:

@@ -46,7 +46,7 @@ def saved(folder, count, **options):
     return folder
 
 
-def found(folder, **options):
+def restored(folder, **options):
     """The number of the save that a folder gives back; None if it gives none."""
     with OrbaxCheckpointer(folder, IDENTITY, 0, **options) as checkpointer:
         facts = checkpointer.facts("part")
@@ -60,11 +60,11 @@ def found(folder, **options):
 
 
 def test_the_newest_two_are_kept_and_the_newest_counts(tmp_path):
-    assert found(tmp_path / "none") is None
+    assert restored(tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
     folder = saved(tmp_path / "cell", 4)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
-    assert found(folder) == 4
+    assert restored(folder) == 4
 
 
 def test_what_is_kept_is_saved_along_until_it_is_dropped(tmp_path):
@@ -116,7 +116,7 @@ def test_saves_wait_for_their_time(tmp_path, monkeypatch):
 def test_a_state_not_worth_saving_is_not_saved(tmp_path):
     with OrbaxCheckpointer(tmp_path, IDENTITY, 0) as checkpointer:
         checkpointer.maybe_save("part", lambda: None)
-    assert found(tmp_path) is None
+    assert restored(tmp_path) is None
 
 
 def files(folder):
@@ -158,13 +158,13 @@ def test_a_torn_newest_falls_back_with_a_warning_that_names_it(tmp_path, caplog,
     folder = saved(tmp_path / "cell", 4)
     CORRUPTIONS[name](folder / "3")
     with caplog.at_level(logging.WARNING):
-        assert found(folder) == 3
+        assert restored(folder) == 3
     (warning,) = caplog.messages
     assert f"removing checkpoint {folder / '3'}" in warning
     # What was torn does not come back, nor push out what is whole.
     with OrbaxCheckpointer(folder, IDENTITY, 0) as checkpointer:
         checkpointer.maybe_save("part", lambda: ({"number": 9}, state(9)))
-    assert found(folder) == 9
+    assert restored(folder) == 9
     assert (folder / "2").exists()
 
 
@@ -190,7 +190,7 @@ def test_without_a_whole_one_the_cell_starts_again(tmp_path, caplog):
     for number in ("1", "2"):
         flip(largest(folder / number))
     with caplog.at_level(logging.WARNING):
-        assert found(folder) is None
+        assert restored(folder) is None
     assert len(caplog.messages) == 2
     assert "its cell starts again" in caplog.messages[-1]
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path, change, part):
     folder = saved(tmp_path / "cell", 2)
     with pytest.raises(UserError, match=f"{folder}/1 was made with {part}: .*--workdir"):
         OrbaxCheckpointer(folder, IDENTITY | change, 0)
-    assert found(folder) == 2, "it is left as it is"
+    assert restored(folder) == 2, "it is left as it is"
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
@@ -233,9 +233,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, template, part):
 
 def test_another_device_is_told_and_not_refused(tmp_path, caplog):
     folder = saved(tmp_path / "cell", 1, where={"device": "cpu: a"})
-    assert found(folder, where={"device": "cpu: a"}) == 1
+    assert restored(folder, where={"device": "cpu: a"}) == 1
     assert not caplog.messages
-    assert found(folder, where={"device": "gpu: b"}) == 1
+    assert restored(folder, where={"device": "gpu: b"}) == 1
     assert "another device (cpu: a, now gpu: b)" in caplog.text
 
 
@@ -257,7 +257,7 @@ def test_a_disk_that_refuses_leaves_the_older_checkpoint(tmp_path, monkeypatch, 
         with pytest.raises(MachineError, match=f"{folder}.*{os.strerror(fault)}"):
             saved(folder, 3)
     assert refused
-    assert found(folder) == 2
+    assert restored(folder) == 2
 
 
 FULL = """
@@ -286,4 +286,4 @@ def test_a_write_that_the_system_refuses(tmp_path):
         " give the same command again. 1\n"
     ), run.stderr
     assert run.stderr == ""
-    assert found(folder) == 2
+    assert restored(folder) == 2

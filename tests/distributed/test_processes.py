@@ -76,17 +76,17 @@ def the_record(folder):
     return record
 
 
-def assert_close(found, expected):
+def assert_close(record, expected):
     """Equal but for rounding, times, and what stands for the device."""
     for name, value in expected.items():
         if name.endswith("_seconds") or name == "device":
             continue
         if isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float)):
             # The last of the losses between passes is rounding's noise.
-            assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-9), name
+            assert record[name] == pytest.approx(value, rel=1e-4, abs=1e-9), name
         else:
-            assert found[name] == value, name
-    assert found.keys() == expected.keys()
+            assert record[name] == value, name
+    assert record.keys() == expected.keys()
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def launches(flags, folder, log, moments):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def found(folder):
+def records_without_times(folder):
     return [
         {name: value for name, value in record.items() if not name.endswith("_seconds")}
         for record in records.read(folder / records.FILE_NAME)
@@ -55,7 +55,7 @@ def test_killed_at_twenty_moments_a_sweep_ends_with_the_same_records(tmp_path):
     assert "it was never finished" in said, "a save must have been struck"
     assert "going on from" in said
     assert "all 4 cells are finished" in said
-    assert found(killed) == found(whole)
-    assert len(found(whole)) == 4
+    assert records_without_times(killed) == records_without_times(whole)
+    assert len(records_without_times(whole)) == 4
     assert not (killed / "checkpoints").exists(), "finished cells leave nothing behind"
     assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}

@@ -122,9 +122,10 @@ def test_phase1_stopped_after_every_kth_step(resumed, name):
 
     whole = work()
     assert whole.iterations > 4, "the case must make some steps"
-    for every in (1, 2, 3) if name == "noise" else (1,):
-        equal(resumed(work, every), whole)
-    equal(resumed(work, 2, by_signal=False), whole)
+    equal(resumed(work, 1), whole)
+    if name == "noise":
+        equal(resumed(work, 3), whole)
+        equal(resumed(work, 2, by_signal=False), whole)
 
 
 def test_blocks_stopped_after_every_kth_step(resumed):
@@ -176,48 +177,44 @@ def test_phase2_stopped_after_every_kth_batch(resumed, name):
     whole = work()
     per_epoch = 4
     assert len(whole.batch_losses) == per_epoch * len(whole.epochs)
-    for every in (1, 3, per_epoch) if name == "frozen" else (3,):
+    for every in (1, per_epoch) if name == "frozen" else (3,):
         equal(resumed(work, every), whole)
-    equal(resumed(work, 3, by_signal=False), whole)
+    if name == "frozen":
+        equal(resumed(work, 3, by_signal=False), whole)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"phase2.train_contexts": "sequential", "model.num_blocks": 2, "model.context_mode": "A"},
+        {
+            "phase2.train_contexts": "sequential",
+            "model.num_blocks": 2,
+            "model.context_mode": "A",
+            "model.use_weight_tying": False,
+        },
         {"phase2.train_contexts": "recomputed", "model.num_layers": 2, "phase1.stop": "val_effective_rank"},
-        {"model.num_layers": 2, "model.use_weight_tying": False},
     ],
 )
 def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
     monkeypatch.setattr(recurrence, "CHUNK", 64)
     config, data = replace(CONFIG, changes), data_of(capacity=250, val_capacity=120)
+    # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
+    grown = data_of(capacity=400, val_capacity=200)
+    spent_before = []
 
     def work(checkpointer=NOT_SAVED):
-        cell_data = data if checkpointer is NOT_SAVED else next(rooms)
-        return run_cell(config, cell_data, Runtime(checkpointer=checkpointer))
+        before = checkpointer.facts("seconds")
+        spent_before.append(before)
+        return run_cell(config, grown if before else data, Runtime(checkpointer=checkpointer))
 
-    # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
-    rooms = iter([data] + [data_of(capacity=400, val_capacity=200)] * 100)
     whole = work()
     record = resumed(work, 4)
     for name, value in whole.items():
         if name not in TIMES:
             assert record[name] == value, name
-
-
-def test_seconds_add_up_over_launches(resumed, monkeypatch):
-    spent = []
-
-    def work(checkpointer):
-        before = checkpointer.facts("seconds") or {}
-        record = run_cell(CONFIG, data_of(), Runtime(checkpointer=checkpointer))
-        spent.append((before, record))
-        return record
-
-    resumed(work, 15)
-    ((before, record),) = spent
+    # Seconds add up over launches.
+    before = spent_before[-1]
     for stage in ("phase1", "contexts", "diagnostics"):
         assert 0 < before[stage][0] <= record[f"{stage}_seconds"] + 5e-4
     assert record["phase2_seconds"] > before["phase2"][0] > 0

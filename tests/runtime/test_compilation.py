@@ -145,17 +145,17 @@ def test_each_compilation_is_told_once():
         return 2 * x + y
 
     small, large = (jnp.ones((size, 2)) for size in (3, 4))
-    found = []
-    with reported(found.append):
+    compilations = []
+    with reported(compilations.append):
         for argument in (small, large, small):
             twice(argument, 1.0)
-    assert [(c.name, c.arguments) for c in found] == [
+    assert [(c.name, c.arguments) for c in compilations] == [
         ("twice", ("float32[3,2]", "float32[]")),
         ("twice", ("float32[4,2]", "float32[]")),
     ]
-    assert all(0 < c.seconds < 10 for c in found)
+    assert all(0 < c.seconds < 10 for c in compilations)
     twice(jnp.ones((5, 2)), 1.0)
-    assert len(found) == 2, "nothing is told outside the block"
+    assert len(compilations) == 2, "nothing is told outside the block"
 
 
 def test_a_program_that_compiling_another_takes_has_its_own_line():
@@ -163,21 +163,21 @@ def test_a_program_that_compiling_another_takes_has_its_own_line():
         with jax.ensure_compile_time_eval():
             return x + jnp.sort(jnp.ones(7))[0]
 
-    found, x = [], jnp.ones(2)
-    with reported(found.append):
+    compilations, x = [], jnp.ones(2)
+    with reported(compilations.append):
         jax.jit(constant)(x)
-    assert found[-1].arguments == ("float32[2]",)
-    assert found[-1].name == "constant"
-    assert ("sort", ("float32[7]",)) in [(c.name, c.arguments) for c in found]
+    assert compilations[-1].arguments == ("float32[2]",)
+    assert compilations[-1].name == "constant"
+    assert ("sort", ("float32[7]",)) in [(c.name, c.arguments) for c in compilations]
 
 
 def test_what_was_loaded_is_told_apart():
-    found = []
-    with reported(found.append):
+    compilations = []
+    with reported(compilations.append):
         jax.monitoring.record_event(compilation._LOADED)
         for name in ("first", "second"):
             jax.monitoring.record_event_duration_secs(compilation._COMPILING, 0.5, fun_name=f"jit({name})")
-    assert found == [Compilation("first", (), 0.5, True), Compilation("second", (), 0.5, False)]
+    assert compilations == [Compilation("first", (), 0.5, True), Compilation("second", (), 0.5, False)]
 
 
 def test_jax_says_nothing_more_than_before(caplog):

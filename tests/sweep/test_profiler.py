@@ -10,33 +10,15 @@ import pytest
 
 from cvfp_jax.checkpointing.checkpointer import Checkpointer
 from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
-from cvfp_jax.config.overrides import replace
-from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.contexts.runtime import Runtime
-from cvfp_jax.data.dataset import CellData
 from cvfp_jax.sweep import profiler
 from cvfp_jax.sweep.cell import run_cell
 from cvfp_jax.sweep.profiler import Profiler
-
-CONFIG = replace(
-    RunConfig(preset="test", num_samples=5),
-    {
-        "model.context_dim": 6,
-        "model.embed_dim": 4,
-        "phase1.max_iterations": 12,
-        "phase1.batch_size": 50,
-        "phase2.epochs": 2,
-        "phase2.batch_size": 25,
-        "phase2.patience": 2,
-    },
-)
+from tests.sweep.test_cell import CONFIG, TIMES, data_of
 
 
 def run(checkpointer):
-    rng = np.random.default_rng(0)
-    ids, table = rng.integers(0, 9, 300).astype(np.int32), rng.normal(size=(9, 4)).astype(np.float32)
-    data = CellData(ids[:200], ids[200:], table, "0" * 64, "1" * 64, 2.5)
-    return run_cell(CONFIG, data, Runtime(checkpointer=checkpointer))
+    return run_cell(CONFIG, data_of(), Runtime(checkpointer=checkpointer))
 
 
 def events(folder):
@@ -56,9 +38,7 @@ def test_a_cell_is_traced_and_its_numbers_stay(quick_compilation, tmp_path):
         "traced 3 of 3 steps of phase 2",
     ]
     plain = run(Checkpointer())
-    assert {name for name in plain if traced[name] != plain[name]} <= {
-        name for name in plain if name.endswith("_seconds")
-    }
+    assert {name for name in plain if traced[name] != plain[name]} <= set(TIMES)
     for phase, function in (("phase1", "advance_in_memory"), ("phase2", "_train_step")):
         found = events(tmp_path / phase)
         steps = [event for event in found if event["name"] == phase]
