@@ -20,7 +20,7 @@ from jax import lax
 
 from cvfp_jax.config.settings import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.core.diversity import DIVERSITY_LOSSES
-from cvfp_jax.core.optimizer import adam
+from cvfp_jax.core.optimizer import adam, clip_by_global_norm
 from cvfp_jax.core.widths import FFN_EXPANSION, context_widths, token_context_widths, token_widths
 
 LAYER_NORM_EPSILON = 1e-5
@@ -414,7 +414,7 @@ def phase1_step(
     (_, (contexts_NxD, metrics)), gradient = loss_and_gradient(
         state.params, state.contexts_NxD, window_NxKE, key, model, config
     )
-    optimizer = adam(config.learning_rate, config.gradient_clip)
+    optimizer = adam(config.learning_rate, clip_by_global_norm(config.gradient_clip))
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     share = converged_share(contexts_NxD, state.contexts_NxD, config.convergence_threshold)
     metrics |= {"converged_share": share, "grad_norm": optax.tree.norm(gradient)}
@@ -424,7 +424,7 @@ def phase1_step(
 
 def phase1_start(params: list[Layer], contexts_NxD: jax.Array, config: Phase1Config) -> Phase1State:
     """Returns the state before the first iteration, given the contexts that it starts from."""
-    optimizer = adam(config.learning_rate, config.gradient_clip)
+    optimizer = adam(config.learning_rate, clip_by_global_norm(config.gradient_clip))
     return Phase1State(params, optimizer.init(params), contexts_NxD)
 
 
@@ -570,7 +570,7 @@ def phase2_step(
         return phase2_loss(token_block(params, contexts, window_BxKE, model), table_VxE, targets_B)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
-    optimizer = adam(config.learning_rate, config.gradient_clip, config.weight_decay)
+    optimizer = adam(config.learning_rate, clip_by_global_norm(config.gradient_clip), config.weight_decay)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
     return Phase2State(optax.apply_updates(state.params, updates), optimizer_state), metrics
@@ -578,5 +578,5 @@ def phase2_step(
 
 def phase2_start(params: list[Layer], config: Phase2Config) -> Phase2State:
     """Returns the state before the first batch."""
-    optimizer = adam(config.learning_rate, config.gradient_clip, config.weight_decay)
+    optimizer = adam(config.learning_rate, clip_by_global_norm(config.gradient_clip), config.weight_decay)
     return Phase2State(params, optimizer.init(params))
