@@ -18,7 +18,7 @@ from cvfp_jax.core.model import LanguageModel
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1.train import begin_iteration
-from cvfp_jax.phase2.step import compiled
+from cvfp_jax.phase2.step import compile_steps
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import begin_training
 
@@ -85,7 +85,7 @@ def _phase2(model: LanguageModel, part: Part) -> Run:
     stream = Stream.of(part.work.ids(), jnp.asarray(part.work.contexts(part.work.tokens)))
     batches = stream.batches(part.rows)[:1]
     arrays = next(spec.arrays(stream, batches))
-    train, evaluate = compiled(spec)
+    train, evaluate = compile_steps(spec)
 
     def run_train() -> None:
         nonlocal state

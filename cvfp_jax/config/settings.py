@@ -148,10 +148,10 @@ class Phase1Config:
     convergence_threshold: float = 0.03
     """A token has converged if the mean squared change of its context in an iteration is below this."""
     stop: str = "rate"
-    """What ends phase 1 early: rate (the share of converged tokens), improvement (that share, or its growing
-    no longer) or val_effective_rank (the effective rank of validation contexts growing no longer)."""
+    """What ends phase 1 early: rate (the share of converged tokens is high enough), improvement (it is, or it
+    has stopped growing) or val_effective_rank (that of validation contexts has stopped growing)."""
     min_iterations: int = 5
-    """Iterations before which stop=rate ends nothing."""
+    """The least number of iterations that stop=rate makes."""
     min_converged_ratio: float = 0.99
     """Share of converged tokens, from 0 to 1, at which stop=rate and stop=improvement end."""
     min_convergence_improvement: float = 0.01
@@ -208,7 +208,7 @@ class Phase2Config:
     min_ppl_improvement: float = 0.0
     """Validation perplexity by which an epoch must be better than the best one to be a gain; 0: any gain."""
     small_gain: str = "dropped"
-    """Whether an epoch that is better by less than that becomes the best one: dropped (no) or kept (yes)."""
+    """Whether an epoch that is better by less than min_ppl_improvement becomes the best: dropped or kept."""
     weight_decay: float = 0.0
     """Weight decay, decoupled from the gradient (AdamW)."""
     dropout: float = 0.0

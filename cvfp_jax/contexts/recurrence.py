@@ -62,7 +62,7 @@ def _tables(params: Any, vectors_UxE: jax.Array, graphdef: nnx.GraphDef) -> list
     return token_tables(_in_single_precision(params, graphdef), vectors_UxE)
 
 
-class _Walked(NamedTuple):
+class _ScanInputs(NamedTuple):
     """What walking along a stream reads, whole on every device but for the places."""
 
     params: Any
@@ -72,11 +72,13 @@ class _Walked(NamedTuple):
     num_tokens: jax.Array  # int32, of the stream
 
 
-_SHARED = _Walked(REPLICATED, REPLICATED, ROWS, REPLICATED, REPLICATED)
+_SHARED = _ScanInputs(REPLICATED, REPLICATED, ROWS, REPLICATED, REPLICATED)
 
 
-def _stepper(walked: _Walked, graphdef: nnx.GraphDef) -> Callable[[jax.Array, int], parallel_scan.LaneStep]:
-    """Returns what makes the step of some rows from the first one's place in the device's range."""
+def _make_step(
+    walked: _ScanInputs, graphdef: nnx.GraphDef
+) -> Callable[[jax.Array, int], parallel_scan.LaneStep]:
+    """Returns a function of a first row and a number of rows that makes their recurrence step."""
     block, tables = without_token_rows(_in_single_precision(walked.params, graphdef)), walked.tables
     K = block.num_input_tokens
 
@@ -92,7 +94,7 @@ def _stepper(walked: _Walked, graphdef: nnx.GraphDef) -> Callable[[jax.Array, in
     return at
 
 
-def _write(contexts_NxD: jax.Array, new_BxD: jax.Array, first: jax.Array, walked: _Walked) -> jax.Array:
+def _write(contexts_NxD: jax.Array, new_BxD: jax.Array, first: jax.Array, walked: _ScanInputs) -> jax.Array:
     """Writes contexts of a device's range, zeros beyond the stream."""
     places_B = axis_index() * len(contexts_NxD) + first + jnp.arange(len(new_BxD), dtype=jnp.int32)
     kept_BxD = jnp.where((places_B < walked.num_tokens)[:, None], new_BxD, 0)
@@ -103,7 +105,7 @@ def _write(contexts_NxD: jax.Array, new_BxD: jax.Array, first: jax.Array, walked
     jax.jit, static_argnames=("graphdef", "num_lanes", "chunk", "mesh"), donate_argnames="contexts_NxD"
 )
 def _scan(
-    walked: _Walked,
+    walked: _ScanInputs,
     contexts_NxD: jax.Array,
     first: jax.Array,
     until: jax.Array,
@@ -117,8 +119,10 @@ def _scan(
     All devices but the first start from zero; ``_join`` makes that good.
     """
 
-    def scan_own(walked: _Walked, contexts_NxD: jax.Array, first: jax.Array, until: jax.Array) -> jax.Array:
-        at = _stepper(walked, graphdef)
+    def scan_own(
+        walked: _ScanInputs, contexts_NxD: jax.Array, first: jax.Array, until: jax.Array
+    ) -> jax.Array:
+        at = _make_step(walked, graphdef)
 
         def chunk_step(place: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             contexts_NxD, context_D = carry
@@ -136,7 +140,7 @@ def _scan(
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "mesh"), donate_argnames="contexts_NxD")
-def _join(walked: _Walked, contexts_NxD: jax.Array, graphdef: nnx.GraphDef, mesh: Mesh) -> jax.Array:
+def _join(walked: _ScanInputs, contexts_NxD: jax.Array, graphdef: nnx.GraphDef, mesh: Mesh) -> jax.Array:
     """Corrects each device's contexts until they follow from those of the device before.
 
     Round by round each device is told the last context of the device before and walks along its own range
@@ -144,8 +148,8 @@ def _join(walked: _Walked, contexts_NxD: jax.Array, graphdef: nnx.GraphDef, mesh
     the last one; after as many rounds as devices there is nothing left to change.
     """
 
-    def join_own(walked: _Walked, contexts_NxD: jax.Array) -> jax.Array:
-        at, own_rows = _stepper(walked, graphdef), len(contexts_NxD)
+    def join_own(walked: _ScanInputs, contexts_NxD: jax.Array) -> jax.Array:
+        at, own_rows = _make_step(walked, graphdef), len(contexts_NxD)
         rows = min(_CORRECTED, own_rows)
 
         def unmet(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -191,7 +195,7 @@ def _lanes(rows: int) -> tuple[int, int]:
     return count, count * min(CHUNK, -(-rows // count))
 
 
-class _Path:
+class _StreamInputs:
     """What a block walks along, on the devices."""
 
     def __init__(self, block: ContextBlock, stream: TokenStream, line: Mesh) -> None:
@@ -201,11 +205,11 @@ class _Path:
         self._tables = _tables(self._params, self._windows.vectors_UxE, self.graphdef)
         self._num_tokens, self._line = len(stream), line
 
-    def segment(self, first: int, rows: int, start_D: jax.Array) -> _Walked:
+    def segment(self, first: int, rows: int, start_D: jax.Array) -> _ScanInputs:
         """Returns some tokens, a range of them on each device, to be walked along from a context."""
         start_D, num_tokens = device_put((start_D, jnp.int32(self._num_tokens - first)), self._line)
         places_W = self._windows.places(first, rows)
-        return _Walked(self._params, self._tables, places_W, start_D, num_tokens)
+        return _ScanInputs(self._params, self._tables, places_W, start_D, num_tokens)
 
 
 def sequential_contexts(
@@ -264,7 +268,7 @@ def sequential_contexts(
         facts = {"chunks": done, "finished": finished, "devices": devices, "rows": first_rows.shape[0]}
         return facts, first_rows
 
-    path, pace = _Path(block, stream, line), Pace()
+    path, pace = _StreamInputs(block, stream, line), Pace()
     before_D = jnp.zeros((dim,), dtype) if start_D is None else start_D
     with store.writer() as write:
         for first in range(0, len(stream), rows):

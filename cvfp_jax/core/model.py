@@ -65,13 +65,21 @@ class LayerKind(NamedTuple):
 
     def activate(self, x: jax.Array) -> jax.Array:
         """Returns relu(x), or x Phi(x) with Phi the normal distribution."""
-        return jax.nn.relu(x) if self.activation == "relu" else jax.nn.gelu(x, approximate=False)
+        match self.activation:
+            case "relu":
+                return jax.nn.relu(x)
+            case "gelu":
+                return jax.nn.gelu(x, approximate=False)
+        raise ValueError(f"no activation {self.activation!r}")
 
     def slope(self, x: jax.Array) -> jax.Array:
         """Returns the derivative of ``activate``: of relu as bool, of gelu ``Phi(x) + x phi(x)``."""
-        if self.activation == "relu":
-            return x > 0
-        return jax.scipy.stats.norm.cdf(x) + x * jax.scipy.stats.norm.pdf(x)
+        match self.activation:
+            case "relu":
+                return x > 0
+            case "gelu":
+                return jax.scipy.stats.norm.cdf(x) + x * jax.scipy.stats.norm.pdf(x)
+        raise ValueError(f"no slope of activation {self.activation!r}")
 
 
 class Layer(nnx.Module):

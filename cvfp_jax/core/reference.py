@@ -167,7 +167,7 @@ def layer(params: Layer, kept: jax.Array, context: jax.Array, token: jax.Array, 
     >>> layer(still, context, context, window, "relu").round(3).tolist()
     [[-1.0, 1.0]]
     """
-    phi = jax.nn.relu if activation == "relu" else functools.partial(jax.nn.gelu, approximate=False)
+    phi = {"relu": jax.nn.relu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}[activation]
     delta = phi(_affine(params.first, jnp.concatenate([context, token], axis=1)))
     if params.second is not None:
         delta = phi(_affine(params.second, delta))

@@ -88,8 +88,8 @@ class DeviceRange(NamedTuple):
 def range_of_device(devices: int, num_rows: int, batch_size: int) -> DeviceRange:
     """Returns the range of a device.
 
-    Each device has as many micro-batches as any other; where there are fewer micro-batches than devices,
-    as many devices share one as can have equal pieces of it.
+    Every device has the same number of micro-batches. Where there are fewer micro-batches than devices, each
+    is shared by as many devices as can have equal pieces of it.
 
     Args:
       devices: their number.

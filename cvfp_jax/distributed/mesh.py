@@ -22,7 +22,7 @@ DATA, MODEL = "data", "model"
 AXES = (DATA, MODEL)
 _BATCHES, _PIECES = "batches", "pieces"
 _LINE = (_BATCHES, _PIECES)
-# What every device holds whole, and what each holds a range of the rows of.
+# Held whole by every device, and sharded by rows: a range of them on each.
 REPLICATED: Any = PartitionSpec()
 ROWS: Any = PartitionSpec(_LINE)
 

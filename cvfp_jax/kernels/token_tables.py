@@ -86,9 +86,9 @@ def token_tables(block: ContextBlock, vectors_UxE: jax.Array) -> list[LayerTable
 
 
 def without_token_rows(block: ContextBlock) -> ContextBlock:
-    """Leaves of a block's first weights what its tables have no part in, as products read it.
+    """Cuts a block's first weights down to the rows that read contexts, rounded as products read them.
 
-    Cut out and rounded once, before a loop: XLA would do so in each of its steps.
+    Once, before a loop: XLA would do so in each of its steps.
     """
     for layer in block.layers:
         kernel = operand(layer.linear.kernel[: layer.context_dim], layer.kind.precision)

@@ -1,4 +1,4 @@
-"""The iteration of phase 1 as compiled programs, wherever its contexts are kept.
+"""The loop of phase 1's iterations as compiled programs, wherever its contexts are kept.
 
 Contexts in memory are iterated by one compiled loop of many steps. Those in a file pass through the device a
 chunk of whole micro-batches at a time, read ahead and written behind; the numbers are the same.
@@ -24,18 +24,18 @@ from cvfp_jax.distributed.mesh import REPLICATED, ROWS, device_put, pmax, psum, 
 from cvfp_jax.kernels.token_tables import LayerTables, token_tables
 from cvfp_jax.phase1.micro_batches import Range, Tokens, num_batches, own_range
 from cvfp_jax.phase1.step import (
+    Accumulators,
     Inputs,
     Phase1Spec,
     State,
-    Sums,
-    begin,
-    end,
-    renew_range,
+    begin_step,
+    finish_step,
     residual_sums,
     step,
+    update_contexts,
 )
 
-# Which of it each device has a range of.
+# How a solution and its inputs are sharded: contexts and places by rows, all else replicated.
 _STATE = State(REPLICATED, REPLICATED, ROWS, REPLICATED)
 _INPUTS = Inputs(Tokens(REPLICATED, ROWS, REPLICATED), REPLICATED, REPLICATED)
 _SOLUTION = Solution(_STATE, REPLICATED, REPLICATED, REPLICATED)
@@ -174,8 +174,8 @@ def _range(contexts_BxD: jax.Array, start: _Start | None, inputs: Inputs, spec: 
 @functools.partial(jax.jit, static_argnames="spec", donate_argnames="state")
 def _start(state: State, inputs: Inputs, spec: Phase1Spec) -> Solution:
     def sums_only(state: State, index: jax.Array, inputs: Inputs) -> StepResult:
-        _, sums = begin(state.params, inputs, spec)
-        return end(state, sums, index, inputs, spec)
+        _, sums = begin_step(state.params, inputs, spec)
+        return finish_step(state, sums, index, inputs, spec)
 
     def start(state: State, inputs: Inputs) -> Solution:
         make_step = functools.partial(sums_only, inputs=inputs)
@@ -196,8 +196,8 @@ def advance_in_memory(solution: Solution, inputs: Inputs, until: jax.Array, spec
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def _begin(params: Any, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Sums]:
-    return begin(params, inputs, spec)
+def _begin(params: Any, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Accumulators]:
+    return begin_step(params, inputs, spec)
 
 
 @functools.partial(jax.jit, static_argnames="spec")
@@ -211,20 +211,22 @@ def _renew(
     start: _Start,
     params: Any,
     tables: list[LayerTables],
-    sums: Sums,
+    sums: Accumulators,
     index: jax.Array,
     inputs: Inputs,
     spec: Phase1Spec,
-) -> tuple[jax.Array, Sums]:
+) -> tuple[jax.Array, Accumulators]:
     own = _range(contexts_BxD, start, inputs, spec)
-    contexts_BxD, sums = renew_range(as_kept(contexts_BxD), own, params, tables, sums, index, inputs, spec)
+    contexts_BxD, sums = update_contexts(
+        as_kept(contexts_BxD), own, params, tables, sums, index, inputs, spec
+    )
     return as_numbers(contexts_BxD), sums
 
 
 @functools.partial(jax.jit, static_argnames="spec", donate_argnames="solution")
-def _end(solution: Solution, sums: Sums, inputs: Inputs, spec: Phase1Spec) -> Solution:
-    def finish(solution: Solution, sums: Sums, inputs: Inputs) -> Solution:
-        return fixed_point.after(solution, end(solution.state, sums, solution.steps, inputs, spec))
+def _end(solution: Solution, sums: Accumulators, inputs: Inputs, spec: Phase1Spec) -> Solution:
+    def finish(solution: Solution, sums: Accumulators, inputs: Inputs) -> Solution:
+        return fixed_point.after(solution, finish_step(solution.state, sums, solution.steps, inputs, spec))
 
     return shard_map(finish, spec.layout.mesh, REPLICATED, REPLICATED)(solution, sums, inputs)
 

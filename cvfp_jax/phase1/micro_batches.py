@@ -1,7 +1,7 @@
 """A pass over a token stream, a micro-batch at a time: every context anew from its predecessor's.
 
 Shapes: N tokens of a stream, or a device's range of it, B rows of a micro-batch, or a device's piece of it,
-and of its filling, C = B + 1, D context width, E embedding width, K input tokens, U distinct tokens,
+and of its padding, C = B + 1, D context width, E embedding width, K input tokens, U distinct tokens,
 W = B + K - 1 places.
 """
 
@@ -86,21 +86,21 @@ def _batch(
     own: Range,
     index: jax.Array,
     rows: int,
-    filling: int,
+    padding: int,
 ) -> Batch:
     """Reads a device's micro-batch, given the context before its first token."""
     first = index * rows
     own_BxD = as_numbers(lax.dynamic_slice_in_dim(contexts_NxD, first, rows))
     # In one: to fill it up later would copy it.
-    none_FxD = jnp.zeros((filling, len(before_D)), own_BxD.dtype)
+    none_FxD = jnp.zeros((padding, len(before_D)), own_BxD.dtype)
     old_CxD = jnp.concatenate([before_D[None, :], own_BxD, none_FxD]).astype(tokens.vectors_UxE.dtype)
     if rows > 1:  # XLA 0.10.2 fails to compile the barrier around two rows
         # Read once and for all: contexts are overwritten in place.
         old_CxD = lax.optimization_barrier(old_CxD)
     windows = rows + len(tokens.places_M) - len(contexts_NxD)
-    places_W = jnp.pad(lax.dynamic_slice_in_dim(tokens.places_M, first, windows), (0, filling))
+    places_W = jnp.pad(lax.dynamic_slice_in_dim(tokens.places_M, first, windows), (0, padding))
     valid_B = own.first_row + first + jnp.arange(rows, dtype=jnp.int32) < tokens.num_tokens
-    return Batch(own.first_batch + index, old_CxD, places_W, jnp.pad(valid_B, (0, filling)))
+    return Batch(own.first_batch + index, old_CxD, places_W, jnp.pad(valid_B, (0, padding)))
 
 
 # Makes a micro-batch's new contexts, and carries on what it was given.
@@ -115,7 +115,7 @@ def renew_contexts(
     renew: Renew,
     carried: Any,
     *,
-    filling: int = 0,
+    padding: int = 0,
 ) -> tuple[jax.Array, Any]:
     """Visits the micro-batches of a range in order and writes new contexts in the place of the old ones.
 
@@ -126,10 +126,10 @@ def renew_contexts(
         stream is. Bits are what a loop changes in place; see ``matmul.as_kept``.
       tokens: the stream.
       own: the range.
-      rows: of a micro-batch, without its filling.
+      rows: of a micro-batch, without its padding.
       renew: maps a micro-batch and what is carried to the new contexts [B, D] and what is carried on.
       carried: what the first micro-batch is given.
-      filling: rows after each micro-batch's own that do not count.
+      padding: rows after each micro-batch's own that do not count.
 
     Returns:
       The new contexts, zero in the padding, and what the last micro-batch carried on.
@@ -137,7 +137,7 @@ def renew_contexts(
 
     def body(index: jax.Array, carry: tuple[jax.Array, jax.Array, Any]) -> tuple[jax.Array, jax.Array, Any]:
         contexts_NxD, before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, own, index, rows, filling)
+        batch = _batch(contexts_NxD, before_D, tokens, own, index, rows, padding)
         new_BxD, carried = renew(batch, carried)
         new_BxD = jnp.where(batch.valid_B[:, None], new_BxD, 0)[:rows]
         new_BxD = new_BxD.astype(numbers_type(contexts_NxD.dtype))
@@ -160,13 +160,13 @@ def read_contexts(
     visit: Callable[[Batch, Any], Any],
     carried: Any,
     *,
-    filling: int = 0,
+    padding: int = 0,
 ) -> Any:
     """Visits micro-batches as ``renew_contexts`` does and changes none; returns what is carried."""
 
     def body(index: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         before_D, carried = carry
-        batch = _batch(contexts_NxD, before_D, tokens, own, index, rows, filling)
+        batch = _batch(contexts_NxD, before_D, tokens, own, index, rows, padding)
         return batch.old_CxD[rows].astype(before_D.dtype), visit(batch, carried)
 
     return lax.fori_loop(0, own.batches, body, (own.before_D, carried))[1]
@@ -200,14 +200,14 @@ def num_tiles(num_rows: int) -> tuple[int, int]:
     return -(-num_rows // rows), rows
 
 
-def filling(num_rows: int) -> int:
+def padding_rows(num_rows: int) -> int:
     """The rows that the last tile of a micro-batch lacks."""
     tiles, rows = num_tiles(num_rows)
     return tiles * rows - num_rows
 
 
 def tile_reader(batch: Batch, noise_BxD: jax.Array | None, rows: int) -> Callable[[jax.Array], Tile]:
-    """Returns what reads a tile of a micro-batch by its index."""
+    """Returns a function that reads a tile of a micro-batch by its index."""
     around = len(batch.places_W) - len(batch.valid_B)
     if noise_BxD is not None:
         noise_BxD = jnp.pad(noise_BxD, ((0, len(batch.valid_B) - len(noise_BxD)), (0, 0)))

@@ -1,4 +1,4 @@
-"""One iteration of phase 1, and the compiled loop of them.
+"""One iteration of phase 1: new contexts, their loss and its gradient, and one optimizer step.
 
 Shapes: N tokens, B rows of a micro-batch, M micro-batches, D context width, E embedding width, V tokens.
 """
@@ -53,15 +53,15 @@ from cvfp_jax.phase1.micro_batches import (
     Range,
     Tile,
     Tokens,
-    filling,
     num_batches,
     num_tiles,
     own_range,
+    padding_rows,
     read_contexts,
     renew_contexts,
     tile_reader,
 )
-from cvfp_jax.phase1.stop_rules import Limits, Watch
+from cvfp_jax.phase1.stop_rules import StopState, StopThresholds
 
 # Maps (steps made before, micro-batch) to what is added to a micro-batch's shifted contexts, [B, D].
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
@@ -93,7 +93,7 @@ class Inputs(NamedTuple):
     """What the iteration reads and does not change."""
 
     tokens: Tokens
-    limits: Limits
+    limits: StopThresholds
     key: jax.Array
 
 
@@ -105,7 +105,7 @@ class State(NamedTuple):
     # Of the previous iteration; zeros where the ids are padded. Of bf16 numbers the bits (see
     # ``matmul.as_kept``); None while they stand in a ``ContextStore``.
     contexts_NxD: Any
-    watch: Watch
+    watch: StopState
 
 
 class _Scratch(NamedTuple):
@@ -115,7 +115,7 @@ class _Scratch(NamedTuple):
     change: jax.Array  # each token's mean squared change
 
 
-class Sums(NamedTuple):
+class Accumulators(NamedTuple):
     """What is added up over micro-batches, and buffers that all of them work in."""
 
     metrics: dict[str, jax.Array]
@@ -184,15 +184,15 @@ def _diversity(
     return jnp.where(every_B.any(), loss, 0), own
 
 
-def _renew(
+def _update_micro_batch(
     batch: Batch,
-    sums: Sums,
+    sums: Accumulators,
     index: jax.Array,
     inputs: Inputs,
     block: ContextBlock,
     tables: list[LayerTables],
     spec: Phase1Spec,
-) -> tuple[jax.Array, Sums]:
+) -> tuple[jax.Array, Accumulators]:
     """A micro-batch's new contexts, and its losses and gradients added to the sums.
 
     The loss is ``(1 - w) mean_tj (C_tj - P_tj)^2 + w diversity(C)``, divided by the number of
@@ -229,12 +229,15 @@ def _renew(
     n = jnp.maximum(count, 1).astype(change_B.dtype)
     diversity_key = jax.random.fold_in(key, _FOR_DIVERSITY)
     own_BxD, own_valid_B = contexts_BxD[: layout.rows], batch.valid_B[: layout.rows]
-    spread, spreading = _diversity(moments, own_BxD, own_valid_B, diversity_key, spec)
-    weight, cvfp = config.dist_reg_weight, changed / n
+    diversity_loss, diversity_gradient = _diversity(moments, own_BxD, own_valid_B, diversity_key, spec)
+    weight, cvfp_loss = config.dist_reg_weight, changed / n
     batches = num_batches(inputs.tokens, layout.batch_size).astype(n.dtype)
     # Scalars first: rows are multiplied by no more than they must be, and divided by nothing.
-    spreading, pull = spreading.times(weight / batches), (1 - weight) * 2 / (n * dim * batches)
-    rest_BxD = spreading.rest_BxD
+    diversity_gradient, cvfp_scale = (
+        diversity_gradient.times(weight / batches),
+        (1 - weight) * 2 / (n * dim * batches),
+    )
+    rest_BxD = diversity_gradient.rest_BxD
     if rest_BxD is not None:
         rest_BxD = jnp.pad(rest_BxD, ((0, tiles * rows - layout.rows), (0, 0)))
 
@@ -249,9 +252,9 @@ def _renew(
         )
         contexts_TxD = output(last, residuals[-1])
         rest = None if rest_BxD is None else lax.dynamic_slice_in_dim(rest_BxD, first, rows)
-        gradient_TxD = spreading.of_rows(contexts_TxD, rest)
+        gradient_TxD = diversity_gradient.of_rows(contexts_TxD, rest)
         if weight < 1:
-            gradient_TxD += pull * (contexts_TxD - tile.old_TxD)
+            gradient_TxD += cvfp_scale * (contexts_TxD - tile.old_TxD)
         valid = lax.dynamic_slice_in_dim(batch.valid_B, first, rows)
         gradient_TxD = jnp.where(valid[:, None], gradient_TxD, 0)
         added, of_terms = backward(block, tile.shifted_TxD, residuals, gradient_TxD)
@@ -266,50 +269,54 @@ def _renew(
     # What is logged is weighed by the number of tokens, each piece's own.
     own = batch.valid_B.sum().astype(n.dtype)
     metrics = {
-        "loss": ((1 - weight) * cvfp + weight * spread) * own,
-        "cvfp_loss": cvfp * own,
-        "diversity_loss": spread * own,
+        "loss": ((1 - weight) * cvfp_loss + weight * diversity_loss) * own,
+        "cvfp_loss": cvfp_loss * own,
+        "diversity_loss": diversity_loss * own,
         "converged_tokens": converged_B.sum(dtype=jnp.int32),
     }
     metrics = jax.tree.map(jnp.add, sums.metrics, metrics)
-    return contexts_BxD, Sums(metrics, gradients, of_tables, scratch)
+    return contexts_BxD, Accumulators(metrics, gradients, of_tables, scratch)
 
 
-def begin(params: Any, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Sums]:
+def begin_step(params: Any, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Accumulators]:
     """The token tables of an iteration, and its sums before the first micro-batch."""
     block, vectors_UxE = nnx.merge(spec.block, params), inputs.tokens.vectors_UxE
     tables = token_tables(block, vectors_UxE)
     zero = jnp.zeros((), vectors_UxE.dtype)
     metrics = {"loss": zero, "cvfp_loss": zero, "diversity_loss": zero, "converged_tokens": jnp.int32(0)}
     scratch = _no_scratch(block, tables, inputs, spec)
-    return tables, Sums(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
+    return tables, Accumulators(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
 
 
-def renew_range(
+def update_contexts(
     contexts_NxD: jax.Array,
     own: Range,
     params: Any,
     tables: list[LayerTables],
-    sums: Sums,
+    sums: Accumulators,
     index: jax.Array,
     inputs: Inputs,
     spec: Phase1Spec,
-) -> tuple[jax.Array, Sums]:
+) -> tuple[jax.Array, Accumulators]:
     """The new contexts of a range, and its losses and gradients added to the sums."""
     block = without_token_rows(nnx.merge(spec.block, params))
-    renew = functools.partial(_renew, index=index, inputs=inputs, block=block, tables=tables, spec=spec)
+    renew = functools.partial(
+        _update_micro_batch, index=index, inputs=inputs, block=block, tables=tables, spec=spec
+    )
     rows = spec.layout.rows
-    return renew_contexts(contexts_NxD, inputs.tokens, own, rows, renew, sums, filling=filling(rows))
+    return renew_contexts(contexts_NxD, inputs.tokens, own, rows, renew, sums, filling=padding_rows(rows))
 
 
-def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, spec: Phase1Spec) -> StepResult:
+def finish_step(
+    state: State, sums: Accumulators, index: jax.Array, inputs: Inputs, spec: Phase1Spec
+) -> StepResult:
     """The optimizer step of an iteration that has its new contexts, and what becomes of it."""
     config, vectors_UxE = spec.config, inputs.tokens.vectors_UxE
     _, of_params = jax.vjp(
         lambda params: token_tables(nnx.merge(spec.block, params), vectors_UxE), state.params
     )
     (of_terms,) = of_params(sums.tables)
-    # All that devices tell each other beside a row each: no more, however many tokens there are.
+    # The only all-reduce beside a row of contexts each, however many tokens there are.
     gradient, sums_of_all = psum((into_params(spec.block, of_terms, sums.gradients), sums.metrics))
     n = inputs.tokens.num_tokens.astype(vectors_UxE.dtype)
     metrics = {name: sums_of_all[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
@@ -317,7 +324,7 @@ def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, spec: Phase1
     metrics["grad_norm"] = optax.tree.norm(gradient)
     updates, optimizer_state = spec.optimizer().update(gradient, state.optimizer, state.params)
     iteration = index + 2  # the start was iteration 1
-    status, watch = stop_rules.judge(converged, iteration, state.watch, inputs.limits, config)
+    status, watch = stop_rules.check_stop(converged, iteration, state.watch, inputs.limits, config)
     return StepResult(
         State(optax.apply_updates(state.params, updates), optimizer_state, state.contexts_NxD, watch),
         metrics,
@@ -328,10 +335,12 @@ def end(state: State, sums: Sums, index: jax.Array, inputs: Inputs, spec: Phase1
 
 def step(state: State, index: jax.Array, inputs: Inputs, spec: Phase1Spec) -> StepResult:
     """One iteration: every context anew from its predecessor's old one, then one optimizer step."""
-    tables, sums = begin(state.params, inputs, spec)
+    tables, sums = begin_step(state.params, inputs, spec)
     own = own_range(state.contexts_NxD, inputs.tokens, spec.layout, spec.wraps)
-    contexts_NxD, sums = renew_range(state.contexts_NxD, own, state.params, tables, sums, index, inputs, spec)
-    return end(state._replace(contexts_NxD=contexts_NxD), sums, index, inputs, spec)
+    contexts_NxD, sums = update_contexts(
+        state.contexts_NxD, own, state.params, tables, sums, index, inputs, spec
+    )
+    return finish_step(state._replace(contexts_NxD=contexts_NxD), sums, index, inputs, spec)
 
 
 def residual_sums(
@@ -356,4 +365,4 @@ def residual_sums(
         return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
 
     each = spec.layout.rows
-    return read_contexts(contexts_NxD, inputs.tokens, own, each, visit, sums, filling=filling(each))
+    return read_contexts(contexts_NxD, inputs.tokens, own, each, visit, sums, filling=padding_rows(each))

@@ -39,7 +39,7 @@ def tokens_for_share(num_tokens: int, share: float) -> int:
     return count
 
 
-class Limits(NamedTuple):
+class StopThresholds(NamedTuple):
     """Shares of a stream as numbers of tokens, int32."""
 
     converged: jax.Array  # at which the iteration has converged
@@ -47,27 +47,27 @@ class Limits(NamedTuple):
     gain: jax.Array  # the least gain that is an improvement
 
     @classmethod
-    def of(cls, num_tokens: int, config: Phase1Config) -> "Limits":
+    def of(cls, num_tokens: int, config: Phase1Config) -> "StopThresholds":
         """The limits of a stream of so many tokens."""
         shares = (config.min_converged_ratio, _WATCHED_SHARE, config.min_convergence_improvement)
         return cls(*(jnp.int32(tokens_for_share(num_tokens, share)) for share in shares))
 
 
-class Watch(NamedTuple):
+class StopState(NamedTuple):
     """What the improvement rule remembers, int32."""
 
     converged: jax.Array  # tokens, at the iteration before
     stalls: jax.Array  # iterations without improvement
 
     @classmethod
-    def start(cls) -> "Watch":
+    def start(cls) -> "StopState":
         """Nothing has converged and nothing has stalled."""
         return cls(jnp.int32(0), jnp.int32(0))
 
 
-def judge(
-    converged: jax.Array, iteration: jax.Array, watch: Watch, limits: Limits, config: Phase1Config
-) -> tuple[jax.Array, Watch]:
+def check_stop(
+    converged: jax.Array, iteration: jax.Array, watch: StopState, limits: StopThresholds, config: Phase1Config
+) -> tuple[jax.Array, StopState]:
     """Says whether an iteration was the last.
 
     Args:
@@ -86,7 +86,7 @@ def judge(
     watched = converged >= limits.watched
     gained = converged - watch.converged >= limits.gain
     stalls = jnp.where(watched, jnp.where(gained, 0, watch.stalls + 1), watch.stalls)
-    seen = Watch(converged, stalls)
+    seen = StopState(converged, stalls)
     enough = converged >= limits.converged
     status = jnp.int32(Status.RUNNING)
     if config.stop == "rate":

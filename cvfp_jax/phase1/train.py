@@ -39,7 +39,7 @@ from cvfp_jax.distributed.mesh import (
 from cvfp_jax.phase1.iteration import Iteration
 from cvfp_jax.phase1.micro_batches import Tokens
 from cvfp_jax.phase1.step import Inputs, Noise, Phase1Spec, State
-from cvfp_jax.phase1.stop_rules import Limits, RankWatch, Watch
+from cvfp_jax.phase1.stop_rules import RankWatch, StopState, StopThresholds
 
 INITIAL_STD = 0.01
 _ROWS_DRAWN = 1024
@@ -161,11 +161,11 @@ def begin_iteration(
     place = functools.partial(device_put, mesh=layout.mesh)
     num_tokens = len(stream)
     tokens = Tokens(windows.vectors_UxE, None, place(jnp.int32(num_tokens)))
-    inputs = Inputs(tokens, place(Limits.of(num_tokens, config)), place(noise_key))
+    inputs = Inputs(tokens, place(StopThresholds.of(num_tokens, config)), place(noise_key))
     spec = Phase1Spec(config, graphdef, layout, noise, gradient_clip)
     # The state is donated, and the caller keeps the untrained block.
     params = jax.tree.map(jnp.copy, params)
-    state = State(*place((params, spec.optimizer().init(params))), None, place(Watch.start()))
+    state = State(*place((params, spec.optimizer().init(params))), None, place(StopState.start()))
     return Iteration(state, contexts, windows, inputs, spec)
 
 

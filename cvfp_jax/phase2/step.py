@@ -1,4 +1,4 @@
-"""One step of phase 2: a batch's losses, and what they teach.
+"""One step of phase 2: a batch's loss, its gradient and an optimizer step; and its evaluation.
 
 Shapes: N tokens of a stream, B rows of a batch, D context width, E embedding width, K input tokens, V tokens.
 """
@@ -26,10 +26,10 @@ from cvfp_jax.distributed.mesh import (
 )
 from cvfp_jax.kernels.cross_entropy import Losses, Shares, frozen_head_losses, trained_head_losses
 from cvfp_jax.phase2.context_modes import cached_inputs, layer_inputs
-from cvfp_jax.phase2.stream import Batch, Stream, StreamArrays
+from cvfp_jax.phase2.stream import BatchRange, Stream, StreamArrays
 
 
-class Trained(NamedTuple):
+class TrainableParams(NamedTuple):
     """What phase 2 changes."""
 
     token_block: Any
@@ -38,7 +38,7 @@ class Trained(NamedTuple):
     embed_norm: Any = None  # the embedding's LayerNorm, if contexts are recomputed
 
 
-class Frozen(NamedTuple):
+class FrozenInputs(NamedTuple):
     """What phase 2 reads and does not change."""
 
     context_block: Any  # of the only block, or the first: its layers are read in mode E
@@ -51,7 +51,7 @@ class Frozen(NamedTuple):
 class TrainState(NamedTuple):
     """What a step changes."""
 
-    params: Trained
+    params: TrainableParams
     optimizer: Any
     context_D: jax.Array  # after the last token, if contexts are recomputed
 
@@ -77,7 +77,7 @@ class Phase2Spec:
         """The rows of a batch, the last one's too."""
         return min(self.config.batch_size, len(stream.ids_N) - 1)
 
-    def arrays(self, stream: Stream, batches: Sequence[Batch]) -> Iterator[StreamArrays]:
+    def arrays(self, stream: Stream, batches: Sequence[BatchRange]) -> Iterator[StreamArrays]:
         """What the steps of some batches read of a stream."""
         return stream.for_batches(batches, self.rows(stream), self.model.prev_context_steps + 1)
 
@@ -106,7 +106,7 @@ def _rows(stream: StreamArrays, first: jax.Array, spec: Phase2Spec) -> _Rows:
 
 
 def _drops(key: jax.Array, spec: Phase2Spec) -> list[Callable[[jax.Array], jax.Array]]:
-    """One thinning out a token layer; none without dropout."""
+    """The dropout of each token layer; none if nothing is dropped."""
     rate = spec.config.dropout
     if rate == 0.0:
         return []
@@ -119,8 +119,8 @@ def _drops(key: jax.Array, spec: Phase2Spec) -> list[Callable[[jax.Array], jax.A
 
 
 def _losses(
-    params: Trained,
-    frozen: Frozen,
+    params: TrainableParams,
+    frozen: FrozenInputs,
     ids_N: jax.Array,
     rows: _Rows,
     inputs: list[jax.Array],
@@ -142,7 +142,7 @@ def _losses(
 
 
 def _cached(
-    frozen: Frozen, stream: StreamArrays, rows: _Rows, spec: Phase2Spec
+    frozen: FrozenInputs, stream: StreamArrays, rows: _Rows, spec: Phase2Spec
 ) -> tuple[list[jax.Array], jax.Array]:
     """What the token block reads, from contexts made before."""
     block = nnx.merge(spec.context_block, frozen.context_block)
@@ -155,7 +155,12 @@ def _cached(
 
 
 def _recomputed(
-    params: Trained, context_D: jax.Array, frozen: Frozen, stream: StreamArrays, rows: _Rows, spec: Phase2Spec
+    params: TrainableParams,
+    context_D: jax.Array,
+    frozen: FrozenInputs,
+    stream: StreamArrays,
+    rows: _Rows,
+    spec: Phase2Spec,
 ) -> tuple[list[jax.Array], jax.Array, jax.Array]:
     """What the token block reads, token by token from the context before; and the context after.
 
@@ -186,7 +191,7 @@ def _recomputed(
 
 def _train_step(
     state: TrainState,
-    frozen: Frozen,
+    frozen: FrozenInputs,
     stream: StreamArrays,
     first: jax.Array,
     epoch: jax.Array,
@@ -198,7 +203,7 @@ def _train_step(
     # Contexts are carried over from one batch to the next, from zero at the stream's start.
     start_D = jnp.where(first == 0, 0, state.context_D)
 
-    def mean_loss(params: Trained) -> tuple[jax.Array, jax.Array]:
+    def mean_loss(params: TrainableParams) -> tuple[jax.Array, jax.Array]:
         if spec.recomputed:
             inputs, window, context_D = _recomputed(params, start_D, frozen, stream, rows, spec)
         else:
@@ -215,7 +220,7 @@ def _train_step(
 
 
 def _evaluate(
-    params: Trained, frozen: Frozen, stream: StreamArrays, first: jax.Array, spec: Phase2Spec
+    params: TrainableParams, frozen: FrozenInputs, stream: StreamArrays, first: jax.Array, spec: Phase2Spec
 ) -> Losses:
     """The sums over one batch, nothing dropped and nothing changed."""
     rows = _rows(stream, first, spec)
@@ -224,10 +229,10 @@ def _evaluate(
 
 
 @functools.cache
-def compiled(spec: Phase2Spec) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def compile_steps(spec: Phase2Spec) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns the training and the evaluation step, compiled for a mesh."""
     mesh, whole = spec.mesh, replicated(spec.mesh)
-    frozen = Frozen(whole, whole, whole, over_model(mesh), whole)  # type: ignore[arg-type]
+    frozen = FrozenInputs(whole, whole, whole, over_model(mesh), whole)  # type: ignore[arg-type]
     stream = StreamArrays(whole, over_all(mesh), whole, whole)  # type: ignore[arg-type]
     train = jax.jit(
         functools.partial(_train_step, spec=spec),

@@ -16,7 +16,7 @@ from cvfp_jax.contexts.store import ContextStore, as_store
 from cvfp_jax.distributed.mesh import device_put, line_mesh
 
 # The first row of a batch, and the number of its rows.
-Batch = tuple[np.int32, int]
+BatchRange = tuple[np.int32, int]
 
 
 class StreamArrays(NamedTuple):
@@ -69,12 +69,12 @@ class Stream:
         contexts = self.contexts.resized(rows + -rows % mesh.size, line_mesh(mesh))
         return dataclasses.replace(self, ids_N=device_put(self.ids_N, mesh), contexts=contexts)
 
-    def batches(self, batch_size: int) -> list[Batch]:
+    def batches(self, batch_size: int) -> list[BatchRange]:
         """Returns consecutive batches, the last perhaps not full."""
         starts = range(0, self.num_rows, batch_size)
         return [(np.int32(first), min(batch_size, self.num_rows - first)) for first in starts]
 
-    def for_batches(self, batches: Sequence[Batch], rows: int, before: int) -> Iterator[StreamArrays]:
+    def for_batches(self, batches: Sequence[BatchRange], rows: int, before: int) -> Iterator[StreamArrays]:
         """Yields what each batch reads, while a batch is worked on that of the next.
 
         Args:

@@ -25,7 +25,7 @@ from cvfp_jax.core.model import LanguageModel, TokenBlock
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import VOCABULARY, device_put, model_size, to_local_device
-from cvfp_jax.phase2.step import Frozen, Phase2Spec, Trained, TrainState, compiled
+from cvfp_jax.phase2.step import FrozenInputs, Phase2Spec, TrainableParams, TrainState, compile_steps
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.runtime.floats import exp
 
@@ -52,8 +52,8 @@ class Phase2Result:
     """The weights of the best epoch, and the course of training."""
 
     token_block: TokenBlock
-    best_params: Trained
-    last_params: Trained  # of the last epoch, as the original leaves them
+    best_params: TrainableParams
+    last_params: TrainableParams  # of the last epoch, as the original leaves them
     epochs: list[Epoch]
     best_epoch: int  # from 1; 0 if no epoch ended with finite losses
     status: Status  # CONVERGED: stopped early; MAX_STEPS: all epochs ran; NON_FINITE
@@ -104,11 +104,13 @@ class EarlyStopping:
         return best
 
 
-def _evaluate(params: Trained, frozen: Frozen, stream: Stream, spec: Phase2Spec) -> tuple[float, float]:
+def _evaluate(
+    params: TrainableParams, frozen: FrozenInputs, stream: Stream, spec: Phase2Spec
+) -> tuple[float, float]:
     """Returns the mean loss and the accuracy over a stream."""
     if spec.recomputed:
         frozen, stream = _renewed(params, frozen, stream, spec)
-    _, step = compiled(spec)
+    _, step = compile_steps(spec)
     batches = stream.batches(spec.config.batch_size)
     pairs = zip(batches, spec.arrays(stream, batches), strict=True)
     results = jax.device_get([step(params, frozen, arrays, first) for (first, _), arrays in pairs])
@@ -117,7 +119,9 @@ def _evaluate(params: Trained, frozen: Frozen, stream: Stream, spec: Phase2Spec)
     return loss / stream.num_rows, sum(int(result.hits) for result in results) / stream.num_rows
 
 
-def _renewed(params: Trained, frozen: Frozen, stream: Stream, spec: Phase2Spec) -> tuple[Frozen, Stream]:
+def _renewed(
+    params: TrainableParams, frozen: FrozenInputs, stream: Stream, spec: Phase2Spec
+) -> tuple[FrozenInputs, Stream]:
     """The token vectors and exact contexts of the embedding's LayerNorm as it is now."""
     vectors_VxE = nnx.merge(spec.embed_norm, params.embed_norm)(frozen.table_VxE)
     block = nnx.merge(spec.context_block, to_local_device(frozen.context_block))
@@ -130,7 +134,7 @@ def _renewed(params: Trained, frozen: Frozen, stream: Stream, spec: Phase2Spec) 
 
 def begin_training(
     model: LanguageModel, config: Phase2Config, mesh: Mesh, key: jax.Array
-) -> tuple[TrainState, Frozen, Phase2Spec]:
+) -> tuple[TrainState, FrozenInputs, Phase2Spec]:
     """Returns the state before the first step, what does not change, and the spec of the steps."""
     context_graph, context_params = nnx.split(model.context_blocks[0])
     token_graph, token_params = nnx.split(model.token_block)
@@ -140,8 +144,8 @@ def begin_training(
     missing = -len(table_VxE) % model_size(mesh)
     padded_VxE = jnp.pad(table_VxE, ((0, missing), (0, 0))) if missing else table_VxE
     head_VxE = as_kept(operand(padded_VxE, model.precision))
-    frozen = Frozen(context_params, model.embedding.token_vectors(), table_VxE, jnp.zeros(()), key)
-    trained = Trained(token_params)
+    frozen = FrozenInputs(context_params, model.embedding.token_vectors(), table_VxE, jnp.zeros(()), key)
+    trained = TrainableParams(token_params)
     if model.head is not None:
         trained = trained._replace(table_VxE=model.head.table[...], bias_V=model.head.bias[...])
     elif not config.freeze_embedding:
@@ -250,7 +254,7 @@ def learn_tokens(
 
 def _maybe_save(
     checkpointer: Checkpointer,
-    best: Trained,
+    best: TrainableParams,
     epochs: list[Epoch],
     before: list[Measure],
     state: TrainState,
@@ -284,7 +288,7 @@ def _first_broken(losses: list[Measure]) -> int | None:
 
 def train_epoch(
     state: TrainState,
-    frozen: Frozen,
+    frozen: FrozenInputs,
     stream: Stream,
     spec: Phase2Spec,
     epoch: int,
@@ -297,7 +301,7 @@ def train_epoch(
 
     Returns the new state, and the loss and gradient norm of each batch.
     """
-    step, _ = compiled(spec)
+    step, _ = compile_steps(spec)
     measures: list[Any] = list(done)
     batches = stream.batches(spec.config.batch_size)[len(done) :]
     for (first, rows), arrays in zip(batches, spec.arrays(stream, batches), strict=False):

@@ -41,7 +41,7 @@ _SECONDS, _SIZES, _MEASURED, _VAL, _TRAIN = (
 )  # fmt: skip
 
 
-class _Watches:
+class _Stopwatches:
     """A stopwatch a stage, which go on from where an earlier launch was saved."""
 
     def __init__(self, spent: dict[str, tuple[float, float]]) -> None:
@@ -101,7 +101,7 @@ class _Cell:
 
     def __init__(self, config: RunConfig, data: CellData, runtime: Runtime) -> None:
         checkpointer = runtime.checkpointer
-        self.watches = _Watches(checkpointer.facts(_SECONDS) or {})
+        self.watches = _Stopwatches(checkpointer.facts(_SECONDS) or {})
         checkpointer.include(_SECONDS, self.watches.spent)
         # The arrays of a cell that goes on are as long as they were, whatever cells stand beside it now.
         sizes = {name: getattr(data, name) for name in ("capacity", "val_capacity", "distinct_capacity")}
@@ -127,7 +127,7 @@ class _Cell:
         }
         measures, contexts = self._measured_contexts()
         if contexts is None:
-            return {**record, **_NOTHING_BEFORE_PHASE2, **measures, **self.watches.fields()}
+            return {**record, **_WITHOUT_PHASE2, **measures, **self.watches.fields()}
         self.model.context_blocks = nnx.List(contexts.blocks)
         with self.watches.phase2:
             result = learn_tokens(
@@ -319,7 +319,7 @@ def _phase1_fields(results: Sequence[Phase1Result]) -> Record:
     }
 
 
-_NOTHING_BEFORE_PHASE2: dict[str, Any] = {
+_WITHOUT_PHASE2: dict[str, Any] = {
     "phase2_epochs": 0,
     "phase2_status": "not run",
     "best_epoch": 0,

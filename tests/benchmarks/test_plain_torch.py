@@ -19,7 +19,7 @@ from cvfp_jax.contexts.store import as_store
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase1.train import begin_iteration
-from cvfp_jax.phase2.step import compiled
+from cvfp_jax.phase2.step import compile_steps
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import begin_training
 
@@ -91,7 +91,7 @@ def test_phase2_is_the_same(both):
     state, frozen, spec = begin_training(mine, config, single_device_mesh(), jax.random.key(0))
     stream = Stream.of(WORK.ids(), jnp.asarray(WORK.contexts(WORK.tokens)))
     stream = next(spec.arrays(stream, stream.batches(batch)))
-    train, evaluate = compiled(spec)
+    train, evaluate = compile_steps(spec)
     sums = evaluate(state.params, frozen, stream, np.int32(0))
     loss, hits = theirs.phase2_eval(0, batch)
     assert float(sums.loss) / batch == pytest.approx(loss, rel=1e-6)

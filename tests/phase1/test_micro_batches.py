@@ -15,10 +15,10 @@ from cvfp_jax.phase1 import micro_batches
 from cvfp_jax.phase1.micro_batches import (
     Range,
     Tokens,
-    filling,
     num_batches,
     num_tiles,
     own_range,
+    padding_rows,
     read_contexts,
     renew_contexts,
 )
@@ -113,11 +113,11 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def test_tiles_hold_all_rows_and_little_else(rows):
     count, each = num_tiles(rows)
     assert each <= 1024
-    assert filling(rows) == count * each - rows
-    assert 0 <= filling(rows) < each
+    assert padding_rows(rows) == count * each - rows
+    assert 0 <= padding_rows(rows) < each
     assert count == 1 or each % 32 == 0
     # As a micro-batch grows, what is filled up is a vanishing part of it.
-    assert filling(rows) <= max(64, 0.05 * rows)
+    assert padding_rows(rows) <= max(64, 0.05 * rows)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cvfp_jax.config.settings import Phase1Config
 from cvfp_jax.core.fixed_point import Status
-from cvfp_jax.phase1.stop_rules import Limits, RankWatch, Watch, judge, tokens_for_share
+from cvfp_jax.phase1.stop_rules import RankWatch, StopState, StopThresholds, check_stop, tokens_for_share
 
 
 def test_the_ratio_is_taken_in_double_precision():
@@ -22,8 +22,8 @@ def test_the_ratio_is_taken_in_double_precision():
 def play(counts, num_tokens=100, **changes):
     """The statuses that iterations 2, 3, ... of these converged counts get, up to the first that stops."""
     config = Phase1Config(**changes)
-    limits, watch = Limits.of(num_tokens, config), Watch.start()
-    judged = jax.jit(lambda count, iteration, watch: judge(count, iteration, watch, limits, config))
+    limits, watch = StopThresholds.of(num_tokens, config), StopState.start()
+    judged = jax.jit(lambda count, iteration, watch: check_stop(count, iteration, watch, limits, config))
     statuses = []
     for iteration, count in enumerate(counts, 2):
         status, watch = judged(jnp.int32(count), jnp.int32(iteration), watch)

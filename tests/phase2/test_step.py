@@ -14,7 +14,7 @@ from cvfp_jax.config.settings import ModelConfig, Phase2Config
 from cvfp_jax.core import reference
 from cvfp_jax.core.model import ContextBlock, LanguageModel, TokenBlock
 from cvfp_jax.distributed.mesh import single_device_mesh
-from cvfp_jax.phase2.step import compiled
+from cvfp_jax.phase2.step import compile_steps
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import begin_training
 from tests.plain import close, drawn, module, of_block
@@ -66,7 +66,7 @@ def test_steps_are_those_of_the_equations(name, seed):
         whole.embedding.table = nnx.Param(table)
         whole.embedding.norm.scale, whole.embedding.norm.bias = map(nnx.Param, norm)
         state, frozen, spec = begin_training(whole, config, single_device_mesh(), jax.random.key(0))
-        train_step, _ = compiled(spec)
+        train_step, _ = compile_steps(spec)
         stream = Stream.of(ids, contexts)
         stream = next(spec.arrays(stream, stream.batches(rows)))
 

@@ -66,7 +66,7 @@ def test_a_step_and_then_an_epoch_equal_the_original(golden, monkeypatch, name):
 
     loss, accuracy = train._evaluate(state.params, frozen, stream, spec)
     assert (loss, accuracy) == pytest.approx((case["eval_before"][0], case["eval_before"][2]), abs=2e-6)
-    train_step, _ = step.compiled(spec)
+    train_step, _ = step.compile_steps(spec)
     arrays_of_batch = next(spec.arrays(stream, stream.batches(config.batch_size)))
     state, loss, norm = train_step(state, frozen, arrays_of_batch, np.int32(0), np.int32(1))
     assert float(loss) == pytest.approx(case["batch1_loss_ppl"][0], abs=2e-6)
