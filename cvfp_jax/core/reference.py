@@ -10,7 +10,7 @@ Shapes: N tokens of a stream, B rows, D context width, E embedding width, K inpu
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -167,11 +167,17 @@ def layer(params: Layer, kept: jax.Array, context: jax.Array, token: jax.Array, 
     >>> layer(still, context, context, window, "relu").round(3).tolist()
     [[-1.0, 1.0]]
     """
-    phi = {"relu": jax.nn.relu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}[activation]
+    phi = _ACTIVATIONS[activation]
     delta = phi(_affine(params.first, jnp.concatenate([context, token], axis=1)))
     if params.second is not None:
         delta = phi(_affine(params.second, delta))
     return layer_norm((_affine(params.residual, kept) if params.residual else kept) + delta, params.norm)
+
+
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
 
 
 def _affine(linear: Linear, x: jax.Array) -> jax.Array:

@@ -304,7 +304,7 @@ def update_contexts(
         _update_micro_batch, index=index, inputs=inputs, block=block, tables=tables, spec=spec
     )
     rows = spec.layout.rows
-    return renew_contexts(contexts_NxD, inputs.tokens, own, rows, renew, sums, filling=padding_rows(rows))
+    return renew_contexts(contexts_NxD, inputs.tokens, own, rows, renew, sums, padding=padding_rows(rows))
 
 
 def finish_step(
@@ -365,4 +365,4 @@ def residual_sums(
         return sums[0] + change_B.sum(), jnp.maximum(sums[1], change_B.max())
 
     each = spec.layout.rows
-    return read_contexts(contexts_NxD, inputs.tokens, own, each, visit, sums, filling=padding_rows(each))
+    return read_contexts(contexts_NxD, inputs.tokens, own, each, visit, sums, padding=padding_rows(each))
