@@ -52,8 +52,8 @@ def lay_out(mesh: Mesh, num_rows: int, batch_size: int) -> Layout:
     Returns:
       A layout of at least so many rows.
 
-    >>> from cvfp_jax.distributed.mesh import one_device
-    >>> layout = lay_out(one_device(), num_rows=10, batch_size=4)
+    >>> from cvfp_jax.distributed.mesh import single_device_mesh
+    >>> layout = lay_out(single_device_mesh(), num_rows=10, batch_size=4)
     >>> layout.rows, layout.batches, layout.all_rows
     (4, 3, 12)
     """

@@ -78,7 +78,7 @@ class Line:
 def test_every_row_has_its_place(monkeypatch, devices, num_rows, batch_size):
     lines = []
     monkeypatch.setattr(
-        "cvfp_jax.distributed.layout.in_line", lambda mesh, pieces: lines.append(pieces) or Line(mesh.size)
+        "cvfp_jax.distributed.layout.line_mesh", lambda mesh, pieces: lines.append(pieces) or Line(mesh.size)
     )
     monkeypatch.setattr("cvfp_jax.distributed.layout.num_pieces", lambda line: lines[-1])
     layout = lay_out(Line(devices), num_rows, batch_size)
