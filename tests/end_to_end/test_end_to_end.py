@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import launch
 from cvfp_jax.report import records
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parents[2]
 TIMES = {name for name in records.FIELDS if name.endswith("_seconds")}
 
@@ -255,9 +257,11 @@ def test_a_cell_that_fails_does_not_stop_the_sweep(corpus, tmp_path, capsys):
 def test_the_embedded_default_beats_its_unigram(tmp_path):
     """The quick preset cut down to one width and one size, with its own data and settings."""
     flags = ["--context_dims=96", "--samples=50", f"--workdir={tmp_path}"]
+    as_a_user = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     run = subprocess.run(
         [sys.executable, "launch.py", "--experiment=context_dim", *flags],
         cwd=ROOT,
+        env=as_a_user,
         capture_output=True,
         text=True,
     )

@@ -14,6 +14,7 @@ from cvfp_jax.kernels.block_vjp import backward, forward
 from cvfp_jax.kernels.cross_entropy import frozen_head_losses, trained_head_losses
 from cvfp_jax.kernels.token_tables import token_tables
 from cvfp_jax.planning import flops
+from tests.random_parameters import random_parameters
 
 N, U, V = 7, 5, 11
 MODELS = {
@@ -51,8 +52,8 @@ def _of(jaxpr):
 @pytest.mark.parametrize("name", MODELS)
 def test_phase_1_multiplies_what_is_counted(name):
     model = MODELS[name]
-    block = ContextBlock(model, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(block)
+    graphdef, params = random_parameters(lambda rngs: ContextBlock(model, rngs=rngs))
+    block = nnx.merge(graphdef, params)
     vectors, contexts = jnp.zeros((U, model.embed_dim)), jnp.zeros((N, model.context_dim))
     widths = context_widths(model)[1:]
     inner = [layer.linear.kernel.shape[1] for layer in block.layers]
@@ -80,8 +81,7 @@ def test_phase_1_multiplies_what_is_counted(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_phase_2_multiplies_what_is_counted(name):
     model = MODELS[name]
-    block = TokenBlock(model, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(block)
+    graphdef, params = random_parameters(lambda rngs: TokenBlock(model, rngs=rngs))
     contexts = [jnp.zeros((N, width)) for width in token_context_widths(model)]
     window = jnp.zeros((N, model.num_input_tokens * model.embed_dim))
     table, targets, valid = jnp.zeros((V, model.embed_dim)), jnp.zeros(N, jnp.int32), jnp.ones(N, bool)
