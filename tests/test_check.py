@@ -92,11 +92,20 @@ def test_what_git_does_not_know_counts_too(check, tmp_path, monkeypatch):
     (tmp_path / "gone").unlink()
     git("commit", "--all", "--message=Two")
     (tmp_path / "new").write_text("")
-    base = check.base_commit()
-    assert check.changed_files(base) == [Path("changed"), Path("new")]
+    for branch in (None, "main"):
+        assert check.changed_files(check.base_commit(branch)) == [Path("changed"), Path("new")]
+    assert check.changed_files(check.base_commit("HEAD")) == [Path("new")]
+    git("checkout", "main")
+    (tmp_path / "new").unlink()
+    assert check.base_commit(None).endswith("~1"), "nothing has changed since the last commit"
 
 
-def test_a_commit_that_is_none_is_refused(check, capsys):
+def test_a_branch_that_is_none_is_refused(check, monkeypatch, capsys):
+    monkeypatch.setenv("BASE", "nonsense")
     with pytest.raises(SystemExit):
-        check.main(["nonsense"])
-    assert "nonsense is no commit" in capsys.readouterr().err
+        check.main([])
+    assert "BASE=nonsense is no branch or commit" in capsys.readouterr().err
+
+
+def test_files_that_are_always_tested_are_there(check):
+    assert all((ROOT / path).exists() for path in check.ALWAYS)
