@@ -1,13 +1,9 @@
-"""Strict JAX, a cache of the tests' own, and the recorded numbers of the original."""
+"""Strict JAX, caches of the tests' own, and the recorded numbers of the original."""
 
 import json
 import os
 import tempfile
 from pathlib import Path
-
-# Sweeps in processes of their own compile what this one has compiled too; workers inherit the folder.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="cvfp-test-compiled-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import numpy as np
@@ -19,6 +15,11 @@ from cvfp_jax.runtime import compilation
 # The same examples every time, so that a failure is a change's; --hypothesis-profile=default explores.
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
+# What one process has compiled is loaded by all others, of this run and of later ones.
+os.environ["CVFP_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache")
+if folder := compilation.keep_on_disk():
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # No test reads or fills the user's cache.
 os.environ["CVFP_CACHE_DIR"] = tempfile.mkdtemp(prefix="cvfp-test-cache-")
 # As a launch has it, and a cell; on a CPU neither changes a digit.
@@ -45,9 +46,31 @@ def golden():
     return read
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def quick_compilation():
     """Halves the time to compile, for tests that compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def compiles_quickly(item):
+    """Says whether a test asks for ``quick_compilation``, or is an example in a docstring."""
+    return isinstance(item, pytest.DoctestItem) or "quick_compilation" in item.fixturenames
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that begin with a quick test first, so that what is compiled serves the next file."""
+    first = {}
+    for item in items:
+        first.setdefault(item.path, compiles_quickly(item))
+    items.sort(key=lambda item: not first[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Compiles quickly for the tests that ask for it, and in full for all others."""
+    quick = compiles_quickly(item)
+    if quick != jax.config.read("jax_disable_most_optimizations"):
+        jax.config.update("jax_disable_most_optimizations", quick)
+        # Processes of a test compile as it does.
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
+        # What was compiled one way is not used the other way.
+        jax.clear_caches()

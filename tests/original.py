@@ -4,6 +4,7 @@ The names changed with time: a layer stands at ``layers.N.``, at ``layer.`` or a
 linear maps at ``fnn.N`` or ``fnn.fnn.N``.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -63,12 +64,29 @@ def block_name(block) -> str:
 
 
 def make_model(config: ModelConfig, table, seed=0) -> LanguageModel:
-    return LanguageModel(config, jnp.asarray(table), rngs=nnx.Rngs(seed))
+    """Returns a model as a launch makes it, compiled as one program instead of dozens."""
+    return nnx.jit(lambda table: LanguageModel(config, table, rngs=nnx.Rngs(seed)))(jnp.asarray(table))
+
+
+def without_values(make):
+    """Returns a module to be given parameters: gains are one, biases zero, and all others not a number."""
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    values = {"scale": 1.0, "bias": 0.0}
+    graphdef, shapes = nnx.split(module)
+
+    def value(path, leaf):
+        name = next((name for name in values if name in jax.tree_util.keystr(path)), None)
+        return jnp.asarray(np.full(leaf.shape, values.get(name, np.nan), leaf.dtype))
+
+    return nnx.merge(graphdef, jax.tree.map_with_path(value, shapes))
 
 
 def load_model(config: ModelConfig, table, arrays, prefix, dtype=np.float32) -> LanguageModel:
     """Returns a model with the original's parameters."""
-    model = make_model(config, table.astype(dtype))
+    model = without_values(lambda rngs: LanguageModel(config, jnp.asarray(table.astype(dtype)), rngs=rngs))
+    model.embedding.table = nnx.Param(jnp.asarray(table.astype(dtype)))
+    if model.head is not None:
+        model.head.table = nnx.Param(jnp.zeros(table.shape, dtype))
     blocks = list(model.context_blocks)
     for number, block in enumerate(blocks):
         name = "context_block" if len(blocks) == 1 else f"context_blocks.{number}"

@@ -198,6 +198,7 @@ def test_a_batch_that_is_cut_is_told():
     assert [line.partition(":")[0] for line in told] == ["phase2_train_512", "phase2_train_2048"]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("kind", ["phase1_k2", "recurrence_256", "phase2_train_512", "phase2_eval"])
 def test_this_projects_side_runs(kind):
     scale = dataclasses.replace(SCALE, recurrence_tokens=8)

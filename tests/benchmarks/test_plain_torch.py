@@ -26,6 +26,7 @@ from cvfp_jax.phase2.train import begin_training
 torch = pytest.importorskip("torch", reason="PyTorch (the extra bench) is not installed")
 plain_torch = pytest.importorskip("benchmarks.plain_torch")
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 K = 2
 WORK = Workload(tokens=300, context_dim=12, embed_dim=8, vocab=60, input_tokens=K)
 MICRO_BATCH = 128  # so that the last one is short

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax.config.settings import DIVERSITIES
+from cvfp_jax.core import diversity
 from cvfp_jax.core.diversity import DIVERSITY_LOSSES, drawn_hsic, hsic, mcdl
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -52,6 +53,11 @@ def compiled(name):
     )
 
 
+@jax.jit
+def drawn_value_and_gradient(rows, valid, _):
+    return jax.value_and_grad(DIVERSITY_LOSSES["HSIC"])(rows, valid, jax.random.key(0))
+
+
 def test_every_name_has_a_loss():
     assert tuple(DIVERSITY_LOSSES) == DIVERSITIES
 
@@ -77,26 +83,27 @@ def test_values_and_gradients_equal_the_original(golden, name, matrix):
 
 
 @pytest.mark.parametrize("name", DIVERSITIES)
-def test_few_rows_padded_rows_and_equal_rows_give_finite_gradients(name):
-    rng = np.random.default_rng(0)
-    function = jax.jit(
-        jax.value_and_grad(lambda rows, valid: DIVERSITY_LOSSES[name](rows, valid, jax.random.key(0)))
-    )
+def test_few_rows_padded_rows_and_equal_rows_give_finite_gradients(golden, name):
+    rng, pairs = np.random.default_rng(0), jnp.asarray(golden("diversity_losses")[1]["HSIC/r64x16/pairs"])
+    # Of the shapes that another test has compiled for; HSIC draws its own pairs here.
+    loss = drawn_value_and_gradient if name == "HSIC" else compiled(name)
     for n in (1, 2, 5):
-        valid = jnp.arange(6) < n
-        for rows in (rng.normal(size=(6, 4)), np.tile(rng.normal(size=4), (6, 1)), np.zeros((6, 4))):
-            value, gradient = function(jnp.asarray(rows, jnp.float32), valid)
+        valid = np.arange(71) < n
+        for rows in (rng.normal(size=(71, 16)), np.tile(rng.normal(size=16), (71, 1)), np.zeros((71, 16))):
+            value, gradient = loss(jnp.asarray(rows, jnp.float32), jnp.asarray(valid), pairs)
             assert np.isfinite(float(value))
             assert np.isfinite(gradient).all()
             assert not np.asarray(gradient)[n:].any()
 
 
-def test_hsic_draws_pairs_and_rows_anew_with_each_key():
-    rows = jax.random.normal(jax.random.key(0), (1200, 6))
-    valid = jnp.ones(1200, bool)
-    values = [float(drawn_hsic(rows, valid, jax.random.key(seed))) for seed in (1, 1, 2)]
+def test_hsic_draws_pairs_and_rows_anew_with_each_key(monkeypatch):
+    rows = jnp.asarray(np.random.default_rng(0).standard_normal((240, 6)), jnp.float32)
+    valid = jnp.ones(240, bool)
+    monkeypatch.setattr(diversity, "_HSIC_ROWS", 200)
+    loss = jax.jit(lambda rows, seed: drawn_hsic(rows, valid, jax.random.key(seed)))
+    values = [float(loss(rows, seed)) for seed in (1, 1, 2)]
     assert values[0] == values[1] != values[2]
     # Independent normal columns: far below that of a column with itself.
     assert 0 < values[0] < 0.01
     same = jnp.tile(rows[:, :1], (1, 6))
-    assert float(drawn_hsic(same, valid, jax.random.key(1))) > 0.02
+    assert float(loss(same, 1)) > 0.02

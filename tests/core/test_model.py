@@ -16,8 +16,9 @@ from cvfp_jax.core.model import (
     token_windows,
 )
 from cvfp_jax.core.widths import token_widths
-from tests.original import load_block, load_layer, make_model, named
+from tests.original import load_block, load_layer, make_model, named, without_values
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 LAYERS = [
     "ctx_d16_e32",
     "ctx_d24_e16_affine",
@@ -40,7 +41,8 @@ def test_layers_and_their_gradients_equal_the_original(golden, name):
     facts, arrays = golden("unit_layers")
     case = facts["cases"][name]
     make = ContextLayer if case["kind"].startswith("context") else TokenLayer
-    layer = make(case["context_in"], case["token_in"], case["out"], rngs=nnx.Rngs(0))
+    widths = case["context_in"], case["token_in"], case["out"]
+    layer = without_values(lambda rngs: make(*widths, rngs=rngs))
     load_layer(layer, arrays, f"{name}/param/")
     graphdef, params = nnx.split(layer)
     context = jnp.asarray(arrays[f"{name}/context"])
@@ -67,8 +69,8 @@ def test_blocks_and_their_gradients_equal_the_original(golden, name):
     case = facts["cases"][name]
     config = ModelConfig(case["D"], case["E"], case["L"], case["K"])
     blocks = {
-        "context_block": ContextBlock(config, rngs=nnx.Rngs(0)),
-        "token_block": TokenBlock(config, rngs=nnx.Rngs(0)),
+        "context_block": without_values(lambda rngs: ContextBlock(config, rngs=rngs)),
+        "token_block": without_values(lambda rngs: TokenBlock(config, rngs=rngs)),
     }
     assert token_widths(config) == case["token_dims"]
     for prefix, block in blocks.items():
@@ -120,7 +122,7 @@ def test_token_widths_fall_from_the_window_to_the_embedding(L, K, E):
 def test_token_windows_equal_the_original(golden, K, span):
     _, arrays = golden("unit_windows_sequential")
     vectors = jnp.asarray(arrays["token_embeds"])
-    windows = token_windows(vectors, jnp.arange(11), jnp.arange(*span), K)
+    windows = jax.jit(token_windows, static_argnums=3)(vectors, np.arange(11), np.arange(*span), K)
     np.testing.assert_array_equal(windows, arrays[f"K{K}_{span[0]}_{span[1]}"].reshape(len(windows), -1))
 
 
@@ -149,9 +151,8 @@ def test_two_linear_maps_with_gelu_equal_the_original(golden, name):
     widths = facts["cases"][name]["inputs"]
     out_dim = arrays[f"{name}/out"].shape[1]
     make = ContextLayer if name.startswith("ctx") else TokenLayer
-    layer = make(
-        widths["context"], widths["token"], out_dim, LayerKind("gelu", num_linear=2), rngs=nnx.Rngs(0)
-    )
+    kind = LayerKind("gelu", num_linear=2)
+    layer = without_values(lambda rngs: make(widths["context"], widths["token"], out_dim, kind, rngs=rngs))
     load_layer(layer, arrays, f"{name}/param/")
     graphdef, params = nnx.split(layer)
     inputs = [jnp.asarray(arrays[f"{name}/{part}"]) for part in ("context", "token")]

@@ -48,7 +48,7 @@ def test_parameter_counts_are_the_reports(report):
     assert [counts[name] for name in names] == [context, token, total, trained]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_counts_are_those_of_a_model(data):
     draw = data.draw

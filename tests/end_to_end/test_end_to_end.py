@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import launch
 from cvfp_jax.report import records
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parents[2]
 TIMES = {name for name in records.FIELDS if name.endswith("_seconds")}
 
@@ -134,23 +136,24 @@ def test_a_launch_completes_what_is_missing(finished, corpus, tmp_path, capsys):
 
 
 def test_seeds_are_replicates_of_a_cell(corpus, tmp_path):
-    flags = ["--samples=6,12", "--context_dims=8", "--config.data.vocabulary=full"]
+    flags = ["--samples=6,12,24", "--context_dims=8"]
     assert launch.main(command(corpus, tmp_path, *flags, "--seed=5")) == 0
     assert launch.main(command(corpus, tmp_path, *flags, "--seed=5", "--seeds=2")) == 0
     found = records.read(tmp_path / "records.jsonl")
-    assert [(record["num_samples"], record["seed"]) for record in found] == [(6, 5), (12, 5), (6, 6), (12, 6)]
-    assert len({record["val_loss"] for record in found}) == 4
+    cells = [(record["num_samples"], record["seed"]) for record in found]
+    assert cells == [(samples, seed) for seed in (5, 6) for samples in (6, 12, 24)]
+    assert len({record["val_loss"] for record in found}) == 6
     (summary,) = json.loads((tmp_path / "report.json").read_text())["summary"]
-    assert summary["fit"]["n"] == 4
+    assert summary["fit"]["n"] == 6
 
 
 def test_a_grid_can_grow(corpus, tmp_path):
-    one = ["--samples=6", "--context_dims=8"]
+    one = ["--samples=24", "--context_dims=8"]
     assert launch.main(command(corpus, tmp_path, *one)) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["summary"][0]["fit"]["status"] == "not fitted: 1 points, 3 or more are needed"
-    assert launch.main(command(corpus, tmp_path, "--samples=6,12", "--context_dims=8")) == 0
-    assert [record["num_samples"] for record in records.read(tmp_path / "records.jsonl")] == [6, 12]
+    assert launch.main(command(corpus, tmp_path, "--samples=6,24", "--context_dims=8")) == 0
+    assert [record["num_samples"] for record in records.read(tmp_path / "records.jsonl")] == [24, 6]
 
 
 def fails(capsys, arguments, *parts):
@@ -171,34 +174,34 @@ def test_a_corpus_that_changed_is_refused(tmp_path, capsys):
     folder = tmp_path / "corpus"
     corpus = tiny.write_corpus(folder)
     partly = tmp_path / "work"
-    assert launch.main(command(corpus, partly, "--samples=6", "--context_dims=8")) == 0
+    assert launch.main(command(corpus, partly, "--samples=24", "--context_dims=8")) == 0
     tiny.write_corpus(folder, seed=1)
     capsys.readouterr()
-    fails(capsys, command(corpus, partly), "has changed since 1L_8d_1tok, 6 samples, was run", "--workdir")
+    fails(capsys, command(corpus, partly), "has changed since 1L_8d_1tok, 24 samples, was run", "--workdir")
 
 
 def test_text_that_changed_is_noticed_by_cells_of_other_sizes(tmp_path, capsys):
     folder, work = tmp_path / "corpus", tmp_path / "work"
     corpus = tiny.write_corpus(folder)
-    assert launch.main(command(corpus, work, "--samples=12", "--context_dims=8")) == 0
+    assert launch.main(command(corpus, work, "--samples=24", "--context_dims=8")) == 0
     lines = (folder / "corpus.jsonl").read_text().splitlines()
     lines[9] = json.dumps({"text": "the cat sat on the mat"})
     (folder / "corpus.jsonl").write_text("\n".join(lines))
     capsys.readouterr()
-    fails(capsys, command(corpus, work, "--samples=6", "--context_dims=8"), "corpus_sha256", "12 samples")
+    fails(capsys, command(corpus, work, "--samples=6", "--context_dims=8"), "corpus_sha256", "24 samples")
 
 
 def test_a_table_that_changed_is_refused(tmp_path, capsys):
     corpus, table = tiny.write_corpus(tmp_path / "corpus"), tmp_path / "table.npy"
-    flags = [f"--embedding=file:{table}", "--context_dims=8", "--config.data.vocabulary=full"]
+    flags = [f"--embedding=file:{table}", "--context_dims=8"]
     rng = np.random.default_rng(0)
     np.save(table, rng.normal(size=(50257, 8)).astype(np.float32))
-    assert launch.main(command(corpus, tmp_path / "work", *flags, "--samples=6")) == 0
+    assert launch.main(command(corpus, tmp_path / "work", *flags, "--samples=24")) == 0
     np.save(table, rng.normal(size=(50257, 8)).astype(np.float32))
     capsys.readouterr()
     fails(
         capsys,
-        command(corpus, tmp_path / "work", *flags, "--samples=6,12"),
+        command(corpus, tmp_path / "work", *flags, "--samples=6,24"),
         "embedding_sha256",
         "has changed",
     )
@@ -241,10 +244,10 @@ def test_bad_input_of_each_kind_is_one_line(corpus, tmp_path, capsys, flags, par
 
 
 def test_a_cell_that_fails_does_not_stop_the_sweep(corpus, tmp_path, capsys):
-    flags = ["--config.phase2.learning_rate=1e30", "--samples=6,12", "--context_dims=8"]
+    flags = ["--config.phase2.learning_rate=1e30", "--samples=6,24", "--context_dims=8"]
     assert launch.main(command(corpus, tmp_path, *flags)) == 1
     out = capsys.readouterr().out
-    assert "1L_8d_1tok, 12 samples: failed: phase 2 was not finite" in out
+    assert "1L_8d_1tok, 24 samples: failed: phase 2 was not finite" in out
     found = records.read(tmp_path / "records.jsonl")
     assert len(found) == 2
     assert all(record["val_loss"] is None and record["val_acc"] is None for record in found)
@@ -255,9 +258,11 @@ def test_a_cell_that_fails_does_not_stop_the_sweep(corpus, tmp_path, capsys):
 def test_the_embedded_default_beats_its_unigram(tmp_path):
     """The quick preset cut down to one width and one size, with its own data and settings."""
     flags = ["--context_dims=96", "--samples=50", f"--workdir={tmp_path}"]
+    as_a_user = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     run = subprocess.run(
         [sys.executable, "launch.py", "--experiment=context_dim", *flags],
         cwd=ROOT,
+        env=as_a_user,
         capture_output=True,
         text=True,
     )

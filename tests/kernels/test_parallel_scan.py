@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from cvfp_jax.kernels import parallel_scan
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def recurrence(strength, dim=5, seed=0):
     """States that forget where they started (below 1), or never do."""
-    keys = jax.random.split(jax.random.key(seed), 2)
-    turn, _ = jnp.linalg.qr(jax.random.normal(keys[0], (dim, dim)))
-    drive = jax.random.normal(keys[1], (4096, dim))
+    rng = np.random.default_rng(seed)
+    turn = jnp.asarray(np.linalg.qr(rng.standard_normal((dim, dim)))[0], jnp.float32)
+    drive = jnp.asarray(rng.standard_normal((4096, dim)), jnp.float32)
 
     def step(before, places):
         return strength * before @ turn + drive[places]
@@ -30,7 +32,7 @@ def in_one_walk(step, start, count):
     return np.stack(states)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.0, 0.5, 0.9]))
 def test_lanes_equal_one_walk(count, length, strength):
     step, start = recurrence(strength), jnp.arange(5.0)

@@ -4,16 +4,19 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from cvfp_jax.config.settings import ModelConfig, Phase2Config
+from cvfp_jax.core import reference
 from cvfp_jax.core.model import ContextBlock, TokenBlock
 from cvfp_jax.core.widths import context_widths, token_context_widths
 from cvfp_jax.kernels.block_vjp import backward, forward
 from cvfp_jax.kernels.cross_entropy import frozen_head_losses, trained_head_losses
 from cvfp_jax.kernels.token_tables import token_tables
 from cvfp_jax.planning import flops
+from tests.plain import drawn, module
 
 N, U, V = 7, 5, 11
 MODELS = {
@@ -24,6 +27,10 @@ MODELS = {
     "two maps": ModelConfig(context_dim=3, embed_dim=5, num_layers=2, ffn_num_layers=2, num_input_tokens=2),
     "mode F": ModelConfig(context_dim=3, embed_dim=5, num_layers=2, context_mode="F", num_input_tokens=2),
 }
+
+
+def drawn_block(kind, make, model):
+    return module(kind, model, drawn(np.random.default_rng(0), make, model, np.float32))
 
 
 def products(function, *args):
@@ -51,7 +58,7 @@ def _of(jaxpr):
 @pytest.mark.parametrize("name", MODELS)
 def test_phase_1_multiplies_what_is_counted(name):
     model = MODELS[name]
-    block = ContextBlock(model, rngs=nnx.Rngs(0))
+    block = drawn_block(ContextBlock, reference.init_context_block, model)
     graphdef, params = nnx.split(block)
     vectors, contexts = jnp.zeros((U, model.embed_dim)), jnp.zeros((N, model.context_dim))
     widths = context_widths(model)[1:]
@@ -80,8 +87,7 @@ def test_phase_1_multiplies_what_is_counted(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_phase_2_multiplies_what_is_counted(name):
     model = MODELS[name]
-    block = TokenBlock(model, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(block)
+    graphdef, params = nnx.split(drawn_block(TokenBlock, reference.init_token_block, model))
     contexts = [jnp.zeros((N, width)) for width in token_context_widths(model)]
     window = jnp.zeros((N, model.num_input_tokens * model.embed_dim))
     table, targets, valid = jnp.zeros((V, model.embed_dim)), jnp.zeros(N, jnp.int32), jnp.ones(N, bool)

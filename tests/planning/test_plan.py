@@ -162,6 +162,7 @@ def test_a_cell_that_does_not_fit_is_refused_with_what_would(changes, available,
         check_fits(followed, 0, int(available * 2**30), host=True)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_sweep_refuses_before_it_starts_unless_forced(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "available_memory", lambda: (2**29, True))
     corpus, work = tiny.write_corpus(tmp_path / "corpus"), tmp_path / "work"
@@ -206,6 +207,7 @@ def test_on_the_disk_memory_hardly_grows_with_the_tokens():
     assert many - few == 10**7 * (memory_model.INDEX_BYTES + memory_model._PLACES_BYTES)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_sweep_keeps_contexts_on_the_disk_and_makes_the_same_records(tmp_path, monkeypatch, capsys):
     corpus, found = tiny.write_corpus(tmp_path / "corpus"), {}
     small = ("--samples=6", "--context_dims=8")

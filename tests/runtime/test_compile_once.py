@@ -32,6 +32,7 @@ SWEEPS = {
     ],
     "contexts made again in each batch": ["--config.phase2.train_contexts=recomputed"],
 }
+FIRST = "contexts in parallel"
 
 
 def own_functions():
@@ -43,9 +44,11 @@ def own_functions():
     return names
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(
+    "name",
+    [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in SWEEPS if name != FIRST)],
+)
 def test_sizes_share_their_programs(name, tmp_path, monkeypatch):
     corpus = tiny.write_corpus(tmp_path / "corpus")
     flags = tiny.flags(corpus, f"--samples={SIZES}", "--context_dims=8", *SWEEPS[name])
