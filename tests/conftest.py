@@ -17,7 +17,7 @@ settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 # What one process has compiled is loaded by all others, of this run and of later ones.
 os.environ["CVFP_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache")
-if folder := compilation.keep_on_disk():
+if folder := compilation.enable_disk_cache():
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # No test reads or fills the user's cache.
