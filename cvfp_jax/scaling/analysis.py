@@ -12,7 +12,7 @@ from cvfp_jax.runtime.floats import exp, finite
 from cvfp_jax.scaling.bootstrap import DRAWS, Draws, bootstrap
 from cvfp_jax.scaling.fit import Fit, fit_law
 from cvfp_jax.scaling.laws import LAWS
-from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG
 from cvfp_jax.scaling.points import Group
 from cvfp_jax.scaling.profile import Interval, profile_intervals
@@ -153,7 +153,7 @@ def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | N
     """Widens the interval of a law's value by the scatter of one more measurement."""
     if interval is None or fit.objective == HUBER or fit.n <= fit.k:
         return None
-    t = float(stats.t.ppf(0.5 + LEVEL / 2, fit.n - fit.k))
+    t = student_t(LEVEL, fit.n - fit.k)
     if fit.objective == LINEAR:
         scatter = t * math.sqrt(fit.rss / (fit.n - fit.k))
         return Interval(

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
-from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import LINEAR
 from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval, bounded
 from cvfp_jax.scaling.solve import Problem, minimise
@@ -78,8 +78,7 @@ class Draws:
         """Moves the ends of residual draws away from the fit as Student's t asks."""
         if self.kind != RESIDUAL:
             return ends
-        tail = 0.5 + level / 2
-        factor = float(stats.t.ppf(tail, self.fit.n - self.fit.k) / stats.norm.ppf(tail))
+        factor = student_t(level, self.fit.n - self.fit.k) / float(stats.norm.ppf(0.5 + level / 2))
         if by_logarithm:
             return centre * (ends / centre) ** factor
         return centre + factor * (ends - centre)

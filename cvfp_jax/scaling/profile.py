@@ -5,11 +5,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.laws import Parameter
-from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import HUBER
 from cvfp_jax.scaling.solve import Condition, Problem, descend
 
@@ -136,7 +135,7 @@ def _ends(
     s2 = 2 * float(fit.solved[1].cost[0]) / (fit.n - fit.k)
     if not s2 > 1e-28:  # the points lie on the law
         return np.stack([centre, centre]), np.zeros((2, len(centre)), bool)
-    t = float(stats.t.ppf(0.5 + level / 2, fit.n - fit.k))
+    t = student_t(level, fit.n - fit.k)
     search = _Search(fit, quantities, np.where(np.isfinite(centre), centre, 0.0), scale, s2, t)
     search.bracket()
     search.close()
