@@ -1,4 +1,4 @@
-"""Groups of points with laws fitted, compared and extrapolated, as rows for a file."""
+"""All laws fitted to a group of points, compared and extrapolated: the rows of fits.json."""
 
 import dataclasses
 import math
@@ -143,7 +143,7 @@ def _intervals(
 
 
 def _from_zero(interval: Interval | None, y: float) -> Interval | None:
-    """Ends at zero what the search by logarithms can only bring near it."""
+    """Sets an end to zero where the search, which works in logarithms, can only come near it."""
     if interval is None or interval.low >= _NEXT_TO_NOTHING * y:
         return interval
     return Interval(0.0, interval.high)
@@ -166,7 +166,7 @@ def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | N
 
 
 def lack_of_fit(fit: Fit) -> float:
-    """Returns the probability that what the replicates tell of the noise sets the points so far off the law.
+    """Tests a law against its replicates: the probability of points this far off it, if it holds.
 
     ``F = ((RSS - PE) / (m - k)) / (PE / (n - m))`` with m sizes, PE the squares about each size's mean.
 

@@ -143,7 +143,7 @@ class ExponentDifference(NamedTuple):
 
     @property
     def told_from_zero(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return not self.low <= 0 <= self.high
 
 

@@ -1,4 +1,4 @@
-"""Whether the exponent changes along the sizes: lines through windows of consecutive ones."""
+"""Whether the exponent changes with size: power laws fitted to windows of consecutive sizes."""
 
 import dataclasses
 import math
