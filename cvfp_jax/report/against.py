@@ -190,7 +190,7 @@ def _pair_findings(against: Against, pair: Pair) -> Iterator[str]:
 
 
 def _differences(pair: Pair) -> Iterator[str]:
-    """What else than the systems the ratios compare."""
+    """What else differs between the sweeps, so that the ratios compare it too."""
     first, second = pair.first.points, pair.second.points
     if not first or not second:
         return
@@ -230,7 +230,7 @@ def ratios_table(against: Against, pair: Pair) -> Table:
 
 
 def against_blocks(against: Against, figures: Sequence[Figure]) -> list[Block]:
-    """Returns the section of a report, a figure and a table a pair."""
+    """Returns the report's section on the comparison: a figure and a table a pair."""
     blocks: list[Block] = [
         Heading(2, f"Against {against.first}"),
         Paragraph(

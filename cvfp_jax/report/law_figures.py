@@ -1,4 +1,4 @@
-"""Figures of laws fitted to points: the curves above, what they leave below."""
+"""Figures of laws fitted to points: curves above, residuals below."""
 
 import math
 from collections.abc import Sequence
@@ -130,7 +130,7 @@ def _curve(axes: Axes, fit: Fit, sizes: np.ndarray) -> None:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def _band(fit: Fit, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Sizes with the lower and upper ends of a law's own interval; None if there is none to be had."""
+    """Sizes with the lower and upper ends of the law's interval there; None if it has none."""
     if not fit.rss > 0 or fit.n <= fit.k:
         return None
     at = np.geomspace(sizes[0], sizes[-1], _BAND_SIZES)
@@ -143,7 +143,7 @@ def _band(fit: Fit, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _limits(y: Sequence[float], law: np.ndarray) -> tuple[float, float]:
-    """The range of an axis that shows the points large, and of a law no more than twice their range."""
+    """The range of an axis: of a law it shows no more than the points' own range to either side."""
     span = math.exp(min(max(math.log(max(y)) - math.log(min(y)), 0.1), 200.0))
     law = law[(law > min(y) / span) & (law < max(y) * span)]
     low, high = min([*y, *law]), max([*y, *law])

@@ -1,4 +1,4 @@
-"""What fitted laws say of groups of points, as blocks of a page."""
+"""The sections and tables on laws fitted to groups of points."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -51,7 +51,7 @@ def which_law(analyses: Sequence[GroupAnalysis], figures: Sequence[Figure]) -> l
 
 
 def law_blocks(analysis: GroupAnalysis, x: str, y: str, figure: Figure) -> list[Block]:
-    """Returns what the laws say of a group: the verdict, a figure, three tables, and what to mind.
+    """Returns the blocks on one group: the verdict, a figure, three tables, and statuses in full.
 
     Args:
       analysis: the group with its laws.
@@ -84,7 +84,7 @@ def points_line(group: Group, x: str, y: str) -> str:
 
 
 def status_details(rows: Sequence[LawRow]) -> list[str]:
-    """Returns what a table's column of statuses has no room for."""
+    """Returns the statuses that a table's column cuts short."""
     return [f"{row['law']}: {row['status']}." for row in rows if ":" in row["status"]]
 
 
@@ -119,7 +119,7 @@ def _share(value: float | None) -> str:
 
 
 def _or_else(row: LawRow, name: str, text: str) -> str:
-    """A number, or what it means that a fitted law has none."""
+    """A number, or what its absence means for a fitted law."""
     return text if row["params"] and row[name] is None else significant(row[name])
 
 
@@ -142,7 +142,7 @@ def parameters_table(rows: Sequence[LawRow]) -> Table:
 
 
 def predictions_table(rows: Sequence[LawRow]) -> Table:
-    """What each law says of sizes that were asked for."""
+    """What each law predicts at the sizes asked for."""
     columns = ["law", "size", "value", "law's [95 %]", "one more run's [95 %]"]
     cells = [
         [

@@ -45,7 +45,7 @@ def size_axes(title: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def short(name: str, most: int = 36) -> str:
-    """Returns a name that leaves room for a figure beside it.
+    """Returns a name cut to a length that leaves the figure its space.
 
     >>> short("a very long name", 8)
     'a very \N{HORIZONTAL ELLIPSIS}'

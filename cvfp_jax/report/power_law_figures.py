@@ -119,7 +119,7 @@ def save_power_law_figures(inference: Inference, title: str, folder: Path) -> di
 
 
 def _ranges(series: str, cells: Sequence[RankedCell]) -> str:
-    """Between what effective ranks and perplexities the cells of a series lie."""
+    """The ranges of effective rank and perplexity of a series."""
     _, ranks, ppl = zip(*cells, strict=True)
     return (
         f"{series}: {number(min(ranks))}% to {number(max(ranks))}%,"

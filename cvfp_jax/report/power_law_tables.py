@@ -13,7 +13,7 @@ from cvfp_jax.scaling.line import LogLine
 
 
 def perplexity(value: float) -> str:
-    """Returns a perplexity; below 1 it is none.
+    """Returns a perplexity; a value below 1 cannot be one.
 
     >>> perplexity(370.26), perplexity(0.4)
     ('370.3', 'below 1')
@@ -52,13 +52,13 @@ def _per_doubling(law: LogLine) -> str:
 
 
 def points_text(summary: Summary) -> str:
-    """Returns how many points a law goes through, and of what where seeds make them more than the sizes."""
+    """Returns how many points a law is fitted to; with replicates, how many sizes and seeds they have."""
     n, sizes, seeds = summary.law.n, summary.num_sizes, summary.num_seeds
     return f"{n}" if n == sizes else f"{n} ({sizes} sizes, {seeds} seeds)"
 
 
 def predictions_table(laws: Laws, sizes: Sequence[float], x: str = "tokens") -> Table:
-    """What each law says at some sizes, with intervals for one more run there."""
+    """What each law predicts at some sizes, with intervals for one more run there."""
     rows = []
     for name, law in laws.items():
         cells = []

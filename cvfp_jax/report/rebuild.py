@@ -1,4 +1,4 @@
-"""A report made again from the records of a folder, without running anything."""
+"""Rebuilds a report from the records of a folder, without running anything."""
 
 from collections.abc import Sequence
 from pathlib import Path

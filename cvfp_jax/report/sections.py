@@ -36,7 +36,7 @@ def setting(records: Sequence[Record]) -> list[Block]:
 
 
 def values(entries: Sequence[Any]) -> str:
-    """Returns what there is among whole numbers or texts: one, a few in order, or of many numbers the range.
+    """Returns the distinct values among whole numbers or texts; of many numbers, their range.
 
     >>> values([42, 42]), values([100, 50, 100]), values(["gpt2", "spectral"])
     ('42', '50, 100', 'gpt2, spectral')

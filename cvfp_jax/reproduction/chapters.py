@@ -1,4 +1,4 @@
-"""What the rebuilt reports consist of: sections of each, beyond those that all have."""
+"""The sections that only one or some of the rebuilt reports have."""
 
 import math
 from collections.abc import Mapping
@@ -214,7 +214,7 @@ def _r5(source: Source, folder: Path) -> list[Block]:
 
 
 def special(source: Source, folder: Path) -> list[page.Block]:
-    """Returns the sections that one report has and others have not."""
+    """Returns the sections that are this report's own."""
     if source.name in ("R1", "R2"):
         return _rank_section(source)
     return {"R3": _r3, "R4": _r4, "R5": _r5}[source.name](source, folder)

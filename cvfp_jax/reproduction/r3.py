@@ -217,7 +217,7 @@ RULES: Rules = {
 
 
 def _same_misfit(by_name: Series) -> str:
-    """Says that the series of one kind of token input share what their laws leave over."""
+    """Says that the residuals of the series of v1 and v2 correlate."""
     names = [name for name in by_name if not name.endswith("v3")]
     left_over = []
     for name in names:

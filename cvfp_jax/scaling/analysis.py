@@ -1,4 +1,4 @@
-"""Groups of points with laws fitted, compared and extrapolated, as rows for a file."""
+"""All laws fitted to a group of points, compared and extrapolated: the rows of fits.json."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from cvfp_jax.runtime.floats import exp, finite
 from cvfp_jax.scaling.bootstrap import DRAWS, Draws, bootstrap
 from cvfp_jax.scaling.fit import Fit, fit_law
 from cvfp_jax.scaling.laws import LAWS
-from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG
 from cvfp_jax.scaling.points import Group
 from cvfp_jax.scaling.profile import Interval, profile_intervals
@@ -143,7 +143,7 @@ def _intervals(
 
 
 def _from_zero(interval: Interval | None, y: float) -> Interval | None:
-    """Ends at zero what the search by logarithms can only bring near it."""
+    """Sets an end to zero where the search, which works in logarithms, can only come near it."""
     if interval is None or interval.low >= _NEXT_TO_NOTHING * y:
         return interval
     return Interval(0.0, interval.high)
@@ -153,7 +153,7 @@ def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | N
     """Widens the interval of a law's value by the scatter of one more measurement."""
     if interval is None or fit.objective == HUBER or fit.n <= fit.k:
         return None
-    t = float(stats.t.ppf(0.5 + LEVEL / 2, fit.n - fit.k))
+    t = student_t(LEVEL, fit.n - fit.k)
     if fit.objective == LINEAR:
         scatter = t * math.sqrt(fit.rss / (fit.n - fit.k))
         return Interval(
@@ -166,7 +166,7 @@ def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | N
 
 
 def lack_of_fit(fit: Fit) -> float:
-    """Returns the probability that what the replicates tell of the noise sets the points so far off the law.
+    """Tests a law against its replicates: the probability of points this far off it, if it holds.
 
     ``F = ((RSS - PE) / (m - k)) / (PE / (n - m))`` with m sizes, PE the squares about each size's mean.
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
-from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import LINEAR
 from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval, bounded
 from cvfp_jax.scaling.solve import Problem, minimise
@@ -75,11 +75,10 @@ class Draws:
         return self._widened(ends, self.fit.predict(x), level, bool(np.all(curves > 0)))
 
     def _widened(self, ends: np.ndarray, centre: Any, level: float, by_logarithm: bool) -> np.ndarray:
-        """Moves the ends of residual draws away from the fit as Student's t asks."""
+        """Widens the quantiles of residual draws by the ratio of Student's t to the normal quantile."""
         if self.kind != RESIDUAL:
             return ends
-        tail = 0.5 + level / 2
-        factor = float(stats.t.ppf(tail, self.fit.n - self.fit.k) / stats.norm.ppf(tail))
+        factor = student_t(level, self.fit.n - self.fit.k) / float(stats.norm.ppf(0.5 + level / 2))
         if by_logarithm:
             return centre * (ends / centre) ** factor
         return centre + factor * (ends - centre)
@@ -90,7 +89,7 @@ class Draws:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0) -> Draws:
-    """Fits a law again to measures drawn from the points.
+    """Refits a law to measures drawn from the points.
 
     ``residual`` adds to the law's values residuals drawn from the fit's own, in the space of its objective,
     widened for the freedom the fit took, ``r / sqrt(1 - leverage)``, and centred. It believes the law and one

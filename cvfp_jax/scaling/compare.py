@@ -10,7 +10,7 @@ INTERPOLATED = "interpolated"
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """The second series over the first at one size; NaN where the status says neither how."""
+    """The second series over the first at one size; NaN where the two cannot be compared."""
 
     status: str  # measured, interpolated, or why there is none
     x: float

@@ -123,7 +123,7 @@ def _public_log_linear(
 
 
 def _steepness(like: Parameter) -> Parameter:
-    """A local exponent at the reference, which no law has for a parameter, within another's bounds."""
+    """The local exponent at the reference size, with the bounds of a parameter like it."""
     return dataclasses.replace(like, name="steepness")
 
 

@@ -1,4 +1,4 @@
-"""Whether one measure goes with another: correlation, a linear rule's error, a ratio a size."""
+"""How effective rank and parameters relate to perplexity: correlation, the original's rule and its ratio."""
 
 import dataclasses
 import math

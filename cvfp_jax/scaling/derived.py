@@ -4,10 +4,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from scipy import stats
-
 from cvfp_jax.runtime.floats import exp
-from cvfp_jax.scaling.line import LEVEL, LogLine
+from cvfp_jax.scaling.line import LEVEL, LogLine, student_t
 
 REACHED = "reached"
 CROSSES = "crosses"
@@ -145,7 +143,7 @@ class ExponentDifference(NamedTuple):
 
     @property
     def told_from_zero(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return not self.low <= 0 <= self.high
 
 
@@ -167,5 +165,5 @@ def exponent_difference(first: LogLine, second: LogLine, level: float = LEVEL) -
     freedom = total**2 / (
         squares[0] ** 2 / first.degrees_of_freedom + squares[1] ** 2 / second.degrees_of_freedom
     )
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(total)
+    half = student_t(level, freedom) * math.sqrt(total)
     return ExponentDifference(change, change - half, change + half)

@@ -1,4 +1,4 @@
-"""A law fitted to points: its parameters, how well they are known, and what became of the search."""
+"""A law fitted to points: its parameters, their standard errors, and how the search ended."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ _MOST_ORDERS = 40
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A law and the parameters that make its objective least, in full precision.
+    """A law with the parameters that minimise its objective, in full precision.
 
     Without parameters where the status says ``too few points`` or ``not defined``.
     """
@@ -217,7 +217,7 @@ def _checked(
 
 
 def _obstacle(law: Law, sizes: np.ndarray, measures: np.ndarray, distinct: int) -> str:
-    """Why a law cannot be fitted, or nothing."""
+    """Why a law cannot be fitted; empty if it can."""
     for name, values in (("sizes", sizes), ("measures", measures)):
         orders = float(np.ptp(np.log10(values)))
         if orders > _MOST_ORDERS:
@@ -279,7 +279,7 @@ def _std_errors(
 
 
 def _status(fit: Fit, condition: float) -> str:
-    """What became of the search."""
+    """How the search ended."""
     _, optimum = fit.solved
     if not all(math.isfinite(value) for value in fit.params.values()):
         return "not identifiable: a parameter is beyond all numbers"
@@ -294,7 +294,7 @@ def _status(fit: Fit, condition: float) -> str:
 
 
 def _on_bounds(fit: Fit) -> list[str]:
-    """The bounds that hold parameters, in the law's own words."""
+    """The parameters that lie on a bound of the search."""
     problem, optimum = fit.solved
     names = ["ppl_min"] * problem.shape.floor + ["A", *(each.name for each in problem.shape.theta)]
     return [

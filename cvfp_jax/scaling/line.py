@@ -6,6 +6,7 @@ fits.json does. Both are public, so each keeps its sign; only ``LogLine.params``
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -18,6 +19,16 @@ MIN_POINTS = 3
 FITTED = "fitted"
 LEVEL = 0.95
 _LARGEST = 1e150  # of a logarithm; its square is still a number
+
+
+@functools.lru_cache(maxsize=256)
+def student_t(level: float, degrees_of_freedom: float) -> float:
+    """Returns how many standard errors a two-sided interval reaches to either side.
+
+    >>> round(student_t(0.95, 3), 3)
+    3.182
+    """
+    return float(stats.t.ppf(0.5 + level / 2, degrees_of_freedom))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +82,7 @@ class LogLine:
 
     def quantile(self, level: float = LEVEL) -> float:
         """Returns Student's t for a two-sided interval of this line."""
-        return float(stats.t.ppf(0.5 + level / 2, self.degrees_of_freedom))
+        return student_t(level, self.degrees_of_freedom)
 
     def alpha_interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Returns the interval of alpha, for independent normal errors of equal variance in ln y.

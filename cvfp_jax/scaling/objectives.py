@@ -1,4 +1,4 @@
-"""What a fit makes least, by name; light enough for the command line to import."""
+"""What a fit minimises, by name; imports nothing, so that the command line can use it."""
 
 LOG, LINEAR, HUBER = "log", "linear", "huber"
 OBJECTIVES = {

@@ -1,4 +1,4 @@
-"""Anybody's points: sizes and measures, read by group from a file."""
+"""Points of any file: sizes and measures, by group."""
 
 import dataclasses
 import json
@@ -124,7 +124,7 @@ def _listed(rows: Rows) -> str:
 
 
 def _line(where: str) -> str:
-    """The line of a place whose file is known."""
+    """The line alone, where the file has been named already."""
     return where.rpartition(", ")[2]
 
 
@@ -155,7 +155,7 @@ def _name(row: Row, column: str) -> str:
 
 
 def _number(row: Row, column: str, is_text: bool) -> float:
-    """The number above zero in a column, or a message on what stands there instead."""
+    """The number in a column, which must be above zero."""
     value = row.values.get(column)
     where = f"{row.where}, column {column}"
     advice = "give a number above zero, such as 250 or 1e6, or remove the row"
@@ -179,7 +179,7 @@ def _number(row: Row, column: str, is_text: bool) -> float:
 
 
 def _rewritten(text: str) -> str:
-    """Says how to write a number that a person would read in a text; empty if none would."""
+    """How to write what a person would read as a number; empty if nobody would."""
     if _NUMBER.fullmatch(text):
         return f"write {text}, without quotes"
     if _THOUSANDS.fullmatch(text):

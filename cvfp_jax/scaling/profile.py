@@ -1,15 +1,14 @@
-"""Profile likelihood: how far a quantity can be moved before the points object, all else being refitted."""
+"""Profile likelihood: how far a quantity can move, everything else refitted, before the fit gets too bad."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.laws import Parameter
-from cvfp_jax.scaling.line import LEVEL
+from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import HUBER
 from cvfp_jax.scaling.solve import Condition, Problem, descend
 
@@ -23,7 +22,7 @@ BY_LOGARITHM = {("power", "A"), ("saturating", "A"), ("log_corrected", "A"), ("e
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """From ``low`` to ``high``; infinite on a side where the points set no end."""
+    """An interval, infinite on a side that the points leave open."""
 
     low: float
     high: float
@@ -40,7 +39,7 @@ def bounded(parameter: Parameter, low: float, high: float) -> Interval:
 
 @dataclasses.dataclass(frozen=True)
 class _Quantities:
-    """Parameters of a fit, or their logarithms, and logarithms of its predictions."""
+    """What is profiled: parameters of a fit, or their logarithms, and logarithms of its predictions."""
 
     problem: Problem
     y_ref: float
@@ -136,7 +135,7 @@ def _ends(
     s2 = 2 * float(fit.solved[1].cost[0]) / (fit.n - fit.k)
     if not s2 > 1e-28:  # the points lie on the law
         return np.stack([centre, centre]), np.zeros((2, len(centre)), bool)
-    t = float(stats.t.ppf(0.5 + level / 2, fit.n - fit.k))
+    t = student_t(level, fit.n - fit.k)
     search = _Search(fit, quantities, np.where(np.isfinite(centre), centre, 0.0), scale, s2, t)
     search.bracket()
     search.close()
@@ -144,7 +143,7 @@ def _ends(
 
 
 class _Search:
-    """Looks for where the points object so much as t, on both sides of each quantity at once."""
+    """Searches both ends of all quantities at once: where the excess over the best fit reaches t."""
 
     def __init__(
         self,
@@ -162,8 +161,8 @@ class _Search:
         self.side = np.repeat([-1.0, 1.0], len(centre))
         self.width, self.s2, self.t, self.cost = scale[index], s2, t, float(optimum.cost[0])
         rows = len(index)
-        # The last pull that the points bear, what it comes to, its excess and parameters; and the first that
-        # they do not bear.
+        # The farthest target whose excess is below t, the value reached, its excess and parameters; and the
+        # nearest target whose excess is not.
         self.inner, self.r_inner, self.e_inner = centre[index], centre[index], np.zeros(rows)
         self.start = np.repeat(optimum.parameters, rows, axis=0)
         self.outer, self.r_outer, self.e_outer = np.full((3, rows), math.nan)
@@ -172,7 +171,7 @@ class _Search:
     def excess(
         self, rows: np.ndarray, target: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """How much the points object, what the quantity came to, parameters, and if they are an optimum."""
+        """The root of the excess, the quantity's value, the parameters, and whether they are an optimum."""
         held = _pulled_to(self.quantities, self.index[rows], target, self.width[rows], math.sqrt(self.s2))
         optimum = descend(self.problem.take(np.zeros(len(rows), int)), self.start[rows], held, _STEPS)
         reached = self.quantities.value(optimum.parameters)[0][np.arange(len(rows)), self.index[rows]]
@@ -181,7 +180,7 @@ class _Search:
         return np.sqrt(np.maximum(over, 0.0)), reached, optimum.parameters, optimum.converged
 
     def bracket(self) -> None:
-        """Goes outwards by steps that double until the points object."""
+        """Goes outwards by doubling steps until the excess exceeds t."""
         reach = self.t * self.width
         for _ in range(_DOUBLINGS):
             rows = np.flatnonzero(np.isnan(self.outer) & np.isnan(self.end))
@@ -191,7 +190,7 @@ class _Search:
             e, reached, x, converged = self.excess(rows, target)
             beyond = e >= self.t
             self._move_out(rows[beyond], target[beyond], reached[beyond], e[beyond])
-            # The bounds of the search end the interval where the points do not.
+            # Where the points leave an end open, the bounds of the search are the end.
             stuck = np.abs(reached - self.r_inner[rows]) < 1e-6 * reach[rows]
             ended = ~beyond & stuck & converged
             self.end[rows[ended]], self.closed[rows[ended]] = reached[ended], True
@@ -202,7 +201,7 @@ class _Search:
         self.end[open_ended] = (self.side * math.inf)[open_ended]
 
     def close(self) -> None:
-        """Finds the ends between what the points bear and what they do not."""
+        """Narrows each bracket down to the end of its interval."""
         for turn in range(_HALVINGS):
             wide = ~(np.abs(self.r_outer - self.r_inner) <= 1e-5 * self.width)
             rows = np.flatnonzero(np.isnan(self.end) & wide)
@@ -228,7 +227,7 @@ class _Search:
         self.outer[rows], self.r_outer[rows], self.e_outer[rows] = target, reached, e
 
     def _share(self) -> np.ndarray:
-        """Where between inner and outer the excess would be t, were it straight."""
+        """Where between inner and outer a linear excess would be t."""
         share = (self.t - self.e_inner) / np.maximum(self.e_outer - self.e_inner, 1e-12)
         return np.where(np.isfinite(self.e_outer), np.clip(share, 0.0, 1.0), 0.5)
 
@@ -236,7 +235,7 @@ class _Search:
 def _pulled_to(
     quantities: _Quantities, index: np.ndarray, target: np.ndarray, width: np.ndarray, s: float
 ) -> Condition:
-    """Pulls quantities to targets, by springs ten times as stiff as the points hold them.
+    """A penalty that pulls quantities to targets, ten times as stiff as the data's own pull.
 
     Wherever one comes to rest, the other parameters make the objective least for that value of it: a stiffer
     spring would come nearer to the target and be no more exact, only slower on its way round bends.

@@ -1,4 +1,4 @@
-"""Rows of a user's file: CSV, JSON and JSON Lines, each row with its place for messages."""
+"""Rows of a user's file, CSV, JSON or JSON Lines, each with its line for messages."""
 
 import csv
 import dataclasses
@@ -39,7 +39,7 @@ class Rows:
 
 
 def shown(value: Any) -> str:
-    """Returns a value for a message: on one line, printable and not long.
+    """Returns a value as messages show it: on one line, printable and short.
 
     >>> shown("a\\nb"), shown(None), shown([1] * 99)
     ("'a\\\\nb'", 'null', '[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,...')
@@ -128,7 +128,7 @@ def _check_header(columns: tuple[str, ...], where: str) -> None:
 
 
 class _GivenTwiceError(ValueError):
-    """An object has a name twice, of which json would keep the last."""
+    """A JSON object with a repeated name, of which json would silently keep the last."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ _STRICT = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_object)
 
 
 def _row(text: str, where: str) -> Row:
-    """Reads the object that a text is."""
+    """Reads a text that must be one object."""
     try:
         value = _STRICT.decode(text)
     except (ValueError, RecursionError) as error:
@@ -189,7 +189,7 @@ def _json(text: str, path: Path) -> list[Row]:
 
 
 def _listed(text: str, start: int, path: Path) -> list[Row]:
-    """The entries of the list that starts there, which is known to be valid."""
+    """The entries of a valid list that starts there."""
     rows: list[Row] = []
     line, counted = 1, 0
     at = _skip(text, start + 1)
@@ -204,7 +204,7 @@ def _listed(text: str, start: int, path: Path) -> list[Row]:
 
 
 def _members(text: str, start: int) -> Iterator[tuple[str, int, Any]]:
-    """The names, places and values of the object that starts there, which is known to be valid."""
+    """The names, indices and values of the members of a valid object that starts there."""
     at = _skip(text, start + 1)
     while text[at] != "}":
         name, end = _DECODER.raw_decode(text, at)
@@ -217,6 +217,6 @@ def _members(text: str, start: int) -> Iterator[tuple[str, int, Any]]:
 
 
 def _skip(text: str, at: int) -> int:
-    """The place of the next character that is no blank."""
+    """The index of the next character that is not blank."""
     blanks = _SPACE.match(text, at)
     return blanks.end() if blanks else at

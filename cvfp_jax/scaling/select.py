@@ -1,4 +1,4 @@
-"""Which law the points speak for: by criteria, by points left out, and by sizes not yet seen."""
+"""Model selection: information criteria, leave-one-out errors, and prediction of held-out largest sizes."""
 
 import dataclasses
 import math
@@ -127,7 +127,7 @@ def _prediction_errors(problem: Problem, left_out: np.ndarray) -> np.ndarray:
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def select(fits: Sequence[Fit]) -> Selection:
-    """Compares laws fitted to the same points and says what the points can decide.
+    """Compares laws fitted to the same points, and says which of them the points support.
 
     The deciding test is to predict the largest sizes from the others. A law is dismissed if there is another
     that predicts them better, fits all points better, and has over 20 times its Akaike weight, from AICc. Of
@@ -219,7 +219,7 @@ def _beats(
     weights: Mapping[str, float],
     tested: Mapping[str, float],
 ) -> bool:
-    """Whether everything speaks for a law and against another; of the laws left, no two are so."""
+    """Whether a law predicts and fits better than another that has less than 5 % of its Akaike weight."""
     if name not in weights or other not in weights or other not in tested:
         return False
     costs = [float(fits[key].solved[1].cost[0]) for key in (name, other)]

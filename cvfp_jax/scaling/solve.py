@@ -66,7 +66,7 @@ class Problem:
         return K * g, np.concatenate(parts, axis=-1)
 
     def residuals(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns what is to be made small, [S, n], infinite where there is no logarithm, and its slopes."""
+        """Returns the residuals [S, n], infinite where there is no logarithm, and their derivatives."""
         f, df = self.curve(parameters, self.u)
         if self.objective == LINEAR:
             return f - self.y, df
@@ -144,7 +144,7 @@ def starts(problem: Problem, count: int) -> np.ndarray:
 def descend(
     problem: Problem, start: np.ndarray, condition: Condition | None = None, steps: int = _STEPS
 ) -> Optimum:
-    """Goes downhill from one start a data set, within the bounds, until rounding ends it.
+    """Minimises from one start a data set, within the bounds, until only rounding is left.
 
     Args:
       problem: S data sets.
@@ -190,7 +190,7 @@ def descend(
 def _state(
     problem: Problem, x: np.ndarray, rows: np.ndarray, condition: Condition | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Residuals and derivatives, those of a condition behind them, and the whole cost."""
+    """Residuals and derivatives, followed by those of a condition, and the total cost."""
     r, J = problem.residuals(x)
     bad = ~_squarable(r, J)
     cost = np.where(bad, np.inf, problem.cost(r))
@@ -204,7 +204,7 @@ def _state(
 
 
 def _squarable(r: np.ndarray, J: np.ndarray) -> np.ndarray:
-    """Whether all of a set's numbers, and their squares, are numbers."""
+    """Whether a data set's numbers can be squared without overflow."""
     return np.all((np.abs(r) < _LARGEST) & np.all(np.abs(J) < _LARGEST, axis=2), axis=1)
 
 
@@ -217,7 +217,7 @@ def _try(
     damping: np.ndarray,
     condition: Condition | None,
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns the parameters one step on, the gain it promised, and their state.
+    """Returns the parameters after one step, the gain predicted for it, and their state.
 
     With Huber's loss it is the better of two steps.
     """

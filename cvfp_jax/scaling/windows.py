@@ -1,4 +1,4 @@
-"""Whether the exponent changes along the sizes: lines through windows of consecutive ones."""
+"""Whether the exponent changes with size: power laws fitted to windows of consecutive sizes."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from cvfp_jax.scaling.line import LEVEL, LogLine, log_line
+from cvfp_jax.scaling.line import LEVEL, LogLine, log_line, student_t
 
 THRESHOLD = 0.01  # the original's: a change of alpha that it calls a trend
 
@@ -141,7 +141,7 @@ def window_trend(x: Sequence[float], log_y: Sequence[float], window: int, level:
     # Two windows of three points or more each that are not the same hold four points at least.
     freedom = len(x) - 3
     std_err = math.sqrt(float(residuals @ residuals) / freedom) * float(np.linalg.norm(weights))
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * std_err
+    half = student_t(level, freedom) * std_err
     t = abs(change) / std_err if std_err else math.inf
     warning = ""
     if abs(change) <= half:

@@ -113,7 +113,7 @@ def test_list_and_help_tell_whose_flags_there_are(capsys):
     assert capsys.readouterr().out == helped
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(sorted(ANALYSES)),
     st.dictionaries(

@@ -9,7 +9,7 @@ import launch
 from cvfp_jax.cli.analyses import ANALYSES
 from cvfp_jax.report import records
 from cvfp_jax.scaling.laws import LAWS
-from cvfp_jax.scaling.objectives import OBJECTIVES
+from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {
@@ -125,19 +125,27 @@ def test_a_document_that_cannot_be_written_is_a_message(tmp_path, capsys):
 
 def test_groups_are_fitted_apart_and_by_the_laws_asked_for(tmp_path, capsys):
     points = power_table(tmp_path / "p.csv", {"small": 0.2, "large": 0.5})
-    columns = ["--x=tokens", "--y=ppl", "--group=config"]
-    for objective in OBJECTIVES:
-        flags = [*columns, "--laws=power,constant", f"--objective={objective}", f"--workdir={tmp_path}"]
-        out = fit(capsys, f"--points={points}", *flags)
-        fits = json.loads((tmp_path / "fits.json").read_text())
-        assert [(row["group"], row["law"]) for row in fits] == [
-            (group, law) for group in ("small", "large") for law in ("power", "constant")
-        ]
-        assert {row["objective"] for row in fits} == {objective}
-        assert len(re.findall(r"\npower +converged ", out)) == out.count("\npower: a ") == 2
-        assert fits[0]["params"]["a"] == pytest.approx(0.2, rel=1e-6)
-        assert fits[2]["params"]["a"] == pytest.approx(0.5, rel=1e-6)
-        assert out.index("small: ppl against tokens") < out.index("large: ppl against tokens")
+    flags = ["--x=tokens", "--y=ppl", "--group=config", "--laws=power,constant", f"--workdir={tmp_path}"]
+    out = fit(capsys, f"--points={points}", *flags)
+    fits = json.loads((tmp_path / "fits.json").read_text())
+    assert [(row["group"], row["law"]) for row in fits] == [
+        (group, law) for group in ("small", "large") for law in ("power", "constant")
+    ]
+    assert {row["objective"] for row in fits} == {LOG}
+    assert len(re.findall(r"\npower +converged ", out)) == out.count("\npower: a ") == 2
+    assert fits[0]["params"]["a"] == pytest.approx(0.2, rel=1e-6)
+    assert fits[2]["params"]["a"] == pytest.approx(0.5, rel=1e-6)
+    assert out.index("small: ppl against tokens") < out.index("large: ppl against tokens")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_fits_are_by_the_objective_asked_for(tmp_path, capsys, objective):
+    points = power_table(tmp_path / "p.csv", {"a": 0.2})
+    flags = ["--x=tokens", "--y=ppl", "--laws=constant", f"--objective={objective}", f"--workdir={tmp_path}"]
+    fit(capsys, f"--points={points}", *flags)
+    (row,) = json.loads((tmp_path / "fits.json").read_text())
+    assert row["objective"] == objective
+    assert f"- fitted by: {OBJECTIVES[objective]}\n" in (tmp_path / "fits.md").read_text()
 
 
 def test_replicates_are_points_of_their_size(tmp_path, capsys):

@@ -94,7 +94,7 @@ def test_any_points_have_a_fit_or_a_status(law, objective, y, step, first):
 @pytest.mark.parametrize("law", ["saturating", "exponential_decay", "log_linear", "log_corrected"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_other_search_finds_less(law, objective):
-    """A hundred random starts of SciPy's simplex on the law's own formula."""
+    """Of twenty random starts of SciPy's simplex on the law's own formula."""
     random = np.random.default_rng(3)
     y = noisy("saturating", {"ppl_min": 60.0, "A": 4e3, "a": 0.6}, WIDE, 0.05, 1)
     fit = fit_law(law, WIDE, y, objective)
@@ -110,7 +110,7 @@ def test_no_other_search_finds_less(law, objective):
         return tried if math.isfinite(tried) else math.inf
 
     best = math.inf
-    for _ in range(40):
+    for _ in range(20):
         start = np.array(list(fit.params.values())) * np.exp(random.normal(size=LAWS[law].k))
         if math.isfinite(theirs(start)):
             best = min(
