@@ -57,7 +57,7 @@ ORACLE_CASES = {
 }
 
 
-@pytest.mark.parametrize("name", ORACLE_CASES)
+@pytest.mark.parametrize("name", ["ragged", "whole", pytest.param("one_left", marks=pytest.mark.slow)])
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_steps_of_phase_1_equal_the_oracle(name, seed):

@@ -10,6 +10,8 @@ from cvfp_jax.core.matmul import as_kept, operand
 from cvfp_jax.kernels import cross_entropy
 from cvfp_jax.kernels.cross_entropy import frozen_head_losses, trained_head_losses
 
+QUICK = pytest.mark.usefixtures("quick_compilation")
+
 
 def example(rows, width, vocab, seed, scale=1.0):
     rng = np.random.default_rng(seed)
@@ -45,6 +47,7 @@ def cut_into(monkeypatch, rows, tokens, group):
     monkeypatch.setattr(cross_entropy, "_GROUP", group)
 
 
+@QUICK
 @settings(max_examples=6, deadline=None)
 @given(rows=st.integers(1, 23), vocab=st.integers(2, 30), chunk=st.integers(1, 30), seed=st.integers(0, 99))
 def test_losses_and_gradients_are_those_of_the_equations_whatever_the_chunk(rows, vocab, chunk, seed):
@@ -69,67 +72,7 @@ def test_losses_and_gradients_are_those_of_the_equations_whatever_the_chunk(rows
             np.testing.assert_allclose(gradients[1], expected, rtol=0, atol=1e-11)
 
 
-def test_huge_logits_do_not_overflow():
-    arrays = example(6, 5, 9, 0, scale=1e4)
-    with jax.enable_x64(True):
-        expected, _ = by_the_equations(*as_jax(*arrays, np.float64))
-    losses = frozen_head_losses(*as_jax(*arrays))
-    assert float(losses.loss) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_the_gradient_is_scaled_by_what_comes_after():
-    hidden, table, targets, valid = as_jax(*example(6, 5, 9, 0))
-    once = jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss)(hidden)
-    thrice = jax.grad(lambda h: 3 * frozen_head_losses(h, table, targets, valid).loss)(hidden)
-    np.testing.assert_allclose(thrice, 3 * once, rtol=1e-6)
-
-
-@pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
-def test_bf16_losses_and_gradients_are_near_those_in_single_precision(losses):
-    hidden, table, targets, valid = as_jax(*example(40, 64, 300, 0, scale=0.2))
-    head = (
-        (lambda h, p: losses(h, table, targets, valid, precision=p))
-        if losses is frozen_head_losses
-        else (lambda h, p: losses(h, table, targets, valid, None, p))
-    )
-    exact, by = jax.value_and_grad(lambda h: head(h, "f32").loss)(hidden)
-    near, near_by = jax.value_and_grad(lambda h: head(h, "bf16").loss)(hidden)
-    assert 0 < abs(float(near - exact)) < 2e-3 * float(exact)
-    assert 0 < float(jnp.linalg.norm(near_by - by)) < 1e-2 * float(jnp.linalg.norm(by))
-
-
-def test_a_kept_table_gives_the_same_and_is_never_made_single_precision_as_a_whole():
-    hidden, table, targets, valid = as_jax(*example(20, 6, 5000, 0, scale=0.2))
-    kept = as_kept(operand(table, "bf16"))
-
-    def step(head):
-        return jax.value_and_grad(lambda h: frozen_head_losses(h, head, targets, valid, "bf16").loss)(hidden)
-
-    for found, expected in zip(step(kept), step(operand(table, "bf16")), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    # On 2 cores this took as long as a third of a step, for each batch.
-    assert "f32[5000,6]" not in jax.jit(step).lower(kept).compile().as_text()
-
-
-def test_no_array_of_all_logits_is_made():
-    rows, vocab = 4096, 40_000
-    hidden, table, targets, valid = as_jax(*example(rows, 4, vocab, 0))
-    loss = jax.jit(jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss))
-    memory = loss.lower(hidden).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 4 * rows * vocab
-
-
-def test_rounded_numbers_are_summed_over_all_tokens_however_few_at_a_time(monkeypatch):
-    hidden, table, targets, valid = as_jax(*example(20, 6, 50, 0))
-
-    def gradient():
-        return jax.grad(lambda h: frozen_head_losses(h, table, targets, valid, "bf16").loss)(hidden)
-
-    at_once = gradient()
-    monkeypatch.setattr(cross_entropy, "_CPU_ROUNDED", 7)
-    np.testing.assert_allclose(gradient(), at_once, rtol=0, atol=1e-6)
-
-
+@QUICK
 @pytest.mark.parametrize(("tokens", "group"), [(40, 40), (40, 8), (16, 4), (16, 3), (5, 5), (1, 1)])
 def test_hits_among_many_equal_logits_are_those_of_argmax(monkeypatch, tokens, group):
     cut_into(monkeypatch, 64, tokens, group)
@@ -144,8 +87,75 @@ def test_hits_among_many_equal_logits_are_those_of_argmax(monkeypatch, tokens, g
         assert int(hits(jnp.asarray(valid))) == hits_among(hidden, table, targets, valid)
 
 
+@QUICK
 @pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
 def test_of_equal_logits_the_first_counts_as_argmax_has_it(losses):
     table = jnp.array([[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     hidden = jnp.array([[1.0, 0.0]] * 3)
-    assert int(losses(hidden, table, jnp.array([1, 2, 3]), jnp.ones(3, bool)).hits) == 1
+    assert int(jax.jit(losses)(hidden, table, jnp.array([1, 2, 3]), jnp.ones(3, bool)).hits) == 1
+
+
+def test_huge_logits_do_not_overflow():
+    arrays = example(6, 5, 9, 0, scale=1e4)
+    with jax.enable_x64(True):
+        expected, _ = by_the_equations(*as_jax(*arrays, np.float64))
+    losses = jax.jit(frozen_head_losses)(*as_jax(*arrays))
+    assert float(losses.loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_gradient_is_scaled_by_what_comes_after():
+    hidden, table, targets, valid = as_jax(*example(6, 5, 9, 0))
+
+    @jax.jit
+    def gradient(factor):
+        return jax.grad(lambda h: factor * frozen_head_losses(h, table, targets, valid).loss)(hidden)
+
+    once, thrice = gradient(1.0), gradient(3.0)
+    np.testing.assert_allclose(thrice, 3 * once, rtol=1e-6)
+
+
+def test_a_kept_table_gives_the_same_and_is_never_made_single_precision_as_a_whole():
+    hidden, table, targets, valid = as_jax(*example(20, 6, 5000, 0, scale=0.2))
+    kept = as_kept(operand(table, "bf16"))
+
+    def step(head):
+        return jax.value_and_grad(lambda h: frozen_head_losses(h, head, targets, valid, "bf16").loss)(hidden)
+
+    compiled = jax.jit(step).lower(kept).compile()
+    for found, expected in zip(compiled(kept), jax.jit(step)(operand(table, "bf16")), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    # On 2 cores this took as long as a third of a step, for each batch.
+    assert "f32[5000,6]" not in compiled.as_text()
+
+
+def test_no_array_of_all_logits_is_made():
+    rows, vocab = 4096, 40_000
+    hidden, table, targets, valid = as_jax(*example(rows, 4, vocab, 0))
+    loss = jax.jit(jax.grad(lambda h: frozen_head_losses(h, table, targets, valid).loss))
+    memory = loss.lower(hidden).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * rows * vocab
+
+
+@pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
+def test_bf16_losses_and_gradients_are_near_those_in_single_precision(losses):
+    hidden, table, targets, valid = as_jax(*example(40, 64, 300, 0, scale=0.2))
+    head = (
+        (lambda h, p: losses(h, table, targets, valid, precision=p))
+        if losses is frozen_head_losses
+        else (lambda h, p: losses(h, table, targets, valid, None, p))
+    )
+    exact, by = jax.jit(jax.value_and_grad(lambda h: head(h, "f32").loss))(hidden)
+    near, near_by = jax.jit(jax.value_and_grad(lambda h: head(h, "bf16").loss))(hidden)
+    assert 0 < abs(float(near) - float(exact)) < 2e-3 * float(exact)
+    assert 0 < np.linalg.norm(np.asarray(near_by - by)) < 1e-2 * np.linalg.norm(np.asarray(by))
+
+
+def test_rounded_numbers_are_summed_over_all_tokens_however_few_at_a_time(monkeypatch):
+    hidden, table, targets, valid = as_jax(*example(20, 6, 50, 0))
+
+    def gradient():
+        return jax.jit(jax.grad(lambda h: frozen_head_losses(h, table, targets, valid, "bf16").loss))(hidden)
+
+    at_once = gradient()
+    monkeypatch.setattr(cross_entropy, "_CPU_ROUNDED", 7)
+    np.testing.assert_allclose(gradient(), at_once, rtol=0, atol=1e-6)

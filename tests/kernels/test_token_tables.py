@@ -1,8 +1,9 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from cvfp_jax.kernels.token_tables import (
 )
 from tests.plain import drawn, module
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIGS = [
     ModelConfig(6, 5, 1, 1),
     ModelConfig(6, 5, 2, 3),
@@ -45,6 +47,13 @@ def test_places_stand_for_the_tokens(ids, capacity):
     assert not np.asarray(found[len(set(ids)) :]).any()
 
 
+@functools.partial(jax.jit, static_argnames=("tokens", "model"))
+def layer_terms(params, found, in_row, tokens, model):
+    """What each layer adds for each token, taken from the tables of the distinct ones."""
+    places = window_places(in_row, jnp.arange(tokens), model.num_input_tokens)
+    return [terms_of(tables, places) for tables in token_tables(module(ContextBlock, model, params), found)]
+
+
 @pytest.mark.parametrize("model", CONFIGS, ids=str)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
@@ -54,15 +63,14 @@ def test_terms_are_what_windows_add_to_the_equations_first_products(model, seed)
         params = drawn(rng, reference.init_context_block, model)
         vectors, ids = jnp.asarray(rng.normal(size=(11, model.embed_dim))), rng.integers(0, 11, 17)
         found, places = distinct_tokens(TokenStream(vectors, ids))
-        places = window_places(jnp.asarray(windowed(places, K, len(found))), jnp.arange(len(ids)), K)
-        tables = token_tables(module(ContextBlock, model, params), found)
+        in_row = jnp.asarray(windowed(places, K, len(found)))
+        terms = layer_terms(params, found, in_row, len(ids), model)
         window = np.asarray(reference.token_windows(vectors[ids], K))
-        for number, (layer, of_layer) in enumerate(zip(params, tables, strict=True)):
+        for number, (layer, term) in enumerate(zip(params, terms, strict=True)):
             read = window if number == 0 or model.token_input_all_layers else window[:, :0]
             rows = np.asarray(layer.first.kernel)[len(layer.first.kernel) - read.shape[1] :]
             expected = read @ rows + np.asarray(layer.first.bias)
-            terms = jnp.broadcast_to(terms_of(of_layer, places), expected.shape)
-            np.testing.assert_allclose(terms, expected, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(np.broadcast_to(term, expected.shape), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -71,22 +79,26 @@ def test_added_terms_are_the_gradient_of_terms(config):
     stream = make_stream()
     found, places = distinct_tokens(stream)
     in_row = jnp.asarray(windowed(places, K, len(found)))
-    places = window_places(in_row, jnp.arange(len(stream)), K)
-    block = ContextBlock(config, rngs=nnx.Rngs(0))
-    for tables in token_tables(block, found):
+    rng = np.random.default_rng(1)
+    block = module(ContextBlock, config, drawn(rng, reference.init_context_block, config, np.float32))
+
+    def of_layer(tables, places):
         shape = len(stream), tables[0].shape[1]
-        gradient = jax.random.normal(jax.random.key(1), shape)
-
-        def spread(tables, shape=shape):
-            return jnp.broadcast_to(terms_of(tables, places), shape)
-
-        (expected,) = jax.vjp(spread, tables)[1](gradient)
+        gradient = jnp.asarray(rng.standard_normal(shape), jnp.float32)
         zeros = jax.tree.map(jnp.zeros_like, tables)
-        for a, b in zip(add_terms(zeros, places, gradient), expected, strict=True):
+        _, of_tables = jax.vjp(lambda tables: jnp.broadcast_to(terms_of(tables, places), shape), tables)
+        return add_terms(zeros, places, gradient), of_tables(gradient)[0]
+
+    @jax.jit
+    def by_hand_and_by_differentiation(found, in_row):
+        places = window_places(in_row, jnp.arange(len(stream)), K)
+        return [of_layer(tables, places) for tables in token_tables(block, found)]
+
+    for by_hand, expected in by_hand_and_by_differentiation(found, in_row):
+        for a, b in zip(by_hand, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ADD = jax.jit(add_rows)
 
 
@@ -116,10 +128,14 @@ def test_rows_are_added_at_their_places(num_rows, num_places, skew, seed):
 
 @pytest.mark.parametrize("num_rows", [128, 256, 640])
 def test_places_that_begin_and_end_with_stretches(num_rows):
-    check(np.repeat(np.arange(num_rows // 64), 64)[::-1], 11)
-    check(np.repeat(np.arange(num_rows // 128), 128), 11)
-    check(np.zeros(num_rows, int), 1)
+    check(np.repeat(np.arange(num_rows // 64), 64)[::-1], num_rows)
+    check(np.repeat(np.arange(num_rows // 128), 128), num_rows)
+    check(np.zeros(num_rows, int), num_rows)
     check(np.arange(num_rows), num_rows)
+
+
+def test_a_table_of_one_place_gets_all_rows():
+    check(np.zeros(256, int), 1)
 
 
 def test_the_order_of_rows_in_other_places_changes_no_bit():
@@ -136,9 +152,9 @@ def test_the_order_of_rows_in_other_places_changes_no_bit():
 def test_token_terms_take_it_on_accelerators(monkeypatch):
     tables = [jnp.zeros((5, 2)), jnp.zeros((5, 2))]
     places, gradient = jnp.array([[4, 0, 4], [0, 4, 1]]), jnp.arange(6.0).reshape(3, 2)
-    on_cpu = add_terms(tables, places, gradient)
+    on_cpu = jax.jit(lambda *arrays: add_terms(*arrays))(tables, places, gradient)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    elsewhere = add_terms(tables, places, gradient)
+    elsewhere = jax.jit(lambda *arrays: add_terms(*arrays))(tables, places, gradient)
     assert "argsort" in str(jax.make_jaxpr(add_terms)(tables, places, gradient))
     for one, other in zip(on_cpu, elsewhere, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
