@@ -1,5 +1,6 @@
 import contextlib
 import cProfile
+import inspect
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from cvfp_jax.scaling.compare import at_equal_sizes
 from cvfp_jax.scaling.correlate import correlate
 from cvfp_jax.scaling.derived import crossover, exponent_difference, size_for
 from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.profile import profile_intervals
 from cvfp_jax.scaling.windows import window_trend
 from tests.report.made_records import NAMES, law_records, record
 
@@ -41,8 +43,12 @@ def written(tmp_path_factory):
     with contextlib.redirect_stdout(out), cProfile.Profile() as profile:
         write_report(report, folder)
         show_report(report, folder)
-    calls = {id(entry.code): entry.callcount for entry in profile.getstats()}
-    return report, folder, out.getvalue(), lambda function: calls.get(id(function.__code__), 0)
+    counts = {id(entry.code): entry.callcount for entry in profile.getstats()}
+
+    def calls(function):
+        return counts.get(id(inspect.unwrap(function).__code__), 0)
+
+    return report, folder, out.getvalue(), calls
 
 
 def test_the_report_is_written(written):
@@ -96,7 +102,8 @@ def test_what_a_report_says_is_computed_once(written):
     assert calls(exponent_difference) == calls(crossover) == 1
     assert calls(size_for) == 2 * len({target.target for _, target in report.inference.targets}) > 0
     assert calls(correlate) == len(report.inference.rank_correlations) > 0
-    assert calls(at_equal_sizes) == calls(analyse_group) == 0  # these were called before
+    assert calls(at_equal_sizes) == calls(analyse_group) == 0  # both were called before
+    assert calls(profile_intervals) == 1  # for the band of the law's figure
     assert out.count(report.against.findings[0]) == 1
 
 
