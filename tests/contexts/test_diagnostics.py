@@ -29,6 +29,7 @@ from cvfp_jax.core.token_stream import TokenStream
 from tests import oracle
 from tests.original import named
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CASES = [
     "empty", "one", "two_down", "down_slow", "down_just_converging", "flat", "flat_zero", "up",
     "noisy_flat_small", "noisy_flat_big", "r1_like", "r1_converging", "initial_zero", "std_above",

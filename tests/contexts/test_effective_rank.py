@@ -16,6 +16,7 @@ from cvfp_jax.contexts.store import FileStore, as_store
 from cvfp_jax.core import reference
 from cvfp_jax.core.effective_rank import effective_rank_of_spectrum, singular_values
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CASES = [
     "full_64x16", "rank5_100x24", "rank1_50x8", "N_lt_D_10x16", "N_lt_D_7x48", "one_row_1x8",
     "mean_shift_200x16", "decay_300x32", "orthonormal_64x16", "ones_20x6", "layernormed_150x24",

@@ -14,6 +14,9 @@ from cvfp_jax.core.model import ContextBlock, TokenBlock, token_windows
 from cvfp_jax.core.token_stream import TokenStream
 from tests.original import load_block
 from tests.plain import drawn, module
+from tests.tiers import cases
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture
@@ -105,7 +108,7 @@ def reaches(jacobian):
     return np.abs(np.asarray(jacobian)).sum(axis=(1, 3)) > 0
 
 
-@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("K", cases([1, 3], fast=[3]))
 def test_no_context_and_no_logit_depends_on_a_later_token(K):
     tokens = 9
     config = ModelConfig(6, 5, 2, K)

@@ -12,6 +12,7 @@ from cvfp_jax.contexts.store import FileStore, MemoryStore, as_store, new_store
 from cvfp_jax.core.matmul import as_kept, as_numbers
 from cvfp_jax.distributed.mesh import line_mesh, single_device_mesh
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 N, D = 13, 3  # one shape for all, so that little is compiled
 LINE = line_mesh(single_device_mesh())
 TYPES = st.sampled_from([np.dtype(np.float32), jnp.dtype(jnp.bfloat16)])

@@ -15,6 +15,7 @@ from cvfp_jax.core import reference
 from cvfp_jax.core.model import ContextBlock, TokenBlock
 from tests import oracle
 from tests.plain import close, of_arrays, of_block
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -57,7 +58,7 @@ ORACLE_CASES = {
 }
 
 
-@pytest.mark.parametrize("name", ["ragged", "whole", pytest.param("one_left", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", cases(ORACLE_CASES, fast=["ragged", "whole"]))
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_steps_of_phase_1_equal_the_oracle(name, seed):

@@ -15,6 +15,7 @@ from cvfp_jax.cli import hosts
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.report import records
 from tests import tiny
+from tests.tiers import cases
 
 ROOT = Path(__file__).parents[2]
 FLAGS = tiny.flags("--samples=12", "--context_dims=8", "--config.phase2.batch_size=192")
@@ -104,7 +105,6 @@ def of_one(corpus, tmp_path_factory):
     return the_record(folder)
 
 
-@pytest.mark.slow
 def test_two_processes_write_one_record_of_what_one_computes(corpus, of_one, tmp_path):
     flags = [*FLAGS, corpus, f"--workdir={tmp_path}"]
     first, second = launch_two(flags)
@@ -185,8 +185,7 @@ def test_processes_that_differ_are_refused(corpus, tmp_path):
     assert said.splitlines()[-1].startswith(GONE), said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", cases([0, 1], fast=[1]))
 def test_others_that_are_not_there_are_told_in_a_line(number):
     script = (
         "from cvfp_jax.distributed import processes\nfrom cvfp_jax.runtime.cluster import Place\n"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiers import cases
+
 CASES = [
     "phase1_whole_batches",
     "phase1_pieces",
@@ -20,8 +22,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases(CASES, fast=["phase1_whole_batches"]))
 def test_eight_devices_compute_what_one_does(case):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     run = subprocess.run(

@@ -11,12 +11,13 @@ from cvfp_jax.report import records
 from cvfp_jax.sweep.runner import run_sweep
 from experiments import EXPERIMENTS
 from tests import tiny
+from tests.tiers import cases
 
 # What is tested here is that sweeps run and are reported, not how exactly.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # One with a search and one with blocks; what other experiments set is tested where it is computed.
-SOON = ("context_dim_search", "blocks")
+FAST = ("context_dim_search", "blocks")
 SMALL = {
     "model.embed_dim": 8,
     "data.embedding": "random",
@@ -45,10 +46,7 @@ def corpus(tmp_path_factory):
     return tiny.write_corpus(tmp_path_factory.mktemp("corpus")).removeprefix("--corpus=")
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [pytest.param(name, marks=[] if name in SOON else pytest.mark.slow) for name in EXPERIMENTS],
-)
+@pytest.mark.parametrize("experiment", cases(EXPERIMENTS, FAST))
 def test_quick_cut_down_writes_a_report(experiment, corpus, tmp_path):
     grid = cut_down(EXPERIMENTS[experiment].PRESETS["quick"], corpus)
     assert run_sweep(grid, tmp_path)

@@ -29,6 +29,7 @@ from cvfp_jax.sweep.cell import run_cell
 from tests.phase1.test_train import stream_problem
 from tests.phase2.test_train import learn, problem
 from tests.sweep.test_cell import CONFIG, TIMES, append, data_of
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -111,7 +112,7 @@ PHASE1 = {
 }
 
 
-@pytest.mark.parametrize("name", PHASE1)
+@pytest.mark.parametrize("name", cases(PHASE1, fast=["noise", "watched"]))
 def test_phase1_stopped_after_every_kth_step(resumed, name):
     block, stream, config = stream_problem(max_iterations=7, **PHASE1[name])
     stream, val_stream = dataclasses.replace(stream, capacity=50), stream[:20]
@@ -144,7 +145,7 @@ def test_blocks_stopped_after_every_kth_step(resumed):
             equal(ours, theirs)
 
 
-@pytest.mark.parametrize("tokens", [64, 61])
+@pytest.mark.parametrize("tokens", cases([64, 61], fast=[61]))
 def test_contexts_stopped_after_every_kth_chunk(resumed, monkeypatch, tokens):
     monkeypatch.setattr(recurrence, "CHUNK", 8)
     _, stream, _ = stream_problem(tokens=tokens)
@@ -167,7 +168,7 @@ PHASE2 = {
 }
 
 
-@pytest.mark.parametrize("name", PHASE2)
+@pytest.mark.parametrize("name", cases(PHASE2, fast=["table_and_dropout"]))
 def test_phase2_stopped_after_every_kth_batch(resumed, name):
     model, config, train, val = problem(**{"epochs": 3, **PHASE2[name]})
 
@@ -186,14 +187,21 @@ def test_phase2_stopped_after_every_kth_batch(resumed, name):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {
             "phase2.train_contexts": "sequential",
             "model.num_blocks": 2,
             "model.context_mode": "A",
             "model.use_weight_tying": False,
         },
-        {"phase2.train_contexts": "recomputed", "model.num_layers": 2, "phase1.stop": "val_effective_rank"},
+        pytest.param(
+            {
+                "phase2.train_contexts": "recomputed",
+                "model.num_layers": 2,
+                "phase1.stop": "val_effective_rank",
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):

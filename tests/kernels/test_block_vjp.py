@@ -15,20 +15,20 @@ from cvfp_jax.core import reference
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.kernels.block_vjp import backward, forward, into_params, no_gradient, output, output_sum
 from tests.plain import close, drawn, module, of_block
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-EACH_SETTING = [
+CONFIGS = [
     ModelConfig(6, 5, 3, 2),
     ModelConfig(6, 5, 2, 1, activation="gelu", ffn_num_layers=2),
     ModelConfig(6, 5, 2, 1, ffn_num_layers=2, token_input_all_layers=False),
-]
-COMBINED_OTHERWISE = [
     ModelConfig(6, 5, 1, 1),
     ModelConfig(6, 5, 2, 1, activation="gelu"),
     ModelConfig(6, 5, 3, 2, token_input_all_layers=False),
 ]
-CONFIGS = [*EACH_SETTING, *(pytest.param(model, marks=pytest.mark.slow) for model in COMBINED_OTHERWISE)]
+# The first three have each setting once.
+FAST = CONFIGS[:3]
 
 
 def problem(model, precision="f32", dtype=np.float32, seed=0):
@@ -66,7 +66,7 @@ def by_differentiation(params, context, window, gradient, model):
     return out, of_params(gradient)[0]
 
 
-@pytest.mark.parametrize("model", CONFIGS, ids=str)
+@pytest.mark.parametrize("model", cases(CONFIGS, FAST), ids=str)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_contexts_and_gradients_are_those_of_the_equations(model, seed):
@@ -78,7 +78,7 @@ def test_contexts_and_gradients_are_those_of_the_equations(model, seed):
         close(of_block(nnx.merge(nnx.split(block)[0], found)), by_hand, atol=1e-11)
 
 
-@pytest.mark.parametrize("model", CONFIGS, ids=str)
+@pytest.mark.parametrize("model", cases(CONFIGS, FAST), ids=str)
 def test_no_gradient_has_the_shapes_of_one(model):
     _, block, *rows = problem(model)
     found = jax.eval_shape(lambda: forward_gradient(block, *rows))
@@ -91,7 +91,7 @@ def forward_gradient(block, context, window, gradient):
     return backward(block, context, kept, gradient)[0]
 
 
-@pytest.mark.parametrize("config", EACH_SETTING[:2], ids=str)
+@pytest.mark.parametrize("config", CONFIGS[:2], ids=str)
 def test_bf16_gradients_are_near_those_in_single_precision(config):
     exact = in_closed_form(*problem(config)[1:])[1]
     near = in_closed_form(*problem(config, "bf16")[1:])[1]

@@ -22,6 +22,7 @@ from cvfp_jax.sweep.cell import run_cell
 from tests.end_to_end.test_resume import StoppedError, equal, resumed  # noqa: F401
 from tests.phase1.test_train import small_problem
 from tests.sweep.test_cell import CONFIG, TIMES, data_of
+from tests.tiers import cases
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -47,7 +48,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", cases(CASES, fast=["wrapped, noise", "rounded"]))
 def test_phase1_has_the_bits_of_memory(tmp_path, name):
     tokens, changes = CASES[name]
     block, vectors, ids, config = small_problem(tokens, **changes)
@@ -81,7 +82,7 @@ def cell(config, checkpointer=None, disk=None):
     return {name: value for name, value in record.items() if name not in TIMES}
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", cases(CELLS, fast=["blocks", "recomputed"]))
 def test_a_cell_has_the_record_of_memory(tmp_path, name):
     config = replace(CONFIG, CELLS[name])
     assert cell(config, disk=tmp_path / "rows") == cell(config)

@@ -65,13 +65,16 @@ def test_a_pass_equals_one_application_to_the_whole_stream(batch_size, wrap):
     contexts = jnp.asarray(contexts)
     own = range_of(contexts, tokens, batch_size, wrap)
     assert (int(own.first_row), int(own.first_batch), int(own.batches)) == (0, 0, -(-count // batch_size))
-    new, seen = renew_contexts(contexts, tokens, own, batch_size, renew, jnp.int32(0))
+    step = jax.jit(
+        lambda contexts, own: renew_contexts(contexts, tokens, own, batch_size, renew, jnp.int32(0))
+    )
+    new, seen = step(contexts, own)
     contexts = np.asarray(contexts)
     window = token_windows(vectors, ids, jnp.arange(count), 3)
     shifted = np.roll(contexts[:count], 1, axis=0)
     if not wrap:
         shifted[0] = 0
-    expected = block(jnp.asarray(shifted), window)
+    expected = jax.jit(lambda context, window: block(context, window))(jnp.asarray(shifted), window)
     np.testing.assert_allclose(new[:count], expected, rtol=0, atol=1e-6)
     assert not np.asarray(new[count:]).any()
     assert int(seen) == count

@@ -14,6 +14,7 @@ from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.phase1.train import begin_iteration
 from tests.plain import close, drawn, module, of_block
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,7 +38,7 @@ PLAIN_CASES = {
 }
 
 
-@pytest.mark.parametrize("name", PLAIN_CASES)
+@pytest.mark.parametrize("name", cases(PLAIN_CASES, fast=["ragged", "noise"]))
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_steps_are_those_of_the_equations(name, seed):

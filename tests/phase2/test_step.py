@@ -18,6 +18,7 @@ from cvfp_jax.phase2.step import compile_steps
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import begin_training
 from tests.plain import close, drawn, module, of_block
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -45,7 +46,7 @@ def what_is_read(context_params, norm, table, ids, contexts, model):
     return reference.contexts_read([contexts], reference.predecessors(contexts), model), window
 
 
-@pytest.mark.parametrize("name", PLAIN_CASES)
+@pytest.mark.parametrize("name", cases(PLAIN_CASES, fast=["E", "A"]))
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_steps_are_those_of_the_equations(name, seed):

@@ -13,6 +13,7 @@ from cvfp_jax.runtime.compilation import reported
 from cvfp_jax.sweep import runner
 from experiments import EXPERIMENTS
 from tests import tiny
+from tests.tiers import cases
 
 SIZES = "3,6,12,20"
 # Together they reach each array whose length could be that of one cell's text.
@@ -32,7 +33,6 @@ SWEEPS = {
     ],
     "contexts made again in each batch": ["--config.phase2.train_contexts=recomputed"],
 }
-FIRST = "contexts in parallel"
 
 
 def own_functions():
@@ -45,10 +45,7 @@ def own_functions():
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize(
-    "name",
-    [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in SWEEPS if name != FIRST)],
-)
+@pytest.mark.parametrize("name", cases(SWEEPS, fast=["contexts in parallel"]))
 def test_sizes_share_their_programs(name, tmp_path, monkeypatch):
     corpus = tiny.write_corpus(tmp_path / "corpus")
     flags = tiny.flags(corpus, f"--samples={SIZES}", "--context_dims=8", *SWEEPS[name])
