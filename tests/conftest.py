@@ -51,9 +51,16 @@ def quick_compilation():
     """Halves the time to compile, for tests that compile much and compute little."""
 
 
+@pytest.fixture(scope="session")
+def full_compilation():
+    """Compiles as a launch does, for a test in a file of others that ask for ``quick_compilation``."""
+
+
 def compiles_quickly(item):
     """Says whether a test asks for ``quick_compilation``, or is an example in a docstring."""
-    return isinstance(item, pytest.DoctestItem) or "quick_compilation" in item.fixturenames
+    if isinstance(item, pytest.DoctestItem):
+        return True
+    return "quick_compilation" in item.fixturenames and "full_compilation" not in item.fixturenames
 
 
 def pytest_collection_modifyitems(items):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -255,14 +254,13 @@ def test_a_cell_that_fails_does_not_stop_the_sweep(corpus, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("full_compilation")
 def test_the_embedded_default_beats_its_unigram(tmp_path):
     """The quick preset cut down to one width and one size, with its own data and settings."""
     flags = ["--context_dims=96", "--samples=50", f"--workdir={tmp_path}"]
-    as_a_user = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     run = subprocess.run(
         [sys.executable, "launch.py", "--experiment=context_dim", *flags],
         cwd=ROOT,
-        env=as_a_user,
         capture_output=True,
         text=True,
     )

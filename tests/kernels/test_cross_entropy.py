@@ -10,7 +10,7 @@ from cvfp_jax.core.matmul import as_kept, operand
 from cvfp_jax.kernels import cross_entropy
 from cvfp_jax.kernels.cross_entropy import frozen_head_losses, trained_head_losses
 
-QUICK = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def example(rows, width, vocab, seed, scale=1.0):
@@ -47,7 +47,6 @@ def cut_into(monkeypatch, rows, tokens, group):
     monkeypatch.setattr(cross_entropy, "_GROUP", group)
 
 
-@QUICK
 @settings(max_examples=6, deadline=None)
 @given(rows=st.integers(1, 23), vocab=st.integers(2, 30), chunk=st.integers(1, 30), seed=st.integers(0, 99))
 def test_losses_and_gradients_are_those_of_the_equations_whatever_the_chunk(rows, vocab, chunk, seed):
@@ -72,7 +71,6 @@ def test_losses_and_gradients_are_those_of_the_equations_whatever_the_chunk(rows
             np.testing.assert_allclose(gradients[1], expected, rtol=0, atol=1e-11)
 
 
-@QUICK
 @pytest.mark.parametrize(("tokens", "group"), [(40, 40), (40, 8), (16, 4), (16, 3), (5, 5), (1, 1)])
 def test_hits_among_many_equal_logits_are_those_of_argmax(monkeypatch, tokens, group):
     cut_into(monkeypatch, 64, tokens, group)
@@ -87,7 +85,6 @@ def test_hits_among_many_equal_logits_are_those_of_argmax(monkeypatch, tokens, g
         assert int(hits(jnp.asarray(valid))) == hits_among(hidden, table, targets, valid)
 
 
-@QUICK
 @pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
 def test_of_equal_logits_the_first_counts_as_argmax_has_it(losses):
     table = jnp.array([[-1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
@@ -114,6 +111,7 @@ def test_the_gradient_is_scaled_by_what_comes_after():
     np.testing.assert_allclose(thrice, 3 * once, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("full_compilation")
 def test_a_kept_table_gives_the_same_and_is_never_made_single_precision_as_a_whole():
     hidden, table, targets, valid = as_jax(*example(20, 6, 5000, 0, scale=0.2))
     kept = as_kept(operand(table, "bf16"))
@@ -128,6 +126,7 @@ def test_a_kept_table_gives_the_same_and_is_never_made_single_precision_as_a_who
     assert "f32[5000,6]" not in compiled.as_text()
 
 
+@pytest.mark.usefixtures("full_compilation")
 def test_no_array_of_all_logits_is_made():
     rows, vocab = 4096, 40_000
     hidden, table, targets, valid = as_jax(*example(rows, 4, vocab, 0))
@@ -136,6 +135,7 @@ def test_no_array_of_all_logits_is_made():
     assert memory.temp_size_in_bytes < 4 * rows * vocab
 
 
+@pytest.mark.usefixtures("full_compilation")
 @pytest.mark.parametrize("losses", [frozen_head_losses, trained_head_losses])
 def test_bf16_losses_and_gradients_are_near_those_in_single_precision(losses):
     hidden, table, targets, valid = as_jax(*example(40, 64, 300, 0, scale=0.2))
@@ -150,6 +150,7 @@ def test_bf16_losses_and_gradients_are_near_those_in_single_precision(losses):
     assert 0 < np.linalg.norm(np.asarray(near_by - by)) < 1e-2 * np.linalg.norm(np.asarray(by))
 
 
+@pytest.mark.usefixtures("full_compilation")
 def test_rounded_numbers_are_summed_over_all_tokens_however_few_at_a_time(monkeypatch):
     hidden, table, targets, valid = as_jax(*example(20, 6, 50, 0))
 
