@@ -1,4 +1,4 @@
-"""Arrays of rows in files: longer than memory, read and written a stretch at a time.
+"""Arrays of rows in files: longer than memory, read and written a chunk at a time.
 
 Files are read and written at offsets and not mapped into memory. A full disk is then an error that can be
 reported, where writing to a mapping would kill the process, and cached pages do not count as its memory.
@@ -22,8 +22,8 @@ import numpy as np
 
 from cvfp_jax.errors import MachineError
 
-# Bytes of a stretch: so many that the cost of each call does not count.
-STRETCH_BYTES = 16 * 2**20
+# Bytes of a chunk: so many that the cost of each call does not count.
+CHUNK_BYTES = 16 * 2**20
 
 
 class RowFile:
@@ -109,7 +109,7 @@ class RowFile:
         if self.dtype == np.dtype(dtype):
             return self
         other = self.files.make(self.shape, dtype)
-        for first, rows in self.stretches():
+        for first, rows in self.chunk_ranges():
             other.write(first, self.read(first, rows))
         return other
 
@@ -121,26 +121,26 @@ class RowFile:
         other._spare, other._owner = None, self._owner or self
         return other
 
-    def stretches(self, multiple: int = 1) -> list[tuple[int, int]]:
-        """Returns first row and number of rows of each stretch; the last may reach beyond the end.
+    def chunk_ranges(self, multiple: int = 1) -> list[tuple[int, int]]:
+        """Returns first row and number of rows of each chunk; the last may reach beyond the end.
 
         Args:
           multiple: what the number of rows is a multiple of.
         """
-        rows = max(1, STRETCH_BYTES // (self.row_bytes * multiple)) * multiple
+        rows = max(1, CHUNK_BYTES // (self.row_bytes * multiple)) * multiple
         rows = min(rows, -(-len(self) // multiple) * multiple)
         return [(first, rows) for first in range(0, len(self), rows)]
 
-    def following(self) -> "RowFile":
+    def successor(self) -> "RowFile":
         """Returns a file of the same shape for the numbers of the next step; see ``give_way``."""
         return self._spare or self.files.make(self.shape, self.dtype)
 
-    def give_way(self, following: "RowFile") -> "RowFile":
+    def give_way(self, successor: "RowFile") -> "RowFile":
         """Returns the file that replaces this one, which is reused next unless a checkpoint links to it."""
         self._spare = None
         is_linked = os.fstat(self._handle).st_nlink > 1
-        following._spare = None if is_linked else self
-        return following
+        successor._spare = None if is_linked else self
+        return successor
 
     def link(self, path: Path) -> None:
         """Makes a hard link to the file, which takes no space; a copy where the disk has no links."""
@@ -246,17 +246,17 @@ class RowFiles:
         )
 
 
-Stretch = tuple[int, int]
+ChunkRange = tuple[int, int]
 
 
 def read_ahead(
-    stretches: Iterable[Stretch], read: Callable[[int, int], np.ndarray]
-) -> Iterator[tuple[Stretch, np.ndarray]]:
-    """Yields stretches with their rows, each read while the caller works on the one before it."""
+    chunks: Iterable[ChunkRange], read: Callable[[int, int], np.ndarray]
+) -> Iterator[tuple[ChunkRange, np.ndarray]]:
+    """Yields chunks with their rows, each read while the caller works on the one before it."""
     with ThreadPoolExecutor(1) as reader:
-        current: tuple[Stretch, Future[np.ndarray]] | None = None
-        for stretch in stretches:
-            following = stretch, reader.submit(read, *stretch)
+        current: tuple[ChunkRange, Future[np.ndarray]] | None = None
+        for chunk in chunks:
+            following = chunk, reader.submit(read, *chunk)
             if current is not None:
                 yield current[0], current[1].result()
             current = following
@@ -268,7 +268,7 @@ def read_ahead(
 def write_behind(write: Callable[[int, Any], None]) -> Iterator[Callable[[int, Any], None]]:
     """Yields a function that writes rows while the next are computed.
 
-    At most one stretch waits to be written, so that memory stays bounded; on exit all are written.
+    At most one chunk waits to be written, so that memory stays bounded; on exit all are written.
     """
     with ThreadPoolExecutor(1) as writer:
         pending: Future[None] | None = None

@@ -287,7 +287,7 @@ class FileStore(ContextStore):
     def chunk_ranges(self, multiple: int = 1, stop: int | None = None) -> list[tuple[int, int]]:
         """Returns the first row of each chunk and its number of rows."""
         stop = len(self) if stop is None else stop
-        return [(first, rows) for first, rows in self.file.stretches(multiple) if first < stop]
+        return [(first, rows) for first, rows in self.file.chunk_ranges(multiple) if first < stop]
 
     def chunks(self, multiple: int = 1, stop: int | None = None, before_first: int = -1) -> Iterator[Chunk]:
         """Yields chunks, each read while the one before it is worked on."""
@@ -311,7 +311,7 @@ class FileStore(ContextStore):
 
     def successor(self) -> "FileStore":
         """Returns an empty store of the same shape."""
-        return FileStore(self.file.following())
+        return FileStore(self.file.successor())
 
     def give_way(self, successor: ContextStore) -> ContextStore:
         """Returns the successor."""

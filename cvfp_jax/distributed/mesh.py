@@ -31,7 +31,7 @@ BATCH: Any = PartitionSpec(DATA)
 VOCABULARY: Any = PartitionSpec(MODEL)
 
 # What processes tell each other at a time, to have an array on the host.
-_STRETCH_BYTES = 2**24
+_CHUNK_BYTES = 2**24
 
 Tree = TypeVar("Tree")
 
@@ -334,12 +334,12 @@ def rows_on_host(array: jax.Array, rows: int) -> np.ndarray:
     assert isinstance(array.sharding, NamedSharding)
     found = np.empty((rows, *array.shape[1:]), array.dtype)
     row_bytes = array.dtype.itemsize * max(1, math.prod(array.shape[1:]))
-    stretch = min(rows, max(1, _STRETCH_BYTES // row_bytes))
-    for first in range(0, rows, stretch):
-        places_B = np.minimum(first + np.arange(stretch), rows - 1).astype(np.int32)
+    chunk = min(rows, max(1, _CHUNK_BYTES // row_bytes))
+    for first in range(0, rows, chunk):
+        places_B = np.minimum(first + np.arange(chunk), rows - 1).astype(np.int32)
         part = _rows_at(array, places_B, array.sharding.mesh)
         if processes.is_process_0():
-            found[first : first + stretch] = np.asarray(part)[: rows - first]
+            found[first : first + chunk] = np.asarray(part)[: rows - first]
         jax.block_until_ready(part)
     return found
 

@@ -27,7 +27,7 @@ from cvfp_jax.distributed.mesh import (
 # Larger temporaries cost page faults on a CPU each time they are made.
 _CHUNK_BYTES = 16 * 2**20
 # A frozen head's logits at a time, rows and tokens: on a CPU as many as stay in its caches, while products
-# stay large; without the gradient, for which each stretch of tokens is added to a sum, fewer tokens.
+# stay large; without the gradient, for which each chunk of tokens is added to a sum, fewer tokens.
 _CPU_LOGITS, _CPU_LOSS_LOGITS, LOGITS = (1024, 2048), (1024, 1024), (8192, 8192)
 # Tokens of a group whose largest logit is taken together.
 _GROUP = 128

@@ -6,7 +6,7 @@ them; parameters, token tables and the embedding are on every device.
 
 import dataclasses
 
-from cvfp_jax.checkpointing.row_file import STRETCH_BYTES
+from cvfp_jax.checkpointing.row_file import CHUNK_BYTES
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.contexts.recurrence import CHUNK, CPU_LANES, LANES
 from cvfp_jax.core.effective_rank import BLOCK_ROWS
@@ -155,7 +155,7 @@ def cell_arrays(config: RunConfig, vocab_size: int, share: Share) -> dict[str, d
 
 def _on_disk(arrays: dict[str, dict[str, int]], config: RunConfig, share: Share) -> dict[str, dict[str, int]]:
     """The arrays of a cell whose contexts are on the disk, given those of one with them in memory."""
-    chunks = _CHUNKS_IN_MEMORY * max(STRETCH_BYTES, context_bytes(config, share.micro_batch))
+    chunks = _CHUNKS_IN_MEMORY * max(CHUNK_BYTES, context_bytes(config, share.micro_batch))
     chunk = min(share.tokens, (CPU_LANES if share.on_cpu else LANES) * CHUNK)
     # Those of a chunk that is made, and of the last one, which is written.
     lanes = (_LANE_COPIES + 2) * FLOAT_BYTES * chunk * config.model.context_dim

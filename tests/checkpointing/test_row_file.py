@@ -51,34 +51,34 @@ def test_a_file_is_an_array(files, dtype):
 
 
 def test_stretches_make_the_whole(files, monkeypatch):
-    monkeypatch.setattr(row_file, "STRETCH_BYTES", 100)
-    assert files.make((20, 3), np.float32).stretches() == [(0, 8), (8, 8), (16, 8)]
-    assert files.make((20, 3), np.float32).stretches(3) == [(0, 6), (6, 6), (12, 6), (18, 6)]
-    assert files.make((20, 3), np.float32).stretches(50) == [(0, 50)]
+    monkeypatch.setattr(row_file, "CHUNK_BYTES", 100)
+    assert files.make((20, 3), np.float32).chunk_ranges() == [(0, 8), (8, 8), (16, 8)]
+    assert files.make((20, 3), np.float32).chunk_ranges(3) == [(0, 6), (6, 6), (12, 6), (18, 6)]
+    assert files.make((20, 3), np.float32).chunk_ranges(50) == [(0, 50)]
 
 
 def test_a_file_goes_with_the_last_that_refers_to_it_but_not_its_links(files, tmp_path):
     array = files.make((4, 2), np.float32)
     array.write(0, np.ones((4, 2)))
-    other = array.following()
+    other = array.successor()
     array.link(tmp_path / "kept")
     taken = array.give_way(other)
     assert taken is other
     # The first is linked to, and is not written over.
-    assert taken.following() is not array
+    assert taken.successor() is not array
     del array
     assert len(list(files.folder.iterdir())) == 1
     back = other.take_over(tmp_path / "kept")
     assert back[0:4].sum() == 8
-    following = back.following()
+    following = back.successor()
     following.write(0, np.zeros((4, 2)))
-    assert back.give_way(following).following() is not back
+    assert back.give_way(following).successor() is not back
     del back
     again = other.take_over(tmp_path / "kept")
     (tmp_path / "kept").unlink()
-    following = again.following()
+    following = again.successor()
     # Nothing links to it any more.
-    assert again.give_way(following).following() is again
+    assert again.give_way(following).successor() is again
 
 
 def test_a_file_goes_with_the_last_of_its_arrays(files):
@@ -87,9 +87,9 @@ def test_a_file_goes_with_the_last_of_its_arrays(files):
     shorter = array.resize(3)
     longer = shorter.resize(5)
     # What takes the place of an array is as long as it is.
-    spare = array.following()
-    assert spare.give_way(shorter).following() is spare
-    assert shorter.resize(4).following().shape == (4, 2)
+    spare = array.successor()
+    assert spare.give_way(shorter).successor() is spare
+    assert shorter.resize(4).successor().shape == (4, 2)
     del spare, array, shorter
     assert len(list(files.folder.iterdir())) == 1
     assert longer[0:5].sum() == 8

@@ -97,7 +97,7 @@ def test_rows_are_read_as_they_were_written(files, monkeypatch):
         starts=st.lists(st.integers(-4, N + 2), max_size=4),
     )
     def check(dtype, chunk_bytes, multiple, first, count, indices, starts):
-        monkeypatch.setattr(row_file, "STRETCH_BYTES", chunk_bytes)
+        monkeypatch.setattr(row_file, "CHUNK_BYTES", chunk_bytes)
         rows_NxD = contexts(dtype)
         # Zeros on either side, for what lies outside.
         padded_MxD = np.pad(rows_NxD, ((4, 20), (0, 0)))
@@ -121,7 +121,7 @@ def test_chunks_joined_are_all_rows(files, monkeypatch):
     @settings(max_examples=40, deadline=None)
     @given(dtype=TYPES, chunk_bytes=CHUNK_BYTES, multiple=MULTIPLES, stop=st.integers(1, N))
     def check(dtype, chunk_bytes, multiple, stop):
-        monkeypatch.setattr(row_file, "STRETCH_BYTES", chunk_bytes)
+        monkeypatch.setattr(row_file, "CHUNK_BYTES", chunk_bytes)
         rows_NxD = contexts(dtype)
         for store in both(files, rows_NxD, multiple):
             ranges, chunks = store.chunk_ranges(multiple, stop), list(store.chunks(multiple, stop, stop - 1))
@@ -147,7 +147,7 @@ def test_chunks_joined_are_all_rows(files, monkeypatch):
 
 
 def test_a_file_has_chunks_of_a_stretch_and_memory_one(files, monkeypatch):
-    monkeypatch.setattr(row_file, "STRETCH_BYTES", 5 * D * 4)
+    monkeypatch.setattr(row_file, "CHUNK_BYTES", 5 * D * 4)
     in_memory, in_file = both(files, contexts(np.float32))
     assert in_file.chunk_ranges() == [(0, 5), (5, 5), (10, 5)]
     assert in_file.chunk_ranges(4) == [(0, 4), (4, 4), (8, 4), (12, 4)]
@@ -165,7 +165,7 @@ def test_other_stores_are_made_of_one(files, monkeypatch):
         rows=st.sampled_from([N - 4, N, N + 6]),
     )
     def check(dtype, other_type, chunk_bytes, used, rows):
-        monkeypatch.setattr(row_file, "STRETCH_BYTES", chunk_bytes)
+        monkeypatch.setattr(row_file, "CHUNK_BYTES", chunk_bytes)
         used = min(used, rows)
         rows_NxD = contexts(dtype, used)
         resized_MxD = np.pad(rows_NxD, ((0, 6), (0, 0)))[:rows]

@@ -68,7 +68,7 @@ def walks(step, *, count=4, length=100):
 def test_a_recurrence_that_forgets_is_not_walked_from_end_to_end():
     steps = walks(recurrence(0.5))
     assert steps.keys() == {4}
-    # A lane is 7 stretches long; after at most 2 more all lanes have met.
+    # A lane is 7 chunks long; after at most 2 more all lanes have met.
     assert 7 * 16 < steps[4] <= 9 * 16
 
 

@@ -121,7 +121,7 @@ def check(places, num_places, seed=0):
     st.integers(0, 9),
 )
 def test_rows_are_added_at_their_places(num_rows, num_places, skew, seed):
-    # From all rows at one place, through places that span several stretches, to each at its own.
+    # From all rows at one place, through places that span several chunks, to each at its own.
     share = np.random.default_rng(seed).random(num_rows) ** skew
     check((share * num_places).astype(int), num_places, seed)
 

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)
-def short_stretches(monkeypatch):
+def short_chunks(monkeypatch):
     """Of two micro-batches at most; and passes of few rows at a time, so that there are several."""
-    monkeypatch.setattr(row_file, "STRETCH_BYTES", 2 * 16 * 8 * 4)
+    monkeypatch.setattr(row_file, "CHUNK_BYTES", 2 * 16 * 8 * 4)
     monkeypatch.setattr(parallel, "_CPU_ROWS", 32)
     monkeypatch.setattr(recurrence, "CHUNK", 64)
 
@@ -153,7 +153,7 @@ def held():
     return 1024 * int(re.search("VmData:(.*) kB", Path("/proc/self/status").read_text())[1])
 
 mebibytes, disk = int(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
-row_file.STRETCH_BYTES = 2**20
+row_file.CHUNK_BYTES = 2**20
 changes = {
     "model.context_dim": 96, "model.embed_dim": 32, "phase1.max_iterations": 3, "phase1.batch_size": 2000,
     "phase2.epochs": 1, "phase2.batch_size": 2000, "num_samples": 1,
