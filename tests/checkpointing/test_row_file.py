@@ -50,7 +50,7 @@ def test_a_file_is_an_array(files, dtype):
     assert resized.resize(20).resize(25)[0:25].sum() == resized[0:25].sum()
 
 
-def test_stretches_make_the_whole(files, monkeypatch):
+def test_chunks_make_the_whole(files, monkeypatch):
     monkeypatch.setattr(row_file, "CHUNK_BYTES", 100)
     assert files.make((20, 3), np.float32).chunk_ranges() == [(0, 8), (8, 8), (16, 8)]
     assert files.make((20, 3), np.float32).chunk_ranges(3) == [(0, 6), (6, 6), (12, 6), (18, 6)]
@@ -133,7 +133,7 @@ def test_room_is_looked_for_before_the_first_row(files, monkeypatch):
         files.make((2**30, 2), np.float32)
 
 
-def test_the_next_stretch_is_read_while_one_is_worked_on():
+def test_the_next_chunk_is_read_while_one_is_worked_on():
     seen = []
 
     def read(first, rows):

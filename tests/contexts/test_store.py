@@ -146,7 +146,7 @@ def test_chunks_joined_are_all_rows(files, monkeypatch):
     check()
 
 
-def test_a_file_has_chunks_of_a_stretch_and_memory_one(files, monkeypatch):
+def test_a_file_has_many_chunks_and_memory_one(files, monkeypatch):
     monkeypatch.setattr(row_file, "CHUNK_BYTES", 5 * D * 4)
     in_memory, in_file = both(files, contexts(np.float32))
     assert in_file.chunk_ranges() == [(0, 5), (5, 5), (10, 5)]

@@ -127,7 +127,7 @@ def test_rows_are_added_at_their_places(num_rows, num_places, skew, seed):
 
 
 @pytest.mark.parametrize("num_rows", [128, 256, 640])
-def test_places_that_begin_and_end_with_stretches(num_rows):
+def test_places_that_begin_and_end_with_segments(num_rows):
     check(np.repeat(np.arange(num_rows // 64), 64)[::-1], num_rows)
     check(np.repeat(np.arange(num_rows // 128), 128), num_rows)
     check(np.zeros(num_rows, int), num_rows)
