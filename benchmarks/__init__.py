@@ -1,1 +1,1 @@
-"""This project measured beside plain PyTorch; see BUILD.md."""
+"""This project measured beside plain PyTorch; see docs/speed.md."""

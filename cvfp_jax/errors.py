@@ -19,7 +19,7 @@ _DISK_FAULTS = {
 class UserError(Exception):
     """A mistake the user can mend; its text is one line: what is wrong, what is allowed, what to do.
 
-    ``launch.py`` prints the text and exits with ``exit_code`` and no traceback. Every other exception is
+    ``cli.main`` prints the text and exits with ``exit_code`` and no traceback. Every other exception is
     a bug of this project and keeps its traceback.
     """
 

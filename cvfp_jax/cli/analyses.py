@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cvfp_jax.cli.fit_options import FitOptions
 from cvfp_jax.cli.values import choose
 from cvfp_jax.errors import UserError
 from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
@@ -21,17 +22,8 @@ class Request(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class FitRequest:
-    """Laws to be fitted to a file's points; None where the file's kind, or all laws, say."""
-
-    points: Path
-    x: str | None  # the columns of sizes, of measures and of the groups' names
-    y: str | None
-    group: str | None
-    laws: tuple[str, ...] | None
-    objective: str
-    predict: tuple[float, ...]  # sizes
-    workdir: Path
+class FitRequest(FitOptions):
+    """Laws to be fitted to a file's points."""
 
     def run(self) -> bool:
         """Writes and prints the fits."""

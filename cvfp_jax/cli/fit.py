@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvfp_jax.cli.analyses import FitRequest
+from cvfp_jax.cli.fit_options import FitOptions
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.report.law_sections import (
     law_blocks,
@@ -29,30 +29,30 @@ from cvfp_jax.scaling.points import Group, Points, read_points
 FILE_NAME = "fits.json"
 
 
-def run_fit(request: FitRequest) -> None:
+def run_fit(options: FitOptions) -> None:
     """Fits laws to the points of a file, writes fits.json, a document of them, and prints what it says.
 
     Args:
-      request: the file, what to fit to it, and where fits.json, fits.md, fits.html and figures/ go.
+      options: the file, what to fit to it, and where fits.json, fits.md, fits.html and figures/ go.
 
     Raises:
       UserError: the points, a law or the folder cannot be used.
     """
-    workdir, laws = request.workdir, request.laws or tuple(LAWS)
+    workdir, laws = options.workdir, options.laws or tuple(LAWS)
     for name in laws:
         if name not in LAWS:
             raise UserError(f"--laws: {name!r} is no law: choose of {', '.join(LAWS)}.")
-    points = read_points(request.points, request.x, request.y, request.group)
+    points = read_points(options.points, options.x, options.y, options.group)
     count = sum(len(group.x) for group in points.groups)
-    print(f"fitting {', '.join(laws)} to {count} points of {request.points} ...", flush=True)
+    print(f"fitting {', '.join(laws)} to {count} points of {options.points} ...", flush=True)
     target = workdir / FILE_NAME
     with _writing(target):
         workdir.mkdir(parents=True, exist_ok=True)  # now, so that no minutes of work are lost
-    analyses = _analyse(points.groups, laws, request.objective, request.predict)
+    analyses = _analyse(points.groups, laws, options.objective, options.predict)
     rows = [row for analysis in analyses for row in analysis.rows]
     with _writing(target):
         write_atomic(target, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
-    _write_document(request, points, analyses)
+    _write_document(options, points, analyses)
     for analysis in analyses:
         print(f"\n{_group_text(points, analysis)}")
     if points.left_out:
@@ -76,30 +76,30 @@ def _analyse(
         return [analyse_group(group, laws, objective, predict, progress=progress) for group in groups]
 
 
-def _write_document(request: FitRequest, points: Points, analyses: Sequence[GroupAnalysis]) -> None:
+def _write_document(options: FitOptions, points: Points, analyses: Sequence[GroupAnalysis]) -> None:
     """Writes fits.md, fits.html and a figure a group."""
     from cvfp_jax.report.law_figures import save_law_figures  # half a second, and only needed now
 
-    folder = request.workdir / "figures"
+    folder = options.workdir / "figures"
     with _writing(folder):
         figures = save_law_figures(analyses, points.x, points.y, folder, "fits")
-    page = fits_page(request, points, analyses, figures)
+    page = fits_page(options, points, analyses, figures)
     for name, text in (("fits.md", markdown(page)), ("fits.html", render(page, folder))):
-        with _writing(request.workdir / name):
+        with _writing(options.workdir / name):
             # Names of files may hold bytes that are no text.
-            write_atomic(request.workdir / name, text.encode(errors="backslashreplace"))
+            write_atomic(options.workdir / name, text.encode(errors="backslashreplace"))
 
 
 def fits_page(
-    request: FitRequest, points: Points, analyses: Sequence[GroupAnalysis], figures: Sequence[Figure]
+    options: FitOptions, points: Points, analyses: Sequence[GroupAnalysis], figures: Sequence[Figure]
 ) -> Page:
     """Returns the document of a file's fits: a section a group, what was left out, and the terms."""
     facts = [
-        ("points", f"{sum(len(group.x) for group in points.groups)} of {request.points.name}"),
+        ("points", f"{sum(len(group.x) for group in points.groups)} of {options.points.name}"),
         ("x", points.x),
         ("y", points.y),
         *([("groups by", points.group)] if points.group else []),
-        ("fitted by", OBJECTIVES[request.objective]),
+        ("fitted by", OBJECTIVES[options.objective]),
     ]
     blocks: list[Block] = [Facts(facts)]
     for analysis, figure in zip(analyses, figures, strict=True):
@@ -107,7 +107,7 @@ def fits_page(
         blocks += law_blocks(analysis, points.x, points.y, figure)
     if points.left_out:
         blocks += [Heading(2, "Left out"), Bullets(points.left_out)]
-    return Page(f"Laws fitted to {request.points.name}", [*blocks, Heading(2, "Terms"), law_terms()])
+    return Page(f"Laws fitted to {options.points.name}", [*blocks, Heading(2, "Terms"), law_terms()])
 
 
 @contextlib.contextmanager

@@ -1,0 +1,18 @@
+"""What a fit of a file's points is asked for: its flags, once read."""
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+    """What to fit to a file's points, and where to; None where the file's kind, or all laws, say."""
+
+    points: Path
+    x: str | None  # the columns of sizes, of measures and of the groups' names
+    y: str | None
+    group: str | None
+    laws: tuple[str, ...] | None
+    objective: str
+    predict: tuple[float, ...]  # sizes
+    workdir: Path
