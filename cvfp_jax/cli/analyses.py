@@ -10,7 +10,7 @@ from cvfp_jax.cli.fit_options import FitOptions
 from cvfp_jax.cli.values import choose
 from cvfp_jax.errors import UserError
 from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
-from cvfp_jax.sweep.workdir import folder_of
+from cvfp_jax.sweeps.workdir import folder_of
 
 
 class Request(Protocol):

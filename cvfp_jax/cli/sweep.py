@@ -15,7 +15,7 @@ from cvfp_jax.config.grid import AXIS_FLAGS, Grid
 from cvfp_jax.config.overrides import field_docs
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.errors import UserError
-from cvfp_jax.sweep.workdir import folder_of
+from cvfp_jax.sweeps.workdir import folder_of
 
 PREFIX = "config."  # of the flags that set a field
 # Flags that are short for a field.
@@ -79,7 +79,7 @@ class SweepRequest:
         # These bring JAX, which the command line does without.
         from cvfp_jax.distributed import processes
         from cvfp_jax.runtime import compilation
-        from cvfp_jax.sweep.runner import run_sweep
+        from cvfp_jax.sweeps.runner import run_sweep
 
         compilation.request_determinism()
         compilation.enable_disk_cache()

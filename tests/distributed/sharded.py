@@ -20,11 +20,11 @@ from cvfp_jax.distributed.layout import lay_out
 from cvfp_jax.distributed.mesh import line_mesh, make_mesh, resize_rows, single_device_mesh
 from cvfp_jax.phase1.iteration import advance_in_memory
 from cvfp_jax.phase1.train import begin_iteration, learn_contexts
-from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweeps.cell import run_cell
 from tests.end_to_end.test_resume import StoppedError, Stopping
 from tests.phase1.test_train import stream_problem
 from tests.phase2.test_train import learn, problem
-from tests.sweep.test_cell import CONFIG, TIMES, data_of
+from tests.sweeps.test_cell import CONFIG, TIMES, data_of
 
 MESHES = [{"data": 8}, {"data": 4, "model": 2}, {"model": 8, "data": 1}]
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

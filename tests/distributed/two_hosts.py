@@ -10,8 +10,8 @@ from cvfp_jax.contexts.runtime import Runtime
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import make_mesh
 from cvfp_jax.runtime.cluster import Place
-from cvfp_jax.sweep.cell import run_cell
-from tests.sweep.test_cell import CONFIG, TIMES, data_of
+from cvfp_jax.sweeps.cell import run_cell
+from tests.sweeps.test_cell import CONFIG, TIMES, data_of
 
 # What the sweeps of test_processes.py do not come to.
 CHANGES = {

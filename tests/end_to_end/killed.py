@@ -14,7 +14,7 @@ import time
 import matplotlib.pyplot  # noqa: F401
 import orbax.checkpoint  # noqa: F401
 
-import cvfp_jax.sweep.runner  # noqa: F401
+import cvfp_jax.sweeps.runner  # noqa: F401
 import launch
 
 _TOUCHES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}

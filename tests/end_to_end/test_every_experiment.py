@@ -8,7 +8,7 @@ import pytest
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.report import records
-from cvfp_jax.sweep.runner import run_sweep
+from cvfp_jax.sweeps.runner import run_sweep
 from experiments import EXPERIMENTS
 from tests import tiny
 from tests.tiers import cases

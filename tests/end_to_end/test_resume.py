@@ -25,10 +25,10 @@ from cvfp_jax.phase1.multi_block import exact_contexts, learn_blocks
 from cvfp_jax.phase1.train import learn_contexts
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime import signals
-from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweeps.cell import run_cell
 from tests.phase1.test_train import stream_problem
 from tests.phase2.test_train import learn, problem
-from tests.sweep.test_cell import CONFIG, TIMES, append, data_of
+from tests.sweeps.test_cell import CONFIG, TIMES, append, data_of
 from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -260,7 +260,7 @@ def test_contexts_that_are_not_finite_end_the_cell(monkeypatch, tmp_path, stream
         contexts = exact_contexts(blocks, tokens, **options)
         return as_store(contexts.array.at[7, 2].set(np.nan)) if len(tokens) == length else contexts
 
-    monkeypatch.setattr("cvfp_jax.sweep.cell.exact_contexts", broken)
+    monkeypatch.setattr("cvfp_jax.sweeps.cell.exact_contexts", broken)
     config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
     record = run_cell(config, data_of())
     assert record["status"] == f"failed: {stream} contexts were not finite at token 8"

@@ -18,10 +18,10 @@ from cvfp_jax.contexts import parallel, recurrence
 from cvfp_jax.contexts.runtime import Runtime
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.phase1.train import learn_contexts
-from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweeps.cell import run_cell
 from tests.end_to_end.test_resume import StoppedError, equal, resumed  # noqa: F401
 from tests.phase1.test_train import small_problem
-from tests.sweep.test_cell import CONFIG, TIMES, data_of
+from tests.sweeps.test_cell import CONFIG, TIMES, data_of
 from tests.tiers import cases
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.contexts.runtime import Runtime
-from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweeps.cell import run_cell
 
 def held():
     return 1024 * int(re.search("VmData:(.*) kB", Path("/proc/self/status").read_text())[1])

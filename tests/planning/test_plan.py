@@ -23,7 +23,7 @@ from cvfp_jax.planning.plan import (
     work,
 )
 from cvfp_jax.runtime import memory
-from cvfp_jax.sweep import runner
+from cvfp_jax.sweeps import runner
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ from cvfp_jax.data.dataset import CellData
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.planning.plan import expected_memory
 from cvfp_jax.contexts.runtime import Runtime
-from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweeps.cell import run_cell
 
 folder, (tokens, vocab_size, changes) = sys.argv[1], json.loads(sys.argv[2])
 few = {"model.embed_dim": 64, "phase1.max_iterations": 2, "phase2.epochs": 1, "num_samples": 1}

@@ -10,7 +10,7 @@ import pytest
 import cvfp_jax
 from cvfp_jax.cli.main import read_request
 from cvfp_jax.runtime.compilation import reported
-from cvfp_jax.sweep import runner
+from cvfp_jax.sweeps import runner
 from experiments import EXPERIMENTS
 from tests import tiny
 from tests.tiers import cases

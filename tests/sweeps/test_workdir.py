@@ -6,7 +6,7 @@ import pytest
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.errors import UserError
-from cvfp_jax.sweep import workdir
+from cvfp_jax.sweeps import workdir
 
 GRID = Grid(RunConfig(), {"model.context_dim": (8, 16), "num_samples": (5, 10)})
 

@@ -6,7 +6,7 @@ import pytest
 from cvfp_jax.config.grid import Grid, Search
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.report import records
-from cvfp_jax.sweep.runner import cells_left
+from cvfp_jax.sweeps.runner import cells_left
 
 DIMS = (10, 20, 30, 40, 50)
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from cvfp_jax.config.settings import RunConfig
-from cvfp_jax.sweep.progress import CellProgress
+from cvfp_jax.sweeps.progress import CellProgress
 
 
 def last_line(capsys):

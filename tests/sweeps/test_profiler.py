@@ -11,10 +11,10 @@ import pytest
 from cvfp_jax.checkpointing.checkpointer import Checkpointer
 from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.contexts.runtime import Runtime
-from cvfp_jax.sweep import profiler
-from cvfp_jax.sweep.cell import run_cell
-from cvfp_jax.sweep.profiler import Profiler
-from tests.sweep.test_cell import CONFIG, TIMES, data_of
+from cvfp_jax.sweeps import profiler
+from cvfp_jax.sweeps.cell import run_cell
+from cvfp_jax.sweeps.profiler import Profiler
+from tests.sweeps.test_cell import CONFIG, TIMES, data_of
 
 
 def run(checkpointer):

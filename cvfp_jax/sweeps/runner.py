@@ -31,11 +31,11 @@ from cvfp_jax.report.records import Record
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.runtime import files, signals
 from cvfp_jax.runtime.memory import available_memory
-from cvfp_jax.sweep import workdir
-from cvfp_jax.sweep.cell import device_name, run_cell
-from cvfp_jax.sweep.profiler import FOLDER as PROFILES
-from cvfp_jax.sweep.profiler import Profiler
-from cvfp_jax.sweep.progress import CellProgress
+from cvfp_jax.sweeps import workdir
+from cvfp_jax.sweeps.cell import device_name, run_cell
+from cvfp_jax.sweeps.profiler import FOLDER as PROFILES
+from cvfp_jax.sweeps.profiler import Profiler
+from cvfp_jax.sweeps.progress import CellProgress
 
 CONTEXTS = "contexts"  # the folder of those that are kept on the disk
 

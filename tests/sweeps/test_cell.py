@@ -9,7 +9,7 @@ from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.report import records
-from cvfp_jax.sweep.cell import run_cell
+from cvfp_jax.sweeps.cell import run_cell
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = replace(
