@@ -15,6 +15,7 @@ from cvfp_jax.config.grid import AXIS_FLAGS, Grid
 from cvfp_jax.config.overrides import field_docs
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.errors import UserError
+from cvfp_jax.sweeps.options import CONTEXTS_IN, KEEP, RunOptions
 from cvfp_jax.sweeps.workdir import folder_of
 
 PREFIX = "config."  # of the flags that set a field
@@ -41,6 +42,8 @@ FLAGS = {
     "contexts_in": "where training's contexts are kept: memory, disk (in the workdir, one device) or auto: on"
     " disk where they fit in memory only so (default: auto)",
     "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
+    "keep": "what a finished cell leaves in cells/ of the workdir beside its curves: model (its weights),"
+    " all (its contexts too) or none (default: model)",
     **hosts.FLAGS,
     **capacity.FLAGS,
 }
@@ -51,7 +54,6 @@ SWITCHES = {
     "profile": "trace three steps of each phase with JAX's profiler, into profile/ of the workdir",
     "log_compiles": "name each function that is compiled, and the seconds it took",
 }
-CONTEXTS_IN = ("auto", "memory", "disk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +64,8 @@ class SweepRequest:
     workdir: Path
     dry_run: bool
     json: bool
-    checkpoint_minutes: float
-    force: bool
-    profile: bool
+    options: RunOptions
     log_compiles: bool
-    mesh: dict[str, int] | None = None
-    contexts_in: str = "auto"
     capacity: CapacityRequest | None = None
     place: Place | None = None
 
@@ -85,15 +83,7 @@ class SweepRequest:
         compilation.enable_disk_cache()
         log = compilation.reported(compilation.show) if self.log_compiles else contextlib.nullcontext()
         with log, processes.joined(self.place):
-            return run_sweep(
-                self.grid,
-                self.workdir,
-                checkpoint_minutes=self.checkpoint_minutes,
-                force=self.force,
-                profile=self.profile,
-                mesh_shape=self.mesh,
-                contexts_in=self.contexts_in,
-            )
+            return run_sweep(self.grid, self.workdir, self.options)
 
 
 def setting_flags() -> dict[str, str]:
@@ -137,12 +127,15 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         workdir=folder_of(given.get("workdir", f"runs/{experiment}-{preset}")),
         dry_run="dry_run" in given,
         json="json" in given,
-        checkpoint_minutes=read_minutes(given.get("checkpoint_minutes", "5")),
-        force="force" in given,
-        profile="profile" in given,
+        options=RunOptions(
+            checkpoint_minutes=read_minutes(given.get("checkpoint_minutes", "5")),
+            force="force" in given,
+            profile="profile" in given,
+            mesh=read_mesh(given.get("mesh")),
+            contexts_in=choose("contexts_in", given.get("contexts_in", "auto"), CONTEXTS_IN),
+            keep=choose("keep", given.get("keep", "model"), KEEP),
+        ),
         log_compiles="log_compiles" in given,
-        mesh=read_mesh(given.get("mesh")),
-        contexts_in=choose("contexts_in", given.get("contexts_in", "auto"), CONTEXTS_IN),
         capacity=capacity.capacity_request(given),
         place=read_place(given, os.environ),
     )

@@ -255,8 +255,45 @@ class Head(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((vocab_size,)))
 
 
+def layer_inputs(config: ModelConfig, final_BxD: jax.Array, before_BxD: jax.Array) -> list[jax.Array]:
+    """Returns what each token layer reads, of final contexts only.
+
+    Mode F: the first token layer reads the final context. G: the first that of the token before, the last
+    the final one. A, and E with a single layer: all of them read the final context.
+
+    Args:
+      config: gives the mode and the number of token layers.
+      final_BxD: float, the contexts after each token, with those of earlier tokens beside them if they
+        are asked for.
+      before_BxD: float, the contexts after the token before.
+
+    Returns:
+      An array a token layer, of width zero where it reads none.
+
+    >>> now, before = jnp.ones((1, 2)), jnp.zeros((1, 2))
+    >>> [a.tolist() for a in layer_inputs(ModelConfig(num_layers=3, context_mode="G"), now, before)]
+    [[[0.0, 0.0]], [[]], [[1.0, 1.0]]]
+    """
+    none = final_BxD[:, :0]
+    inside = config.token_depth - 1
+    match config.context_mode:
+        case "F":
+            return [final_BxD] + [none] * inside
+        case "G":
+            return [before_BxD] + [none] * (inside - 1) + [final_BxD]
+        case _:  # A, and E with a single layer
+            return [final_BxD] * (inside + 1)
+
+
+class TextState(NamedTuple):
+    """All that a model keeps of a text it has read, however long: the last contexts and token vectors."""
+
+    contexts_HxBxD: jax.Array  # those after the last H tokens, the newest first; of all blocks side by side
+    window_BxKE: jax.Array  # of the last K tokens, the oldest first
+
+
 class LanguageModel(nnx.Module):
-    """The whole system; its logits are ``hidden @ table.T``, of the embedding's table or an untied head's."""
+    """The whole system; its logits are ``hidden @ table.T``, of the embedding table or a head of its own."""
 
     def __init__(
         self, config: ModelConfig, table_VxE: jax.Array, precision: str = "f32", *, rngs: nnx.Rngs
@@ -269,6 +306,61 @@ class LanguageModel(nnx.Module):
         self.context_blocks = nnx.List([ContextBlock(config, precision, rngs=rngs) for _ in blocks])
         self.token_block = TokenBlock(config, precision, rngs=rngs)
         self.head = None if config.use_weight_tying else Head(*table_VxE.shape)
+
+    def start(self, batch: int = 1) -> TextState:
+        """Returns the state before the first token of so many texts: zeros."""
+        config, table_VxE = self.config, self.embedding.table[...]
+        kept = config.prev_context_steps + (2 if config.context_mode == "G" else 1)
+        contexts_HxBxD = jnp.zeros((kept, batch, config.num_blocks * config.context_dim), table_VxE.dtype)
+        window = config.num_input_tokens * config.embed_dim
+        return TextState(contexts_HxBxD, jnp.zeros((batch, window), table_VxE.dtype))
+
+    def read(self, state: TextState, ids_B: jax.Array) -> tuple[TextState, list[jax.Array]]:
+        """Returns the state after one more token of each text, and the contexts that token layers read."""
+        config, D = self.config, self.config.context_dim
+        vectors_BxE = self.embedding.norm(self.embedding.table[ids_B])
+        window_BxKE = jnp.concatenate([state.window_BxKE[:, config.embed_dim :], vectors_BxE], axis=1)
+        before_BxD = state.contexts_HxBxD[0]
+        by_block = [
+            block.every_layer(before_BxD[:, index * D : (index + 1) * D], window_BxKE)
+            for index, block in enumerate(self.context_blocks)
+        ]
+        new_BxD = jnp.concatenate([layers[-1] for layers in by_block], axis=1)
+        kept = len(state.contexts_HxBxD)
+        contexts_HxBxD = jnp.concatenate([new_BxD[None], state.contexts_HxBxD])[:kept]
+        state = TextState(contexts_HxBxD, window_BxKE)
+        if config.reads_every_layer:
+            return state, by_block[0]
+        steps = config.prev_context_steps + 1
+        final_BxD = jnp.concatenate(list(contexts_HxBxD[:steps]), axis=1)
+        return state, layer_inputs(config, final_BxD, contexts_HxBxD[-1])
+
+    def hidden(self, state: TextState, inputs: Sequence[jax.Array]) -> jax.Array:
+        """Returns what the head reads after a token, [B, E], given what ``read`` returned."""
+        return self.token_block(inputs, state.window_BxKE)
+
+    def logits(self, hidden_BxE: jax.Array) -> jax.Array:
+        """Returns the logits of the next token, [B, V]."""
+        if self.head is None:
+            return product(hidden_BxE, self.embedding.table[...].T, self.precision)
+        logits_BxV = product(hidden_BxE, self.head.table[...].T, self.precision)
+        return logits_BxV + self.head.bias[...][None, :]
+
+    def __call__(self, ids_N: jax.Array) -> jax.Array:
+        """Returns the logits of the token after each one of a text, [N, V], read one after the other.
+
+        >>> config = ModelConfig(context_dim=4, embed_dim=3)
+        >>> model = LanguageModel(config, jnp.ones((7, 3)), rngs=nnx.Rngs(0))
+        >>> model(jnp.array([5, 0, 5])).shape
+        (3, 7)
+        """
+
+        def step(state: TextState, id_: jax.Array) -> tuple[TextState, jax.Array]:
+            state, inputs = self.read(state, id_[None])
+            return state, self.hidden(state, inputs)[0]
+
+        _, hidden_NxE = jax.lax.scan(step, self.start(), ids_N)
+        return self.logits(hidden_NxE)
 
 
 def token_windows(

@@ -26,6 +26,9 @@ class CellData:
     capacity: int = 0  # the most training tokens of any cell of the sweep
     val_capacity: int = 0  # the most validation tokens
     distinct_capacity: int = 0  # the most distinct tokens
+    vocabulary: stream.Vocabulary | None = (
+        None  # what the numbers stand for; the first of GPT-2's if not said
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,7 @@ class SweepData:
             cache.content_hash([table.tobytes()]),
             unigram.unigram_loss(train_ids, val_ids[1:], self.vocabulary.size),
             *self.capacities,
+            self.vocabulary,
         )
 
 

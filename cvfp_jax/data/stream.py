@@ -98,12 +98,28 @@ class Vocabulary:
         return len(self.token_ids)
 
     def renumber(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the model's ids of GPT-2 ids, all of which the vocabulary must hold.
+        """Returns the model's ids of GPT-2 ids.
+
+        Raises:
+          ValueError: the vocabulary does not hold all of them.
 
         >>> Vocabulary(np.array([5, 9])).renumber(np.array([9, 9, 5])).tolist()
         [1, 1, 0]
         """
-        return np.searchsorted(self.token_ids, ids).astype(np.int32)
+        places = np.searchsorted(self.token_ids, ids).astype(np.int32)
+        known = self.token_ids.take(places, mode="clip") == ids
+        if not np.all(known):
+            missing = np.unique(np.asarray(ids)[~known])
+            raise ValueError(f"the vocabulary does not hold the GPT-2 ids {', '.join(map(str, missing[:5]))}")
+        return places
+
+    def knows(self, ids: np.ndarray) -> np.ndarray:
+        """Says of each GPT-2 id whether the vocabulary holds it.
+
+        >>> Vocabulary(np.array([5, 9])).knows(np.array([9, 7, 10])).tolist()
+        [True, False, False]
+        """
+        return np.isin(ids, self.token_ids)
 
 
 def full_vocabulary() -> Vocabulary:

@@ -9,35 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cvfp_jax.config.settings import ModelConfig
-from cvfp_jax.core.model import ContextBlock
+from cvfp_jax.core.model import ContextBlock, layer_inputs
 from cvfp_jax.distributed.mesh import rows_at
-
-
-def layer_inputs(config: ModelConfig, final_BxD: jax.Array, before_BxD: jax.Array) -> list[jax.Array]:
-    """Returns what each token layer reads, of final contexts only.
-
-    Args:
-      config: gives the mode and the number of token layers.
-      final_BxD: float, the contexts after each token, with those of earlier tokens beside them if they
-        are asked for.
-      before_BxD: float, the contexts after the token before.
-
-    Returns:
-      An array a token layer, of width zero where it reads none.
-
-    >>> now, before = jnp.ones((1, 2)), jnp.zeros((1, 2))
-    >>> [a.tolist() for a in layer_inputs(ModelConfig(num_layers=3, context_mode="G"), now, before)]
-    [[[0.0, 0.0]], [[]], [[1.0, 1.0]]]
-    """
-    none = final_BxD[:, :0]
-    inside = config.token_depth - 1
-    match config.context_mode:
-        case "F":
-            return [final_BxD] + [none] * inside
-        case "G":
-            return [before_BxD] + [none] * (inside - 1) + [final_BxD]
-        case _:  # A, and E with a single layer
-            return [final_BxD] * (inside + 1)
 
 
 def cached_inputs(

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from cvfp_jax.config.settings import ModelConfig, Phase2Config
-from cvfp_jax.core.model import token_windows
+from cvfp_jax.core.model import layer_inputs, token_windows
 from cvfp_jax.core.optimizer import adam, clip_by_global_norm
 from cvfp_jax.distributed.mesh import (
     over_all,
@@ -25,7 +25,7 @@ from cvfp_jax.distributed.mesh import (
     replicated,
 )
 from cvfp_jax.kernels.cross_entropy import Losses, Shares, frozen_head_losses, trained_head_losses
-from cvfp_jax.phase2.context_modes import cached_inputs, layer_inputs
+from cvfp_jax.phase2.context_modes import cached_inputs
 from cvfp_jax.phase2.stream import BatchRange, Stream, StreamArrays
 
 

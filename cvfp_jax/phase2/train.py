@@ -21,7 +21,7 @@ from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.contexts.runtime import Phase2Progress, Runtime
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.matmul import as_kept, operand
-from cvfp_jax.core.model import LanguageModel, TokenBlock
+from cvfp_jax.core.model import Head, LanguageModel, TokenBlock
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import VOCABULARY, device_put, model_size, to_local_device
@@ -60,6 +60,26 @@ class Phase2Result:
     batch_losses: np.ndarray  # before each step
     grad_norms: np.ndarray  # before clipping
     failed_batch: int | None  # of the last epoch, from 1: the first whose loss or gradient was not finite
+
+
+def with_best_epoch(model: LanguageModel, result: Phase2Result) -> LanguageModel:
+    """Returns a model with what its best epoch has learned.
+
+    Args:
+      model: what ``learn_tokens`` was given; it is left as it is.
+      result: what that returned.
+    """
+    best = to_local_device(result.best_params)
+    trained = nnx.merge(*nnx.split(model))  # shares its arrays
+    trained.token_block = result.token_block
+    if best.embed_norm is not None:
+        nnx.update(trained.embedding.norm, best.embed_norm)
+    if best.table_VxE is not None:
+        trained.head = Head(*best.table_VxE.shape)
+        trained.head.table[...] = best.table_VxE
+        if best.bias_V is not None:
+            trained.head.bias[...] = best.bias_V
+    return trained
 
 
 class EarlyStopping:

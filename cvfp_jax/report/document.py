@@ -3,17 +3,20 @@
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.errors import file_error
+from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.report import law_sections, power_law_sections, sections
 from cvfp_jax.report.against import Against, against_blocks
+from cvfp_jax.report.curves import FILE_NAME as CURVES
+from cvfp_jax.report.curves import Curves
 from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.inference import Inference, infer
 from cvfp_jax.report.page import Figure, Page, markdown
-from cvfp_jax.report.records import Record
+from cvfp_jax.report.records import Record, cell_folder
 from cvfp_jax.report.summary import Summary, summarise
 from cvfp_jax.report.webpage import render
 from cvfp_jax.runtime.files import write_atomic
@@ -86,6 +89,7 @@ def report_page(report: SweepReport, figures: Figures) -> Page:
             *sections.overview(summaries, figures.by_name),
             *sections.conclusions(report.findings, report.warnings),
             *(block for summary in summaries for block in sections.cells(summary)),
+            *sections.curves(figures.by_name),
             *power_law_sections.laws(summaries, inference, figures.by_name),
             *law_sections.which_law(report.laws, figures.laws),
             *(against_blocks(report.against, figures.against) if report.against else []),
@@ -108,7 +112,7 @@ def write_report(report: SweepReport, workdir: Path) -> None:
       UserError: a file cannot be written.
     """
     try:
-        figures = _draw(report, workdir / "figures")
+        figures = _draw(report, workdir)
         page = report_page(report, figures)
         _write(workdir / "report.md", markdown(page))
         _write(workdir / "report.html", render(page, workdir / "figures"))
@@ -121,16 +125,31 @@ def write_report(report: SweepReport, workdir: Path) -> None:
         ) from None
 
 
-def _draw(report: SweepReport, folder: Path) -> Figures:
+def _curves(records: Sequence[Record], workdir: Path) -> list[tuple[Record, Curves]]:
+    """The records whose curves were kept, with these; what cannot be read is left out with a warning."""
+    found = []
+    for record in records:
+        path = workdir / cell_folder(record) / CURVES
+        try:
+            found += [(record, Curves.load(path))] if path.exists() else []
+        except UserError as error:
+            logging.warning("the report goes without some curves: %s", error)
+    return found
+
+
+def _draw(report: SweepReport, workdir: Path) -> Figures:
+    folder = workdir / "figures"
     # Matplotlib takes half a second, and is only needed now.
     from cvfp_jax.report.against_figures import save_against_figures
+    from cvfp_jax.report.curve_figures import save_curve_figures
     from cvfp_jax.report.figures import save_figures
     from cvfp_jax.report.law_figures import save_law_figures
     from cvfp_jax.report.power_law_figures import save_power_law_figures
 
     return Figures(
         save_figures(report.summaries, report.title, folder)
-        | save_power_law_figures(report.inference, report.title, folder),
+        | save_power_law_figures(report.inference, report.title, folder)
+        | save_curve_figures(_curves(report.records, workdir), folder),
         save_law_figures(report.laws, *law_sections.COLUMNS, folder, "laws"),
         save_against_figures(report.against, folder) if report.against else (),
     )

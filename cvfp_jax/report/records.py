@@ -5,10 +5,12 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from cvfp_jax.data.cache import content_hash
 from cvfp_jax.errors import UserError, file_error
 
 FILE_NAME = "records.jsonl"
@@ -17,6 +19,7 @@ OK = "ok"
 Record = dict[str, Any]
 
 _INT_LIMIT = 2**63  # of NumPy's integers
+_LONGEST_NAME = 100  # of a series, in the name of a folder
 _MAX_SHOWN = 40  # characters of a wrong value
 
 
@@ -272,6 +275,19 @@ def failed(record: Record) -> bool:
 def label(record: Record) -> str:
     """Returns a cell's name for people."""
     return f"{record['series']}, {record['num_samples']} samples"
+
+
+def cell_folder(record: Record) -> PurePath:
+    """Returns where a cell's curves and model are in its sweep's folder: another one for each cell.
+
+    >>> cell_folder({"series": "1L_96d_1tok, diversity=SDL", "num_samples": 200, "seed": 42}).as_posix()
+    'cells/1L_96d_1tok-diversity=SDL-200-seed42'
+    """
+    series = record["series"].replace(", ", "-")
+    safe = re.sub(r"[^A-Za-z0-9._=+-]", "_", series)[:_LONGEST_NAME]
+    if safe != series:  # others may look the same
+        safe += f"-{content_hash([series])[:8]}"
+    return PurePath("cells", f"{safe}-{record['num_samples']}-seed{record['seed']}")
 
 
 def seconds(record: Record) -> tuple[float, float]:

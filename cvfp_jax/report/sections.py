@@ -57,6 +57,12 @@ def overview(summaries: Sequence[Summary], figures: Mapping[str, Figure]) -> lis
     return [Heading(2, "Summary"), tables.summary_table(summaries), *drawn]
 
 
+def curves(figures: Mapping[str, Figure]) -> list[Block]:
+    """How both phases went in each cell, where that was kept."""
+    drawn = [figures[name] for name in ("convergence", "training") if name in figures]
+    return [Heading(2, "Curves"), *drawn] if drawn else []
+
+
 def conclusions(findings: Sequence[str], warnings: Sequence[str]) -> list[Block]:
     """What the numbers support, and what they do not."""
     return [

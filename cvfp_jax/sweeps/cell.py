@@ -23,18 +23,24 @@ from cvfp_jax.core.model import ContextBlock, LanguageModel
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.core.widths import num_params
 from cvfp_jax.data.dataset import CellData
-from cvfp_jax.phase1.multi_block import contexts_part, exact_contexts, learn_blocks
+from cvfp_jax.data.stream import Vocabulary
+from cvfp_jax.generation.trained import TrainedModel
+from cvfp_jax.phase1.multi_block import contexts_part, exact_contexts, learn_blocks, shares
 from cvfp_jax.phase1.train import Phase1Result, part_name
 from cvfp_jax.phase2.stream import Stream
-from cvfp_jax.phase2.train import Phase2Result, learn_tokens
+from cvfp_jax.phase2.train import Phase2Result, learn_tokens, with_best_epoch
+from cvfp_jax.report.curves import Curves
 from cvfp_jax.report.records import OK, Record
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime.floats import exp
 from cvfp_jax.runtime.stopwatch import Stopwatch
+from cvfp_jax.sweeps.result import CellResult, Contexts
 
 # Random numbers are functions of the seed and of what they are for.
 _USES = 6
 _INIT, _PHASE1, _TRAIN_ROWS, _VAL_ROWS, _DIAGNOSTICS, _DROPOUT = range(_USES)
+# What a model says of itself.
+_OF_MODELS = ("train_tokens", "val_loss", "val_ppl", "unigram_ppl", "corpus_sha256")
 # Parts of a cell's state, beside those that its stages name.
 _SECONDS, _SIZES, _MEASURED, _VAL, _TRAIN = (
     "seconds", "room", "contexts", "validation contexts", "training contexts",
@@ -71,8 +77,8 @@ def device_name() -> str:
     return f"{device.platform}: {device.device_kind}"
 
 
-def run_cell(config: RunConfig, data: CellData, runtime: Runtime | None = None) -> Record:
-    """Runs one cell from its data to its record.
+def run_cell(config: RunConfig, data: CellData, runtime: Runtime | None = None) -> CellResult:
+    """Runs one cell from its data to its record, its model and its curves.
 
     Args:
       config: the cell.
@@ -81,7 +87,8 @@ def run_cell(config: RunConfig, data: CellData, runtime: Runtime | None = None) 
         up to rounding.
 
     Returns:
-      The record. Where a phase broke down its status says so, and what could not be measured is NaN.
+      What the cell leaves. Where a phase broke down the record's status says so, and what could not be
+      measured is NaN.
     """
     # Without this, accelerators multiply single-precision matrices with fewer digits.
     with jax.default_matmul_precision("highest"):
@@ -113,8 +120,9 @@ class _Cell:
             config.model, jnp.asarray(data.table), config.precision, rngs=nnx.Rngs(self.keys[_INIT])
         )
         self.blocks = list(self.model.context_blocks)
+        self.curves: dict[str, np.ndarray] = {}  # of phase 1, once it is over
 
-    def run(self) -> Record:
+    def run(self) -> CellResult:
         """Runs all stages."""
         config, data = self.config, self.data
         phase2 = config.phase2
@@ -127,24 +135,36 @@ class _Cell:
         }
         measures, contexts = self._measured_contexts()
         if contexts is None:
-            return {**record, **_WITHOUT_PHASE2, **measures, **self.watches.fields()}
+            record = {**record, **_WITHOUT_PHASE2, **measures, **self.watches.fields()}
+            return CellResult(record, None, None, Curves(self.curves))
         self.model.context_blocks = nnx.List(contexts.blocks)
+        train = Stream.of(data.train_ids, contexts.train, data.capacity)
         with self.watches.phase2:
             result = learn_tokens(
                 self.model,
-                Stream.of(data.train_ids, contexts.train, data.capacity),
+                train,
                 Stream.of(data.val_ids, contexts.val, data.val_capacity),
                 phase2,
                 self.keys[_DROPOUT],
                 runtime=self.runtime,
             )
-        return {**record, **measures, **_phase2_fields(result), **self.watches.fields()}
+        record = {**record, **measures, **_phase2_fields(result), **self.watches.fields()}
+        model = None
+        if result.best_epoch > 0:
+            facts = {name: record[name] for name in _OF_MODELS}
+            vocabulary = data.vocabulary or Vocabulary(np.arange(len(data.table), dtype=np.int32))
+            model = TrainedModel(with_best_epoch(self.model, result), config, vocabulary, facts)
+        kept = None
+        if contexts.train is not None and contexts.val is not None:
+            kept = Contexts(contexts.train, contexts.val)
+        per_epoch = len(train.batches(phase2.batch_size))
+        return CellResult(record, model, kept, Curves({**self.curves, **_phase2_curves(result, per_epoch)}))
 
     def _measured_contexts(self) -> tuple[Record, _Contexts | None]:
         """Phase 1, contexts and their measures, made or saved; no contexts if any of them are not finite."""
         checkpointer = self.runtime.checkpointer
         if saved := checkpointer.facts(_MEASURED):
-            measures, contexts = saved, self._restored(saved.pop("rows"))
+            measures, contexts = saved, self._restored(saved.pop("rows"), saved.pop("curves"))
         else:
             measures, made = self._make_contexts()
             if made is None:
@@ -155,20 +175,27 @@ class _Cell:
             # Without the padding that the devices need.
             rows = max(self.data.capacity, len(self.data.train_ids))
             streams = [contexts.train.to_save(rows), contexts.val.array]
-        facts = {**measures, "rows": [stream.shape[0] for stream in streams]}
-        checkpointer.include(_MEASURED, facts, (params, streams))
-        checkpointer.maybe_save(_MEASURED, lambda: (facts, (params, streams)), stage_end=True)
+        facts = {
+            **measures,
+            "rows": [stream.shape[0] for stream in streams],
+            "curves": {name: [len(curve), str(curve.dtype)] for name, curve in self.curves.items()},
+        }
+        arrays = params, streams, self.curves
+        checkpointer.include(_MEASURED, facts, arrays)
+        checkpointer.maybe_save(_MEASURED, lambda: (facts, arrays), stage_end=True)
         return measures, contexts
 
-    def _restored(self, rows: list[int]) -> _Contexts:
-        """The trained blocks, and the contexts of so many rows, that a checkpoint holds."""
+    def _restored(self, rows: list[int], curves: dict[str, list[Any]]) -> _Contexts:
+        """The trained blocks, the contexts of so many rows, and phase 1's curves, that a checkpoint holds."""
         width, dtype = len(self.blocks) * self.config.model.context_dim, self.data.table.dtype
         templates: list[Any] = []
         if rows:
             templates = [self.runtime.saved_template((rows[0], width), dtype)]
             templates += [jax.ShapeDtypeStruct((count, width), dtype) for count in rows[1:]]
+        shapes = {name: jax.ShapeDtypeStruct((size,), dtype) for name, (size, dtype) in curves.items()}
         checkpointer = self.runtime.checkpointer
-        params, arrays = checkpointer.restore(_MEASURED, (_params(self.blocks), templates))
+        params, arrays, restored = checkpointer.restore(_MEASURED, (_params(self.blocks), templates, shapes))
+        self.curves = {name: np.asarray(curve) for name, curve in restored.items()}
         for block, learned in zip(self.blocks, params, strict=True):
             nnx.update(block, learned)
         if not arrays:
@@ -185,6 +212,7 @@ class _Cell:
         with watches.phase1:
             learned = self._learn_blocks(stream, val_stream)
         record = _phase1_fields(learned)
+        self.curves = _phase1_curves(learned, len(stream), config)
         if record["phase1_status"] == Status.NON_FINITE.label:
             record["status"] = f"failed: phase 1 was not finite at iteration {record['phase1_iterations']}"
             return record, None
@@ -316,6 +344,43 @@ def _phase1_fields(results: Sequence[Phase1Result]) -> Record:
         "phase1_val_ranks": [rank for result in results for rank in result.val_ranks],
         "residual_mean": mean("residual_mean"),
         "residual_max": float(np.max([result.residual_max for result in results])),
+    }
+
+
+def _phase1_curves(
+    results: Sequence[Phase1Result], num_tokens: int, config: RunConfig
+) -> dict[str, np.ndarray]:
+    """The course of phase 1; see ``curves.GROUPS``."""
+    of_blocks = []
+    sizes = [share.stop - share.start for share in shares(num_tokens, config.model.num_blocks)]
+    for number, (result, size) in enumerate(zip(results, sizes, strict=False), 1):
+        trace, steps, checks = result.trace, len(result.trace["loss"]), len(result.val_ranks)
+        of_blocks.append(
+            {
+                "phase1_block": np.full(steps, number, np.int32),
+                "phase1_iteration": np.arange(2, steps + 2, dtype=np.int32),
+                **{f"phase1_{name}": trace[name] for name in ("loss", "cvfp_loss", "diversity_loss")},
+                "phase1_converged_share": (trace["converged_tokens"] / size).astype(np.float32),
+                "phase1_grad_norm": trace["grad_norm"],
+                "val_rank_block": np.full(checks, number, np.int32),
+                "val_rank_iteration": np.arange(1, checks + 1, dtype=np.int32) * config.phase1.val_frequency,
+                "val_rank": np.array(result.val_ranks, np.float32),
+            }
+        )
+    return {name: np.concatenate([curves[name] for curves in of_blocks]) for name in of_blocks[0]}
+
+
+def _phase2_curves(result: Phase2Result, batches_per_epoch: int) -> dict[str, np.ndarray]:
+    """The course of phase 2; see ``curves.GROUPS``."""
+    epochs = {
+        name: [getattr(epoch, name) for epoch in result.epochs]
+        for name in ("train_loss", "val_loss", "val_acc")
+    }
+    return {
+        **{f"phase2_{name}": np.array(values) for name, values in epochs.items()},
+        "batch_epoch": np.arange(len(result.batch_losses), dtype=np.int32) // batches_per_epoch + np.int32(1),
+        "batch_loss": result.batch_losses,
+        "batch_grad_norm": result.grad_norms,
     }
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,11 @@ from cvfp_jax.runtime import files, signals
 from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.sweeps import workdir
 from cvfp_jax.sweeps.cell import device_name, run_cell
+from cvfp_jax.sweeps.options import RunOptions
 from cvfp_jax.sweeps.profiler import FOLDER as PROFILES
 from cvfp_jax.sweeps.profiler import Profiler
 from cvfp_jax.sweeps.progress import CellProgress
+from cvfp_jax.sweeps.result import TABLES, CellResult
 
 CONTEXTS = "contexts"  # the folder of those that are kept on the disk
 
@@ -53,25 +55,13 @@ def _range(values: list[int]) -> str:
     return " to ".join(f"{value:,}" for value in dict.fromkeys([values[0], values[-1]]))
 
 
-def run_sweep(
-    grid: Grid,
-    folder: Path,
-    checkpoint_minutes: float = 5.0,
-    force: bool = False,
-    profile: bool = False,
-    mesh_shape: Mapping[str, int] | None = None,
-    contexts_in: str = "auto",
-) -> bool:
+def run_sweep(grid: Grid, folder: Path, options: RunOptions = RunOptions()) -> bool:  # noqa: B008 (immutable)
     """Runs the cells that have no record yet and writes the report of all records.
 
     Args:
       grid: the sweep.
       folder: its work directory.
-      checkpoint_minutes: the time between two saves of a cell's state; 0 saves after every step.
-      force: run cells that are expected not to fit in memory.
-      profile: trace the first steps of each phase, which changes no number.
-      mesh_shape: how devices share the work; all on ``data`` if none is given.
-      contexts_in: ``memory``, ``disk`` or ``auto``, which changes no number; see ``contexts_go_to_disk``.
+      options: how it runs.
 
     Returns:
       Whether every cell of the grid ended well.
@@ -79,31 +69,33 @@ def run_sweep(
     Raises:
       UserError: the data, the settings or the folder cannot be used.
     """
-    mesh = make_mesh(mesh_shape)
-    if contexts_in == "disk" and mesh.size > 1:
+    mesh = make_mesh(options.mesh)
+    if options.contexts_in == "disk" and mesh.size > 1:
         raise UserError(
             f"--contexts_in=disk is for one device, and there are {mesh.size}: use --contexts_in=memory,"
             " and each holds a part."
         )
     if processes.is_multiprocess():
+        if options.keep == "all":
+            raise UserError("--keep=all writes contexts that one process holds: use --keep=model.")
         warm_up_collectives(mesh)
     writes = processes.is_process_0()
-    profiler = Profiler(folder / PROFILES, _say_above_bar) if profile and writes else None
-    processes.check_same(_launched(grid, checkpoint_minutes, mesh))
+    profiler = Profiler(folder / PROFILES, _say_above_bar) if options.profile and writes else None
+    processes.check_same(_launched(grid, options, mesh))
     with files.locked(folder) if writes else contextlib.nullcontext():
-        runner = _Runner(grid, folder, checkpoint_minutes, force, mesh, contexts_in, profiler)
+        runner = _Runner(grid, folder, options, mesh, profiler)
         ended_well = runner.run()
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
     return ended_well
 
 
-def _launched(grid: Grid, checkpoint_minutes: float, mesh: Mesh) -> dict[str, Any]:
+def _launched(grid: Grid, options: RunOptions, mesh: Mesh) -> dict[str, Any]:
     """What several processes must have alike."""
     return {
         **{f"config.{name}": value for name, value in grid.shared_fields().items()},
         "axes": {name: list(values) for name, values in grid.axes.items()},
-        "checkpoint_minutes": checkpoint_minutes,
+        "checkpoint_minutes": options.checkpoint_minutes,
         "mesh": dict(mesh.shape),
         "jax": jax.__version__,
     }
@@ -152,14 +144,12 @@ class _Runner:
         self,
         grid: Grid,
         folder: Path,
-        checkpoint_minutes: float,
-        force: bool,
+        options: RunOptions,
         mesh: Mesh,
-        contexts_in: str,
         profiler: Profiler | None,
     ) -> None:
         self._grid, self._folder, self._mesh, self._profiler = grid, folder, mesh, profiler
-        self._checkpoint_minutes, self._force, self._contexts_in = checkpoint_minutes, force, contexts_in
+        self._options = options
         self._path = folder / records.FILE_NAME
         finished = processes.on_process_0(lambda: _claimed(grid, folder, self._path))
         # The records by cell, those of other launches first.
@@ -238,14 +228,14 @@ class _Runner:
     def _kept_on_disk(self, plans: dict[str, CellPlan], most: int) -> set[str]:
         """Which of the cells that are left keep their contexts on the disk."""
         waiting = {self._key(cell) for cell in cells_left(self._grid, self._done)}
-        available = None if self._force else available_memory()
+        available = None if self._options.force else available_memory()
         if available is None:
-            return waiting if self._contexts_in == "disk" else set()
+            return waiting if self._options.contexts_in == "disk" else set()
         return {
             key
             for key, plan in plans.items()
             if key in waiting
-            and contexts_go_to_disk(self._contexts_in, plan, most, *available, self._mesh.size)
+            and contexts_go_to_disk(self._options.contexts_in, plan, most, *available, self._mesh.size)
         }
 
     def _run_cell(self, cell: RunConfig, number: str, data: dataset.CellData, on_disk: bool) -> Record:
@@ -270,7 +260,10 @@ class _Runner:
                     folder as disk,
                 ):
                     runtime = Runtime(self._mesh, saved, disk, progress)
-                    record = {"cell": place, "series": series, **run_cell(cell, data, runtime)}
+                    result = run_cell(cell, data, runtime)
+                    record = {"cell": place, "series": series, **result.record}
+                    # Before its record, which says that the cell is finished.
+                    processes.on_process_0(lambda: self._keep(result, record))
             finally:
                 progress.close()
             return processes.on_process_0(lambda: self._finish(record, saved))
@@ -282,7 +275,11 @@ class _Runner:
         where = {"device": device_name(), "jax": jax.__version__}
         name = f"{cell.config_name}-{cell.num_samples}-{content_hash([self._key(cell)])[:12]}"
         folder = self._folder / CHECKPOINTS / name
-        return OrbaxCheckpointer(folder, identity, self._checkpoint_minutes, where, self._profiler)
+        return OrbaxCheckpointer(folder, identity, self._options.checkpoint_minutes, where, self._profiler)
+
+    def _keep(self, result: CellResult, record: Record) -> None:
+        """Writes what a cell leaves beside its record."""
+        result.save(self._folder / records.cell_folder(record), self._options.keep, self._folder / TABLES)
 
     def _finish(self, record: Record, saved: OrbaxCheckpointer) -> Record:
         """Writes a record, which takes the place of checkpoints."""

@@ -129,9 +129,9 @@ def cell():
     ):
         config = replace(CONFIG, changes)
         data = data_of()
-        one = run_cell(config, data)
+        one = run_cell(config, data).record
         for shape in MESHES if not changes else MESHES[1:2]:
-            many = run_cell(config, data, Runtime(make_mesh(shape)))
+            many = run_cell(config, data, Runtime(make_mesh(shape))).record
             for name in one.keys() - TIMES:
                 if isinstance(one[name], float | list):
                     # What is left between passes that have met is rounding.
@@ -145,14 +145,14 @@ def launched(config, folder, stop_at, mesh):
     with Stopping(folder, stop_at, by_signal=False) as checkpointer:
         parts = set(checkpointer._saved)
         try:
-            return run_cell(config, data_of(), Runtime(mesh, checkpointer)), parts
+            return run_cell(config, data_of(), Runtime(mesh, checkpointer)).record, parts
         except StoppedError:
             return None, parts
 
 
 def other_devices_go_on():
     config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
-    one = run_cell(config, data_of())
+    one = run_cell(config, data_of()).record
     seen = set()
     first, second = single_device_mesh(), make_mesh()
     for stop_at in (2, 8, 9, 10, 13):

@@ -33,7 +33,7 @@ if __name__ == "__main__":
         assert jax.local_device_count() == 4
         config = replace(CONFIG, CHANGES)
         mesh = make_mesh({"data": 4, "model": 2})
-        one, many = run_cell(config, data_of()), run_cell(config, data_of(), Runtime(mesh))
+        one, many = run_cell(config, data_of()).record, run_cell(config, data_of(), Runtime(mesh)).record
         for name in one.keys() - TIMES:
             if isinstance(one[name], float | list):
                 # Squares of differences of contexts: as exact as the contexts, however small they get.

@@ -214,7 +214,7 @@ def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
     def work(checkpointer=NOT_SAVED):
         before = checkpointer.facts("seconds")
         spent_before.append(before)
-        return run_cell(config, grown if before else data, Runtime(checkpointer=checkpointer))
+        return run_cell(config, grown if before else data, Runtime(checkpointer=checkpointer)).record
 
     whole = work()
     record = resumed(work, 4)
@@ -239,7 +239,7 @@ def finite(folder):
 def test_a_phase2_that_breaks_down_leaves_the_last_good_checkpoint(tmp_path):
     config = replace(CONFIG, {"phase2.learning_rate": 1e30})
     with OrbaxCheckpointer(tmp_path, {"config": 1}, 0) as checkpointer:
-        record = run_cell(config, data_of(), Runtime(checkpointer=checkpointer))
+        record = run_cell(config, data_of(), Runtime(checkpointer=checkpointer)).record
     assert record["status"] == "failed: phase 2 was not finite in epoch 1, batch 2"
     assert record["phase2_epochs"] == 1
     assert finite(tmp_path)
@@ -262,7 +262,7 @@ def test_contexts_that_are_not_finite_end_the_cell(monkeypatch, tmp_path, stream
 
     monkeypatch.setattr("cvfp_jax.sweeps.cell.exact_contexts", broken)
     config = replace(CONFIG, {"phase2.train_contexts": "sequential"})
-    record = run_cell(config, data_of())
+    record = run_cell(config, data_of()).record
     assert record["status"] == f"failed: {stream} contexts were not finite at token 8"
     assert (record["phase2_status"], record["phase1_status"] != "non-finite") == ("not run", True)
     append(tmp_path, record)

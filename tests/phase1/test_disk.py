@@ -78,7 +78,7 @@ CELLS = {
 def cell(config, checkpointer=None, disk=None):
     with RowFiles(disk) if disk else contextlib.nullcontext() as files:
         runtime = Runtime(checkpointer=checkpointer or Checkpointer(), files=files)
-        record = run_cell(config, data_of(capacity=260), runtime)
+        record = run_cell(config, data_of(capacity=260), runtime).record
     return {name: value for name, value in record.items() if name not in TIMES}
 
 
@@ -166,9 +166,9 @@ def run(tokens, disk=None):
     ids = rng.integers(0, 500, tokens + 500).astype(np.int32)
     data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
     if disk is None:
-        return run_cell(config, data)
+        return run_cell(config, data).record
     with RowFiles(disk) as files:
-        return run_cell(config, data, Runtime(files=files))
+        return run_cell(config, data, Runtime(files=files)).record
 
 run(4000)
 if mebibytes:

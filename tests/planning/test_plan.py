@@ -104,7 +104,7 @@ ids = rng.integers(0, vocab_size, tokens + 500).astype(np.int32)
 table = rng.normal(size=(vocab_size, config.model.embed_dim)).astype(np.float32)
 data = CellData(ids[:tokens], ids[tokens:], table, "0" * 64, "1" * 64, 2.5)
 with OrbaxCheckpointer(Path(folder), {}, 0.01) as checkpointer:
-    record = run_cell(config, data, Runtime(checkpointer=checkpointer))
+    record = run_cell(config, data, Runtime(checkpointer=checkpointer)).record
 assert record["status"] == "ok"
 # Not of getrusage, whose peak a child inherits.
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)

@@ -41,7 +41,7 @@ def append(folder, record):
 
 
 def run(config=CONFIG, data=None):
-    return run_cell(config, data or data_of())
+    return run_cell(config, data or data_of()).record
 
 
 @pytest.fixture(scope="module")

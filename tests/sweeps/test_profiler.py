@@ -18,7 +18,7 @@ from tests.sweeps.test_cell import CONFIG, TIMES, data_of
 
 
 def run(checkpointer):
-    return run_cell(CONFIG, data_of(), Runtime(checkpointer=checkpointer))
+    return run_cell(CONFIG, data_of(), Runtime(checkpointer=checkpointer)).record
 
 
 def events(folder):

@@ -1,0 +1,1 @@
+"""Phase 1: the context block learned by fixed-point iteration."""
