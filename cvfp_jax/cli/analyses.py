@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cvfp_jax.cli import generate
 from cvfp_jax.cli.fit_options import FitOptions
-from cvfp_jax.cli.values import choose
+from cvfp_jax.cli.values import choose, read_path
 from cvfp_jax.errors import UserError
 from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
 from cvfp_jax.sweeps.workdir import folder_of
@@ -64,17 +65,6 @@ class ReportsRequest:
         return True
 
 
-def _path(flag: str, text: str) -> Path:
-    """The file that a flag names."""
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:  # an unknown user's home
-        raise UserError(f"--{flag}={text} is not usable ({error}): name a file.") from None
-    if not text:
-        raise UserError(f"--{flag}= is not a file: name one.")
-    return path
-
-
 def _sizes(flag: str, text: str) -> tuple[float, ...]:
     try:
         sizes = tuple(float(part) for part in text.split(","))
@@ -90,7 +80,7 @@ def _sizes(flag: str, text: str) -> tuple[float, ...]:
 def _fit(given: Mapping[str, str]) -> FitRequest:
     if "points" not in given:
         raise UserError("--points is missing: name a .csv, .json or .jsonl file, or a sweep's records.jsonl.")
-    points = _path("points", given["points"])
+    points = read_path("points", given["points"])
     return FitRequest(
         points,
         given.get("x"),
@@ -109,7 +99,7 @@ def _report(given: Mapping[str, str]) -> ReportRequest:
             "--workdir is missing: name the folder of a sweep, for example --workdir=runs/context_dim-quick."
         )
     other = given.get("against")
-    return ReportRequest(folder_of(given["workdir"]), None if other is None else _path("against", other))
+    return ReportRequest(folder_of(given["workdir"]), None if other is None else read_path("against", other))
 
 
 def _reports(given: Mapping[str, str]) -> ReportsRequest:
@@ -123,9 +113,16 @@ class Command:
     text: str
     flags: dict[str, str]
     request: Callable[[Mapping[str, str]], Request]
+    switches: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 ANALYSES = {
+    "generate": Command(
+        "Continue texts with a model that a sweep has left, or say how well it predicts one.",
+        generate.FLAGS,
+        generate.generate_request,
+        generate.SWITCHES,
+    ),
     "fit": Command(
         "Fit scaling laws to the points of any file, and say which of them predicts.",
         {

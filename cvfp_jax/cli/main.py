@@ -41,7 +41,10 @@ def _define_flags() -> flags.FlagValues:
         texts |= analysis.flags
     for name, text in texts.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
-    for name, text in {**_SWITCHES, **sweep.SWITCHES}.items():
+    switches = {**_SWITCHES, **sweep.SWITCHES}
+    for analysis in ANALYSES.values():
+        switches |= analysis.switches
+    for name, text in switches.items():
         short = "h" if name == "help" else None
         flags.DEFINE_boolean(name, False, text, flag_values=values, short_name=short)
     return values
@@ -81,7 +84,7 @@ def _parse(argv: Sequence[str]) -> dict[str, str]:
 def _check_belongs(experiment: str, given: Iterable[str]) -> None:
     """Refuses flags of other experiments."""
     if experiment in ANALYSES:
-        own, shown = list(ANALYSES[experiment].flags), ""
+        own, shown = [*ANALYSES[experiment].flags, *ANALYSES[experiment].switches], ""
     else:
         own, shown = [*sweep.FLAGS, *sweep.SWITCHES], f" and --{PREFIX}FIELD"
     for name in given:
@@ -102,7 +105,8 @@ def list_text(experiments: _EXPERIMENTS) -> str:
     lines.append("\nThese train nothing:")
     for name, analysis in ANALYSES.items():
         lines.append(f"{name}: {analysis.text}")
-        lines.append(f"  flags: {_dashed([*analysis.flags, 'workdir'])}")
+        named = f"flags: {_dashed([*analysis.flags, *analysis.switches, 'workdir'])}"
+        lines.append(textwrap.fill(named, 100, initial_indent="  ", subsequent_indent="    "))
     return "\n".join(lines) + "\n"
 
 
@@ -121,7 +125,11 @@ def help_text(experiments: _EXPERIMENTS, program: str = "launch.py") -> str:
     parts = {
         "flags of every experiment": {**_TEXTS, **_SWITCHES},
         "flags of those that train": {**sweep.FLAGS, **sweep.SWITCHES},
-        **{f"flags of {name}": analysis.flags for name, analysis in ANALYSES.items() if analysis.flags},
+        **{
+            f"flags of {name}": {**analysis.flags, **analysis.switches}
+            for name, analysis in ANALYSES.items()
+            if analysis.flags
+        },
         "settings of those that train; presets replace defaults; of an axis, a list such as 8,16": (
             setting_flags()
         ),

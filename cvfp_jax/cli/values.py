@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from cvfp_jax.errors import UserError
 
@@ -97,3 +98,47 @@ def read_mesh(text: str | None) -> dict[str, int] | None:
     from cvfp_jax.distributed.mesh import parse_mesh  # brings JAX, which the command line does without
 
     return parse_mesh(text)
+
+
+def read_path(flag: str, text: str) -> Path:
+    """Returns the file that a flag names.
+
+    Raises:
+      UserError: it is empty, or in the home of an unknown user.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"--{flag}={text} is not usable ({error}): name a file.") from None
+    if not text:
+        raise UserError(f"--{flag}= is not a file: name one.")
+    return path
+
+
+def read_whole(flag: str, text: str, least: int, most: int = 2**32 - 1) -> int:
+    """Returns the whole number that a flag gives.
+
+    Raises:
+      UserError: it is none, too small or too large.
+
+    >>> read_whole("max_tokens", "100", least=0)
+    100
+    """
+    if not (text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise UserError(f"--{flag}={text} is not allowed: write a whole number from {least} to {most}.")
+    return int(text)
+
+
+def read_number(flag: str, text: str) -> float:
+    """Returns the number that a flag gives.
+
+    Raises:
+      UserError: it is none.
+
+    >>> read_number("temperature", "0.8")
+    0.8
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--{flag}={text} is not a number: write for example --{flag}=0.8.") from None

@@ -102,7 +102,7 @@ def load(folder: Path, source: str | None = None) -> Trained:
     Raises:
       UserError: a file is missing, has changed, or the table is not the one that the model was trained on.
     """
-    description = _read_description(folder / DESCRIPTION)
+    description = read_description(folder / DESCRIPTION)
     tensors = _read_weights(folder / WEIGHTS, description["weights_sha256"])
     config = replace(RunConfig(), description["config"])
     token_ids = tensors.pop(_TOKEN_IDS, None)
@@ -174,7 +174,8 @@ def _read_bytes(path: Path) -> bytes:
         raise file_error(f"cannot read {path}: {error.strerror}; check its permissions.", error) from None
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
+    """Returns what a model's description says, once its hash is right."""
     data = _read_bytes(path)
     try:
         description = json.loads(data)

@@ -21,6 +21,7 @@ from cvfp_jax.data.tokenizer import gpt2_encoding
 from cvfp_jax.errors import UserError
 from cvfp_jax.generation import saved
 from cvfp_jax.generation.continuation import Continuation
+from cvfp_jax.generation.find import find_model
 from cvfp_jax.generation.sampling import Sampling
 from cvfp_jax.generation.score import Score, contexts_of, logits_of, score
 from cvfp_jax.report.display import Display
@@ -86,18 +87,24 @@ class TrainedModel(Display):
                 layer.kind = layer.kind._replace(precision="f32")
 
     @classmethod
-    def load(cls, folder: Path | str, embedding: str | None = None) -> "TrainedModel":
-        """Reads a model from its folder.
+    def load(
+        cls, folder: Path | str, cell: str | None = None, *, embedding: str | None = None
+    ) -> "TrainedModel":
+        """Reads a model from its folder, or from a sweep's.
 
         Args:
-          folder: what ``save`` was given, such as ``cells/NAME`` of a sweep's folder.
+          folder: what ``save`` was given, or the folder of a sweep.
+          cell: the name of a cell of the sweep, or enough of its beginning; by default the one with the
+            lowest validation loss.
           embedding: where its embedding table is now, ``file:PATH`` or ``gpt2``, if that has changed.
 
         Raises:
-          UserError: a file is missing or has changed, or the table is another one.
+          UserError: there is no such model, a file is missing or has changed, or the table is another one.
         """
-        trained = saved.load(Path(folder), embedding)
-        return cls(trained.model, trained.config, trained.vocabulary, trained.facts)
+        path = find_model(Path(folder), cell)
+        trained = saved.load(path, embedding)
+        facts = {"cell": path.name, **trained.facts}
+        return cls(trained.model, trained.config, trained.vocabulary, facts)
 
     def save(self, folder: Path | str, tables: Path | None = None) -> None:
         """Writes the model; ``load`` gives it back bit for bit.

@@ -6,14 +6,16 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.report import law_sections, power_law_sections, sections
 from cvfp_jax.report.against import Against, against_blocks
 from cvfp_jax.report.curves import FILE_NAME as CURVES
 from cvfp_jax.report.curves import Curves
+from cvfp_jax.report.display import Display
 from cvfp_jax.report.findings import findings, warnings
+from cvfp_jax.report.formats import UNKNOWN, number
 from cvfp_jax.report.inference import Inference, infer
 from cvfp_jax.report.page import Figure, Page, markdown
 from cvfp_jax.report.records import Record, cell_folder
@@ -22,9 +24,12 @@ from cvfp_jax.report.webpage import render
 from cvfp_jax.runtime.files import write_atomic
 from cvfp_jax.scaling.analysis import GroupAnalysis
 
+if TYPE_CHECKING:
+    from cvfp_jax.report.plotting import Figure as Drawing
 
-@dataclasses.dataclass(frozen=True)
-class SweepReport:
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SweepReport(Display):
     """All that the report of a sweep says, each part computed once, when it is first asked for."""
 
     title: str
@@ -55,6 +60,24 @@ class SweepReport:
     def laws(self) -> list[GroupAnalysis]:
         """All laws fitted to each series of five sizes or more."""
         return law_sections.analyse_series(self.summaries)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Returns what a table says of it: a line a configuration."""
+        return [
+            (
+                summary.series,
+                f"{len(summary.records)} cells, best validation perplexity"
+                f" {number(summary.best['val_ppl']) if summary.best else UNKNOWN}, alpha"
+                f" {number(summary.law.alpha, 4)}",
+            )
+            for summary in self.summaries
+        ]
+
+    def plot(self) -> "Drawing":
+        """Returns the figure of validation perplexity against training tokens, with the laws."""
+        from cvfp_jax.report.figures import scaling_figure  # brings Matplotlib
+
+        return scaling_figure(self.summaries, self.title)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the report with every number in full precision."""

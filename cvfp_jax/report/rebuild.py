@@ -27,11 +27,16 @@ def rebuild_report(workdir: Path, other: Path | None = None) -> SweepReport:
       UserError: a folder is missing or holds no records, a line is not a record, both folders are the same,
         their sweeps have nothing in common, or a file cannot be written.
     """
-    own = _records("workdir", workdir)
-    against = None if other is None else _compare(workdir, own, other)
-    report = SweepReport(_title(own), own, against)
+    report = read_report(workdir, other)
     write_report(report, workdir)
     return report
+
+
+def read_report(workdir: Path, other: Path | None = None) -> SweepReport:
+    """Returns what the report of a folder's records says; see ``rebuild_report``."""
+    own = _records("workdir", workdir)
+    against = None if other is None else _compare(workdir, own, other)
+    return SweepReport(_title(own), own, against)
 
 
 def _compare(workdir: Path, own: Sequence[Record], other: Path) -> Against:

@@ -17,7 +17,7 @@ from cvfp_jax.report.records import Record
 from cvfp_jax.runtime.files import replacing
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from cvfp_jax.report.plotting import Figure
 
 TABLES = "tables"  # the folder of the embedding tables that a sweep's cells share
 

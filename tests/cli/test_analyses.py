@@ -53,7 +53,7 @@ def test_the_folders_of_reports():
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("x", ["--experiment 'x' is unknown: choose sample_scaling,", "fit, report, reports."]),
+        ("x", ["--experiment 'x' is unknown: choose sample_scaling,", "generate, fit, report, reports."]),
         ("fit", ["--points is missing: name a .csv"]),
         ("fit --points=", ["--points= is not a file"]),
         ("fit --points=~nobody-of-this-name/x", ["is not usable", "name a file"]),

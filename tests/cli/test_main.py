@@ -153,14 +153,14 @@ def test_any_value_of_any_field_gives_a_request_or_a_message(name, value):
 
 def test_a_trace_and_a_list_of_compilations_are_made_when_asked_for():
     plain, asked = request(), request("--profile", "--log_compiles")
-    assert (plain.profile, plain.log_compiles) == (False, False)
-    assert (asked.profile, asked.log_compiles) == (True, True)
+    assert (plain.options.profile, plain.log_compiles) == (False, False)
+    assert (asked.options.profile, asked.log_compiles) == (True, True)
     assert asked.grid == plain.grid, "neither is a setting"
 
 
 @pytest.mark.parametrize("text", ["-1", "inf", "nan", "x", ""])
 def test_a_time_between_saves_that_is_none_is_refused(text):
-    assert request("--checkpoint_minutes=0.25").checkpoint_minutes == 0.25
+    assert request("--checkpoint_minutes=0.25").options.checkpoint_minutes == 0.25
     with pytest.raises(UserError, match=r"is not a time: write minutes from 0 on"):
         request(f"--checkpoint_minutes={text}")
 

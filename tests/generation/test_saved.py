@@ -153,9 +153,9 @@ def test_another_table_is_refused_by_its_hash(tmp_path):
     with pytest.raises(
         UserError, match=r"other.npy is not the table that .* was trained on .*--embedding=file:PATH"
     ):
-        TrainedModel.load(tmp_path / "model", f"file:{tmp_path / 'other.npy'}")
+        TrainedModel.load(tmp_path / "model", embedding=f"file:{tmp_path / 'other.npy'}")
     (tmp_path / "table.npy").rename(tmp_path / "moved.npy")
-    same(trained, TrainedModel.load(tmp_path / "model", f"file:{tmp_path / 'moved.npy'}"))
+    same(trained, TrainedModel.load(tmp_path / "model", embedding=f"file:{tmp_path / 'moved.npy'}"))
 
 
 def test_a_file_of_another_format_says_which_version_wrote_it(saved, tmp_path):
