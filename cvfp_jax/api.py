@@ -268,7 +268,7 @@ def fit_law(law: str, x: Sequence[float], y: Sequence[float], objective: str = L
     pairs = sorted(zip(map(float, x), map(float, y), strict=True)) if len(x) == len(y) else []
     if not pairs or not all(0 < number < float("inf") for pair in pairs for number in pair):
         raise UserError(
-            f"x has {len(x)} and y {len(y)} numbers: give as many of each, one or more, finite and above zero."
+            f"x has {len(x)} and y {len(y)} numbers: give as many of each, one or more, finite and above 0."
         )
     group = Group(ALL, *(tuple(column) for column in zip(*pairs, strict=True)))
     return LawFit(analyse_group(group, [law], objective))

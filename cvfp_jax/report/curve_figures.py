@@ -1,12 +1,13 @@
 """The curves of cells: how phase 1 converged and how phase 2 learned, a small panel a cell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from cvfp_jax.report import page
 from cvfp_jax.report.curves import Curves
@@ -17,30 +18,46 @@ from cvfp_jax.runtime.floats import exp
 
 Cell = tuple[Record, Curves]
 
+_SMALL: dict[str, Any] = {"fontsize": 7, "color": "grey"}
 MOST_CELLS = 24  # panels of a figure; more would be a wall
 _COLUMNS = 3
-_RATE, _RESIDUAL = style(0)["color"], style(1)["color"]
+_RATE, _CHANGE = style(0)["color"], style(1)["color"]
 _TRAIN, _VAL = style(2)["color"], style(3)["color"]
 
 
 def _draw_convergence(axes: Axes, record: Record, curves: Curves) -> Axes:
     """The share of converged tokens (left) and the mean squared change (right) by iteration."""
-    residual_axes = axes.twinx()
+    change_axes = axes.twinx()
+    change_axes.set_yscale("log")
     blocks = curves["phase1_block"]
     for block in np.unique(blocks):
         own = blocks == block
-        iterations = curves["phase1_iteration"][own]
-        change = curves["phase1_cvfp_loss"][own]
+        iterations, change = curves["phase1_iteration"][own], curves["phase1_cvfp_loss"][own]
         axes.plot(iterations, 100 * curves["phase1_converged_share"][own], color=_RATE)
-        residual_axes.plot(iterations, np.where(change > 0, change, np.nan), "--", color=_RESIDUAL)
+        change_axes.plot(iterations, np.where(change > 0, change, np.nan), "--", color=_CHANGE)
         axes.axvline(iterations[-1], color="grey", linewidth=1, linestyle=":")
     axes.set(ylim=(-4, 104))
-    residual_axes.set_yscale("log")
-    axes.text(
-        0.98, 0.5, record["phase1_status"], transform=axes.transAxes, ha="right", fontsize=7, color="grey"
-    )
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    return residual_axes
+    axes.annotate(record["phase1_status"], (0.97, 0.5), xycoords="axes fraction", ha="right", **_SMALL)
+    return change_axes
+
+
+def _label_changes(every: Sequence[Axes], labelled: Sequence[Axes]) -> None:
+    """Gives the axes of mean squared changes one range, and some of them labels."""
+    ends = [axes.get_ylim() for axes in every]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    # Two labels at least: whole decades, or parts of one.
+    subs = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0)
+    for axes in every:
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=5))
+        axes.yaxis.set_minor_locator(NullLocator())
+        shown = axes in labelled
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain) if shown else NullFormatter())
+
+
+def _plain(value: float, _: float | None = None) -> str:
+    return f"{value:g}"
 
 
 def _draw_training(axes: Axes, record: Record, curves: Curves) -> None:
@@ -61,12 +78,12 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, str, str]]) -> None:
     """A legend below all panels, of labels, colours and lines."""
     axes = figure.axes[0]
     handles = [axes.plot([], [], line, color=colour, label=text)[0] for text, colour, line in entries]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(2, len(handles)), fontsize="small")
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), fontsize=7)
 
 
 _CONVERGENCE = [
     ("converged tokens (%)", _RATE, "-"),
-    ("mean squared change (right axis)", _RESIDUAL, "--"),
+    ("mean squared change (right axis)", _CHANGE, "--"),
     ("the last iteration", "grey", ":"),
 ]
 _TRAINING = [
@@ -76,34 +93,43 @@ _TRAINING = [
 ]
 
 
+@plain_text()
 def cell_figure(record: Record, curves: Curves) -> Figure:
     """Returns both phases of one cell side by side."""
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    residual_axes = _draw_convergence(left, record, curves)
+    change_axes = _draw_convergence(left, record, curves)
+    _label_changes([change_axes], [change_axes])
     left.set(title="phase 1", xlabel="iteration", ylabel="converged tokens (%)")
-    residual_axes.set_ylabel("mean squared change")
+    change_axes.set_ylabel("mean squared change")
     _draw_training(right, record, curves)
     right.set(title="phase 2", xlabel="epoch", ylabel="perplexity")
     _legend(figure, [*_CONVERGENCE, *_TRAINING])
     return figure
 
 
-def _panels(cells: Sequence[Cell], draw: Callable[[Axes, Record, Curves], object]) -> Figure:
-    """A panel a cell."""
+def _panels(cells: Sequence[Cell], share_y: bool) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel a cell, and their axes."""
     columns = min(_COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    figure = Figure(figsize=(max(3.4, 2.5 * columns), 0.6 + 1.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (record, curves) in zip(grid, cells, strict=False):
-        draw(axes, record, curves)
-        axes.set_title(short(label(record), 34), fontsize=7)
-        axes.tick_params(which="both", labelsize=7, length=2, pad=2)
-    for axes in figure.axes:
-        axes.tick_params(which="both", labelsize=7, length=2, pad=2)
+    figure = Figure(figsize=(max(3.4, 2.3 * columns), 0.7 + 1.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel()
     for axes in grid[len(cells) :]:
         axes.set_visible(False)
-    return figure
+    return figure, list(grid[: len(cells)])
+
+
+def _finish(figure: Figure, panels: Sequence[Axes], cells: Sequence[Cell], x: str, y: str) -> None:
+    """Titles and labels, the latter at the figure's edge only."""
+    columns = min(_COLUMNS, len(cells))
+    for index, (axes, (record, _)) in enumerate(zip(panels, cells, strict=True)):
+        axes.set_title(short(label(record).replace(" samples", ""), 26), fontsize=7)
+        if index % columns == 0:
+            axes.set_ylabel(y, fontsize=7)
+        if index + columns >= len(cells):
+            axes.set_xlabel(x, fontsize=7)
+    for axes in figure.axes:
+        axes.tick_params(which="both", labelsize=6, length=2, pad=2)
 
 
 @plain_text()
@@ -123,9 +149,14 @@ def save_curve_figures(cells: Sequence[Cell], folder: Path) -> dict[str, page.Fi
     learning = [cell for cell in shown if len(cell[1]["phase2_val_loss"])]
     figures = {}
     if converging:
-        figure = _panels(converging, _draw_convergence)
-        figure.supxlabel("iteration", fontsize=8)
-        figure.supylabel("converged tokens (%)", fontsize=8)
+        figure, panels = _panels(converging, share_y=True)
+        pairs = zip(panels, converging, strict=True)
+        changes = [_draw_convergence(axes, *cell) for axes, cell in pairs]
+        rightmost = [
+            axes for index, axes in enumerate(changes, 1) if index % _COLUMNS == 0 or index == len(changes)
+        ]
+        _label_changes(changes, rightmost)
+        _finish(figure, panels, converging, "iteration", "converged (%)")
         _legend(figure, _CONVERGENCE)
         ends = [f"{label(record)}: {record['phase1_iterations']} iterations" for record, _ in converging]
         figures["convergence"] = save(
@@ -137,9 +168,10 @@ def save_curve_figures(cells: Sequence[Cell], folder: Path) -> dict[str, page.Fi
             f" change of all contexts (logarithmic).{left_out}",
         )
     if learning:
-        figure = _panels(learning, _draw_training)
-        figure.supxlabel("epoch", fontsize=8)
-        figure.supylabel("perplexity", fontsize=8)
+        figure, panels = _panels(learning, share_y=True)
+        for axes, cell in zip(panels, learning, strict=True):
+            _draw_training(axes, *cell)
+        _finish(figure, panels, learning, "epoch", "perplexity")
         _legend(figure, _TRAINING)
         best = [f"{label(record)}: {number(record['val_ppl'])}" for record, _ in learning]
         figures["training"] = save(
