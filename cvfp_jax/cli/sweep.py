@@ -10,7 +10,7 @@ from pathlib import Path
 from cvfp_jax.cli import capacity, hosts
 from cvfp_jax.cli.capacity import CapacityRequest
 from cvfp_jax.cli.hosts import Place, read_place
-from cvfp_jax.cli.values import choose, read_axis, read_mesh, read_minutes, read_seeds
+from cvfp_jax.cli.values import choose, read_axis, read_mesh, read_minutes, read_path, read_seeds
 from cvfp_jax.config.grid import AXIS_FLAGS, Grid
 from cvfp_jax.config.overrides import field_docs
 from cvfp_jax.config.settings import RunConfig
@@ -44,6 +44,7 @@ FLAGS = {
     "checkpoint_minutes": "minutes between two saves of a cell's state (default: 5; 0: after every step)",
     "keep": "what a finished cell leaves in cells/ of the workdir beside its curves: model (its weights),"
     " all (its contexts too) or none (default: model)",
+    "metrics": "a file to which scalars of both phases are added while they run, as JSON Lines",
     **hosts.FLAGS,
     **capacity.FLAGS,
 }
@@ -52,6 +53,7 @@ SWITCHES = {
     "json": "print the plan of --dry_run as JSON",
     "force": "run cells that are expected not to fit in memory, too",
     "profile": "trace three steps of each phase with JAX's profiler, into profile/ of the workdir",
+    "tensorboard": "write both phases' scalars as they run, for TensorBoard, in tensorboard/ of the workdir",
     "log_compiles": "name each function that is compiled, and the seconds it took",
 }
 
@@ -119,7 +121,7 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
         axes["seed"] = read_seeds(given["seeds"], changes.pop("seed", None), grid.base.seed)
     if "json" in given and "dry_run" not in given:
         raise UserError("--json prints a plan: add --dry_run.")
-    for flag in ("profile", "log_compiles", "mesh"):
+    for flag in ("profile", "log_compiles", "mesh", "tensorboard", "metrics"):
         if flag in given and "dry_run" in given:
             raise UserError(f"--{flag} is for cells that run: leave out --dry_run.")
     return SweepRequest(
@@ -133,6 +135,8 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
             profile="profile" in given,
             mesh=read_mesh(given.get("mesh")),
             contexts_in=choose("contexts_in", given.get("contexts_in", "auto"), CONTEXTS_IN),
+            tensorboard="tensorboard" in given,
+            metrics=read_path("metrics", given["metrics"]) if "metrics" in given else None,
             keep=choose("keep", given.get("keep", "model"), KEEP),
         ),
         log_compiles="log_compiles" in given,

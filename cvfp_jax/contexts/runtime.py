@@ -30,6 +30,10 @@ class Progress(Protocol):
         """Returns what is called every few batches of training."""
         ...
 
+    def epoch(self, number: int, measures: dict[str, float]) -> None:
+        """Is told train_loss, val_loss and val_acc of each epoch, counted from 1, once it is over."""
+        ...
+
 
 class NoProgress:
     """Shows nothing."""
@@ -43,6 +47,9 @@ class NoProgress:
         """Returns what does nothing."""
         del num_tokens
         return lambda epoch, rows, loss: None
+
+    def epoch(self, number: int, measures: dict[str, float]) -> None:
+        """Does nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -251,6 +251,7 @@ def learn_tokens(
         # Other hosts' last digits may differ, and all must stop at the same epoch.
         val_loss, val_acc = processes.broadcast(_evaluate(state.params, frozen, val, spec))
         epochs.append(Epoch(train_loss, val_loss, val_acc))
+        runtime.progress.epoch(epoch, dataclasses.asdict(epochs[-1]))
         if not math.isfinite(val_loss):
             status = Status.NON_FINITE
             break

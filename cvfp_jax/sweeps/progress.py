@@ -73,6 +73,9 @@ class CellProgress:
 
         return show
 
+    def epoch(self, number: int, measures: dict[str, float]) -> None:
+        """Shows nothing: the bar tells the last loss."""
+
     def close(self) -> None:
         """Removes the bar."""
         if self._bar is not None:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from cvfp_jax.runtime import files, signals
 from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.sweeps import workdir
 from cvfp_jax.sweeps.cell import device_name, run_cell
+from cvfp_jax.sweeps.metrics import ScalarWriter, Sink, Together, open_sinks
 from cvfp_jax.sweeps.options import RunOptions
 from cvfp_jax.sweeps.profiler import FOLDER as PROFILES
 from cvfp_jax.sweeps.profiler import Profiler
@@ -82,8 +83,12 @@ def run_sweep(grid: Grid, folder: Path, options: RunOptions = RunOptions()) -> b
     writes = processes.is_process_0()
     profiler = Profiler(folder / PROFILES, _say_above_bar) if options.profile and writes else None
     processes.check_same(_launched(grid, options, mesh))
-    with files.locked(folder) if writes else contextlib.nullcontext():
-        runner = _Runner(grid, folder, options, mesh, profiler)
+    watched = options.tensorboard and writes, options.metrics if writes else None
+    with (
+        files.locked(folder) if writes else contextlib.nullcontext(),
+        open_sinks(folder, *watched) as sinks,
+    ):
+        runner = _Runner(grid, folder, options, mesh, profiler, sinks)
         ended_well = runner.run()
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
@@ -147,9 +152,10 @@ class _Runner:
         options: RunOptions,
         mesh: Mesh,
         profiler: Profiler | None,
+        sinks: Sequence[Sink],
     ) -> None:
         self._grid, self._folder, self._mesh, self._profiler = grid, folder, mesh, profiler
-        self._options = options
+        self._options, self._sinks = options, sinks
         self._path = folder / records.FILE_NAME
         finished = processes.on_process_0(lambda: _claimed(grid, folder, self._path))
         # The records by cell, those of other launches first.
@@ -244,7 +250,9 @@ class _Runner:
         processes.check_same({"embedding": data.table_sha256})
         _check_same_table(cell, data, list(self._done.values()))
         title = f"{number} {series} {cell.num_samples} samples"
-        progress = CellProgress(title, cell, visible=processes.is_process_0())
+        bar = CellProgress(title, cell, visible=processes.is_process_0())
+        name = records.cell_folder({"series": series, **flat_fields(cell)}).name
+        progress = Together([bar, ScalarWriter(name, self._sinks)])
         folder = RowFiles(self._folder / CONTEXTS) if on_disk else contextlib.nullcontext()
         # A signal waits until the state is saved.
         with signals.deferred():
@@ -265,7 +273,7 @@ class _Runner:
                     # Before its record, which says that the cell is finished.
                     processes.on_process_0(lambda: self._keep(result, record))
             finally:
-                progress.close()
+                bar.close()
             return processes.on_process_0(lambda: self._finish(record, saved))
 
     def _checkpointer(self, cell: RunConfig, data: dataset.CellData) -> OrbaxCheckpointer:

@@ -204,7 +204,7 @@ def test_phase2_stopped_after_every_kth_batch(resumed, name):
         ),
     ],
 )
-def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
+def test_a_cell_stopped_now_and_then(resumed, monkeypatch, tmp_path, changes):
     monkeypatch.setattr(recurrence, "CHUNK", 64)
     config, data = replace(CONFIG, changes), data_of(capacity=250, val_capacity=120)
     # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
@@ -214,13 +214,23 @@ def test_a_cell_stopped_now_and_then(resumed, monkeypatch, changes):
     def work(checkpointer=NOT_SAVED):
         before = checkpointer.facts("seconds")
         spent_before.append(before)
-        return run_cell(config, grown if before else data, Runtime(checkpointer=checkpointer)).record
+        return run_cell(config, grown if before else data, Runtime(checkpointer=checkpointer))
 
-    whole = work()
-    record = resumed(work, 4)
-    for name, value in whole.items():
+    whole, result = work(), resumed(work, 4)
+    record = result.record
+    for name, value in whole.record.items():
         if name not in TIMES:
             assert record[name] == value, name
+    # So do the files of the model, its contexts and its curves, to the last bit.
+    whole.save(tmp_path / "whole", "all")
+    result.save(tmp_path / "resumed", "all")
+    files = {path.name for path in (tmp_path / "whole").iterdir()} - {"model.json"}
+    recomputed = config.phase2.train_contexts == "recomputed"
+    assert len(files) >= (3 if recomputed else 5)
+    for name in files:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes(), name
+    steps = sum(iterations - 1 for iterations in record["phase1_block_iterations"])
+    assert len(whole.curves["phase1_loss"]) == steps
     # Seconds add up over launches.
     before = spent_before[-1]
     for stage in ("phase1", "contexts", "diagnostics"):
