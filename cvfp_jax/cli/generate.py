@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +78,8 @@ class GenerateRequest:
         return True
 
     def _continue(self, model: "TrainedModel", prompt: str, sampling: "Sampling") -> None:
+        from cvfp_jax.generation.trained import TokenRate  # brings JAX
+
         if self.num_samples > 1:
             made = model.generate(
                 prompt,
@@ -95,15 +96,12 @@ class GenerateRequest:
             return
         ids = model.encode(prompt)  # a prompt that the model does not know is not printed first
         print(prompt, end="", flush=True)
-        times = []
+        pace = TokenRate()
         for text in itertools.islice(model.stream(ids, sampling, self.seed), self.max_tokens):
             print(text, end="", flush=True)
-            times.append(time.perf_counter())
+            pace.tick()
         print(flush=True)
-        if len(times) > 1:
-            # Without the first, for which programs are compiled.
-            rate = (len(times) - 1) / (times[-1] - times[0])
-            print(f"[{len(times):,} tokens, {rate:,.0f} tokens/s]", file=sys.stderr)
+        print(f"[{pace.steps:,} tokens, {pace.per_second:,.0f} tokens/s]", file=sys.stderr)
 
     def _talk(self, model: "TrainedModel", sampling: "Sampling") -> None:
         shown = "> " if sys.stdin.isatty() else ""

@@ -73,16 +73,19 @@ def _continue(
 def _logits(hidden_BxE: jax.Array, weights: _Weights, precision: str) -> jax.Array:
     """The logits. What takes the time is reading the table, once for all texts.
 
-    XLA's CPU backend reads it as fast as memory allows for one column, and rounded numbers for four or more.
+    XLA's CPU backend reads a table of rounded numbers as fast as memory allows if it stands on the left and
+    there are four columns or more.
     """
     hidden_BxE, batch = operand(hidden_BxE, precision), len(hidden_BxE)
-    missing = max(_LEAST_ROUNDED - batch, 0) if precision == "bf16" else 0
-    columns_BxE = jnp.pad(hidden_BxE, ((0, missing), (0, 0)))
-    contracted = ((1,), (1,)), ((), ())
-    logits_VxB = lax.dot_general(
-        weights.head_VxE, columns_BxE, contracted, preferred_element_type=jnp.float32
+    dot = functools.partial(
+        lax.dot_general, dimension_numbers=(((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
-    logits_BxV = logits_VxB.T[:batch]
+    if precision == "f32":
+        logits_BxV = dot(hidden_BxE, weights.head_VxE) if batch > 1 else dot(weights.head_VxE, hidden_BxE).T
+    else:
+        columns_BxE = jnp.pad(hidden_BxE, ((0, max(_LEAST_ROUNDED - batch, 0)), (0, 0)))
+        # The barrier keeps XLA from changing the operands' places.
+        logits_BxV = lax.optimization_barrier(dot(weights.head_VxE, columns_BxE)).T[:batch]
     return logits_BxV if weights.bias_V is None else logits_BxV + weights.bias_V[None, :]
 
 

@@ -12,6 +12,7 @@ from jax import lax
 from cvfp_jax.errors import UserError
 
 _BITS = 32
+_GROUP = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,37 @@ def likeliest(logits_V: jax.Array, weights_V: jax.Array, limit: jax.Array | floa
     return above_V | (ties_V & (before_V < limit))
 
 
+def _first_above(sums: jax.Array, bound: jax.Array) -> jax.Array:
+    """The first place at which a running sum is above a bound, or if rounding hides it the last that adds."""
+    above = sums > bound
+    return jnp.where(above.any(), above.argmax(), (sums == sums[-1]).argmax())
+
+
+def pick(weights_V: jax.Array, share: jax.Array) -> jax.Array:
+    """Returns the token at which the running sum of the weights passes a share of their total.
+
+    Of a uniform share it is drawn from the weights, by one random number where adding noise to each logit
+    takes V of them. Groups of tokens come first, then the tokens of one.
+
+    Args:
+      weights_V: float32, none below zero, one above.
+      share: from 0 to below 1.
+
+    Returns:
+      Int32; a token whose weight is above zero.
+
+    >>> [int(pick(jnp.array([1.0, 0.0, 3.0]), jnp.float32(share))) for share in (0.0, 0.2, 0.3, 0.99)]
+    [0, 0, 2, 2]
+    """
+    groups_GxW = jnp.pad(weights_V, (0, -len(weights_V) % _GROUP)).reshape(-1, _GROUP)
+    sums_G = jnp.cumsum(groups_GxW.sum(axis=1))
+    bound = share * sums_G[-1]
+    group = _first_above(sums_G, bound)
+    before = jnp.where(group > 0, sums_G[group - 1], 0)
+    inside = _first_above(jnp.cumsum(groups_GxW[group]), jnp.maximum(bound - before, 0))
+    return (group * _GROUP + inside).astype(jnp.int32)
+
+
 def _draw(logits_V: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     logits_V = logits_V.astype(jnp.float32)
     if sampling.temperature == 0 or sampling.top_k == 1:
@@ -96,7 +128,8 @@ def _draw(logits_V: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     if sampling.top_p < 1:
         is_in_V = likeliest(logits_V, jax.nn.softmax(logits_V), sampling.top_p)
         logits_V = jnp.where(is_in_V, logits_V, -jnp.inf)
-    return jax.random.categorical(key, logits_V).astype(jnp.int32)
+    p_V = jnp.exp(logits_V - logits_V.max())
+    return pick(p_V, jax.random.uniform(key, dtype=jnp.float32))
 
 
 def draw(logits_BxV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:

@@ -7,6 +7,7 @@ import codecs
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,32 @@ class NextToken(NamedTuple):
     text: str
     probability: float
     id: int  # the model's
+
+
+class TokenRate:
+    """How fast tokens come, without the first, for which programs are compiled.
+
+    Args:
+      num_samples: how many come at a time.
+    """
+
+    def __init__(self, num_samples: int = 1) -> None:
+        self._num_samples, self._first, self._last = num_samples, math.nan, math.nan
+        self.steps = 0
+
+    def tick(self) -> None:
+        """Notes that a token of each sample has come."""
+        self.steps += 1
+        self._last = time.perf_counter()
+        if self.steps == 1:
+            self._first = self._last
+
+    @property
+    def per_second(self) -> float:
+        """Tokens a second of all samples; NaN before the second."""
+        if self.steps < 2:
+            return math.nan
+        return self._num_samples * (self.steps - 1) / (self._last - self._first)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -251,12 +278,12 @@ class TrainedModel(Display):
         """
         ids_N = self._some(prompt)
         sampling = Sampling(temperature, top_k, top_p)
-        rows, times = [], []
-        for row_B in itertools.islice(self._tokens(ids_N, sampling, seed, num_samples), max_tokens):
-            rows.append(row_B)
-            times.append(time.perf_counter())
-        ids = np.stack(rows, axis=1) if rows else np.zeros((num_samples, 0), np.int32)
-        rate = num_samples * (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else float("nan")
+        tokens, pace = self._tokens(ids_N, sampling, seed, num_samples), TokenRate(num_samples)
+        ids = np.zeros((num_samples, max_tokens), np.int32)
+        for index, row_B in enumerate(itertools.islice(tokens, max_tokens)):
+            ids[:, index] = row_B
+            pace.tick()
+        rate = pace.per_second
         return Generated(self.decode(ids_N), [self.decode(row) for row in ids], ids, rate)
 
     def stream(self, prompt: Text, sampling: Sampling, seed: int = 0) -> Iterator[str]:

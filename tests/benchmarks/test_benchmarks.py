@@ -9,7 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, flags, measure, memory, ours, result, scaling, scaling_figure, sides, timing
+from benchmarks import (
+    compare,
+    flags,
+    generation,
+    measure,
+    memory,
+    ours,
+    result,
+    scaling,
+    scaling_figure,
+    sides,
+    timing,
+)
 from benchmarks.measure import Measured
 from benchmarks.parts import (
     EVALUATE,
@@ -388,3 +400,15 @@ def test_numbers_that_are_no_numbers_are_not_taken():
     with pytest.raises(argparse.ArgumentTypeError):
         flags.positive("²")
     assert math.isfinite(flags.positive("12"))
+
+
+def test_generation_is_measured_beside_a_plain_read(tmp_path, capsys, quick_compilation):
+    generation.main([*TINY_FLAGS, "--repeats=1", f"--json={tmp_path / 'generation.json'}"])
+    rows = json.loads((tmp_path / "generation.json").read_text())
+    assert [(row["precision"], row["samples"]) for row in rows] == [
+        ("f32", 1), ("f32", 8), ("bf16", 1), ("bf16", 8),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["share_of_read"] == pytest.approx(row["read_seconds"] / row["step_seconds"])
+        assert row["tokens_per_second"] == pytest.approx(row["samples"] / row["step_seconds"])
+    assert "tokens/s" in capsys.readouterr().out

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvfp_jax.generation.sampling import Sampling, draw, likeliest
+from cvfp_jax.generation.sampling import Sampling, draw, likeliest, pick
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZE = 12
-_kept = jax.jit(likeliest)
+_kept, _pick = jax.jit(likeliest), jax.jit(pick)
 logits_of = st.lists(st.sampled_from([-3.0, -1.5, -0.0, 0.0, 0.5, 2.0, 7.0]), min_size=SIZE, max_size=SIZE)
 
 
@@ -35,6 +35,20 @@ def test_the_likeliest_of_a_probability(logits, limit):
     if np.abs(before - limit).min() > 1e-5:
         kept = _kept(jnp.array(logits), jnp.asarray(p), limit)
         assert sorted(np.flatnonzero(kept)) == sorted(order[before < limit])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 1e-30, 1e-9, 0.25, 1.0, 3.0, 1e6]), min_size=300, max_size=300),
+    st.floats(0, 1, width=32),
+)
+def test_no_token_without_weight_is_picked(weights, share):
+    weights = np.array([*weights, 0.5, 0.0], np.float32)
+    picked = int(_pick(jnp.asarray(weights), jnp.float32(min(share, 0.99999994))))
+    assert weights[picked] > 0
+    total = weights.astype(np.float64).sum()
+    before = weights[:picked].astype(np.float64).sum() / total
+    assert before - 1e-5 <= share <= before + weights[picked] / total + 1e-5
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():

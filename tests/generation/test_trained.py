@@ -1,5 +1,7 @@
 import functools
 import itertools
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -90,6 +92,28 @@ def test_the_likeliest_tokens_have_the_models_probabilities():
     assert [token.id for token in best] == np.argsort(-p)[:4].tolist()
     np.testing.assert_allclose([token.probability for token in best], np.sort(p)[::-1][:4], rtol=1e-5)
     assert best[0].text == trained.decode([best[0].id])
+
+
+FLAT = """
+import itertools, resource
+import numpy as np
+from cvfp_jax.generation.sampling import Sampling
+from tests.generation.models import make
+
+texts = make().stream(np.arange(5), Sampling(), seed=1)
+for _ in range(1000):
+    next(texts)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(99_000):
+    next(texts)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_text():
+    done = subprocess.run([sys.executable, "-c", FLAT], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1024, "KiB between 1,000 and 100,000 tokens"
 
 
 @pytest.fixture(scope="module")
