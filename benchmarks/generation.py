@@ -17,15 +17,11 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from benchmarks import flags
+from benchmarks import flags, ours
 from benchmarks.timing import Run, alternate
 from benchmarks.workload import Workload
-from cvfp_jax.config.settings import PRECISIONS, ModelConfig
-from cvfp_jax.core.model import LanguageModel
-from cvfp_jax.generation.continuation import Continuation
-from cvfp_jax.generation.sampling import Sampling
+from cvfp_jax.config.settings import PRECISIONS
 from cvfp_jax.report.page import Table
 
 SAMPLES = (1, 8)
@@ -57,14 +53,6 @@ def _read(work: Workload, precision: str) -> Run:
     return run
 
 
-def _continue(work: Workload, precision: str, num_samples: int) -> Run:
-    """Some more tokens of texts that never end."""
-    config = ModelConfig(work.context_dim, work.embed_dim, num_input_tokens=work.input_tokens)
-    model = LanguageModel(config, jnp.asarray(work.table()), precision, rngs=nnx.Rngs(work.seed))
-    tokens = Continuation(model).tokens(np.zeros(1, np.int32), Sampling(), work.seed, num_samples)
-    return functools.partial(_take, tokens)
-
-
 def _take(tokens: Iterator[np.ndarray]) -> None:
     for _ in itertools.islice(tokens, _TOKENS):
         pass
@@ -76,7 +64,9 @@ def measure(work: Workload, repeats: int) -> list[dict[str, object]]:
     for precision in PRECISIONS:
         runs[precision, 0] = _read(work, precision)
         for num_samples in SAMPLES:
-            runs[precision, num_samples] = _continue(work, precision, num_samples)
+            runs[precision, num_samples] = functools.partial(
+                _take, ours.continued(work, precision, num_samples)
+            )
     timings = alternate(runs, repeats)
     rows: list[dict[str, object]] = []
     for precision, num_samples in itertools.product(PRECISIONS, SAMPLES):

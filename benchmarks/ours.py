@@ -1,5 +1,7 @@
 """This project's side of the benchmark: the only file of it that calls ``cvfp_jax``'s compiled steps."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 from benchmarks import parts
 from benchmarks.parts import Part
 from benchmarks.timing import Run
+from benchmarks.workload import Workload
 from cvfp_jax.config.settings import ModelConfig, Phase1Config, Phase2Config
 from cvfp_jax.contexts.effective_rank import effective_rank
 from cvfp_jax.contexts.parallel import parallel_contexts
@@ -17,19 +20,26 @@ from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import LanguageModel
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.mesh import single_device_mesh
+from cvfp_jax.generation.continuation import Continuation
+from cvfp_jax.generation.sampling import Sampling
 from cvfp_jax.phase1.train import begin_iteration
 from cvfp_jax.phase2.step import compile_steps
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import begin_training
 
 
-def _model(part: Part, precision: str) -> LanguageModel:
+def _model(work: Workload, precision: str) -> LanguageModel:
     """The untrained model."""
-    work = part.work
     config = ModelConfig(
         context_dim=work.context_dim, embed_dim=work.embed_dim, num_input_tokens=work.input_tokens
     )
     return LanguageModel(config, jnp.asarray(work.table()), precision, rngs=nnx.Rngs(work.seed))
+
+
+def continued(work: Workload, precision: str, num_samples: int) -> Iterator[np.ndarray]:
+    """Yields the tokens of texts that never end, one of each at a time."""
+    tokens = Continuation(_model(work, precision))
+    return tokens.tokens(np.zeros(1, np.int32), Sampling(), work.seed, num_samples)
 
 
 def _stream(model: LanguageModel, part: Part) -> TokenStream:
@@ -51,7 +61,7 @@ def _prepare(part: Part, precision: str) -> Run:
     if part.kind == parts.RANK:
         contexts_RxD = jnp.asarray(part.work.contexts(part.rows))
         return lambda: effective_rank(contexts_RxD, part.rows)
-    model = _model(part, precision)
+    model = _model(part.work, precision)
     if part.kind == parts.PHASE1:
         return _phase1(model, part)
     if part.kind in (parts.TRAIN, parts.EVALUATE):

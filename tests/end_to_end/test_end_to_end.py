@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,15 +97,30 @@ def test_the_report_and_the_config_are_written(finished):
     assert figures == set(re.findall(r"\(figures/([^)]+)\)", text))
 
 
-def test_a_report_is_made_again_from_the_records_alone(finished, tmp_path, capsys):
+def test_a_report_is_made_again_from_records_and_curves(finished, tmp_path, capsys):
     workdir, out = finished
     (tmp_path / "records.jsonl").write_bytes((workdir / "records.jsonl").read_bytes())
+    shutil.copytree(workdir / "cells", tmp_path / "cells")
     assert launch.main(["launch.py", "--experiment=report", f"--workdir={tmp_path}"]) == 0
     closing = capsys.readouterr().out
     assert closing
     assert out.endswith(closing.replace(str(tmp_path), str(workdir)))
     for name in ("report.md", "report.html", "report.json"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+
+
+def test_without_curves_a_report_is_that_of_the_records(finished, tmp_path, capsys):
+    (tmp_path / "records.jsonl").write_bytes((finished[0] / "records.jsonl").read_bytes())
+    cells = sorted((finished[0] / "cells").iterdir())
+    broken = tmp_path / "cells" / cells[0].name
+    broken.mkdir(parents=True)
+    (broken / "curves.npz").write_bytes(b"no zip")
+    assert launch.main(["launch.py", "--experiment=report", f"--workdir={tmp_path}"]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "## Curves" in (finished[0] / "report.md").read_text()
+    assert "## Curves" not in text
+    assert "scaling.png" in text
+    capsys.readouterr()
 
 
 def test_a_second_launch_runs_nothing_and_says_so(finished, corpus, capsys):
