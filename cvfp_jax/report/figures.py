@@ -23,6 +23,13 @@ from cvfp_jax.report.plotting import (
 )
 from cvfp_jax.report.summary import Summary
 
+# Ordinary models of the same tokens: their names, and greys from light to dark.
+_BASELINES = {
+    "unigram_ppl": ("unigram", "#b0b0b0"),
+    "kn2_ppl": ("Kneser-Ney bigram", "#8c8c8c"),
+    "kn3_ppl": ("Kneser-Ney trigram", "#606060"),
+    "kn4_ppl": ("Kneser-Ney 4-gram", "#303030"),
+}
 BEYOND = 3.0  # how many times the largest size the laws are drawn to
 
 
@@ -33,10 +40,10 @@ def points(summary: Summary, field: str) -> tuple[list[int], list[float]]:
 
 
 def scaling_figure(summaries: Sequence[Summary], title: str) -> Figure:
-    """Validation perplexity against training tokens, with the fitted laws and the unigram baseline."""
+    """Validation perplexity against training tokens, with the fitted laws, and ordinary models."""
     figure, axes = size_axes(title, "validation perplexity")
     axes.set_yscale("log")
-    baseline: dict[int, float] = {}
+    baselines: dict[str, dict[int, float]] = {field: {} for field in _BASELINES}
     laws = []
     for index, summary in enumerate(summaries):
         look, law = style(index), summary.law
@@ -47,9 +54,13 @@ def scaling_figure(summaries: Sequence[Summary], title: str) -> Figure:
             laws.append((law, look["color"]))
         x, y = points(summary, "val_ppl")
         axes.plot(x, y, linestyle="none", label=label, **look)
-        baseline |= dict(zip(*points(summary, "unigram_ppl"), strict=True))
-    # Marked, because a line through one point does not show.
-    axes.plot(*zip(*sorted(baseline.items()), strict=True), ":.", color="grey", label="unigram baseline")
+        for field, by_size in baselines.items():
+            by_size |= dict(zip(*points(summary, field), strict=True))
+    for field, by_size in baselines.items():
+        if by_size:
+            name, shade = _BASELINES[field]
+            # Marked, because a line through one point does not show.
+            axes.plot(*zip(*sorted(by_size.items()), strict=True), ":.", color=shade, label=name)
     draw_bands(axes, laws, BEYOND)
     log_y(axes)
     thin_ticks(axes.xaxis)
@@ -102,7 +113,8 @@ def save_figures(summaries: Sequence[Summary], title: str, folder: Path) -> dict
             folder,
             "scaling.png",
             f"Validation perplexity against training tokens, log-log. {_ends(summaries, 'val_ppl', number)}",
-            f"Validation perplexity against training tokens, both on logarithmic axes.{laws}",
+            f"Validation perplexity against training tokens, both on logarithmic axes. Grey and"
+            f" dotted: ordinary models of the same tokens.{laws}",
         ),
         "effective_rank": save(
             effective_rank_figure(summaries, title),

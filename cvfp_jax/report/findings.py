@@ -26,6 +26,8 @@ def findings(summaries: Sequence[Summary], inference: Inference) -> list[str]:
             f"{_seed(summary, best)} at {best['train_tokens']:,} tokens; a unigram model of the same tokens"
             f" has {number(best['unigram_ppl'])}."
         )
+        if best["kn3_ppl"] is not None and best["val_ppl"] is not None:
+            sentences.append(_against_trigram(best))
     for summary in summaries:
         law = summary.law
         if law.fitted:
@@ -44,6 +46,16 @@ def findings(summaries: Sequence[Summary], inference: Inference) -> list[str]:
                 f" (95% interval {interval((low, high), 4)})."
             )
     return sentences
+
+
+def _against_trigram(best: Record) -> str:
+    """How the best model stands beside an ordinary one of the same tokens."""
+    ours, trigram = best["val_ppl"], best["kn3_ppl"]
+    verb, factor = ("beats", trigram / ours) if ours < trigram else ("loses to", ours / trigram)
+    return (
+        f"It {verb} a Kneser-Ney trigram of the same tokens, which has {number(trigram)}, by a factor of"
+        f" {factor:.2f}."
+    )
 
 
 def warnings(summaries: Sequence[Summary]) -> list[str]:

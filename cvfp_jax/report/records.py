@@ -88,6 +88,10 @@ FIELDS: dict[str, Kind] = {
     **dict.fromkeys(("diagnostics_seconds", "phase2_seconds", "compile_seconds"), _NUMBER),
 }
 
+# Records of earlier versions have none of these, and are read as if they had null.
+NGRAMS = ("kn2_ppl", "kn3_ppl", "kn4_ppl")  # of Kneser-Ney models, on the same targets
+_LATER = dict.fromkeys(NGRAMS, _or_null(_POSITIVE))
+
 
 def misfit(record: dict[str, Any]) -> str | None:
     """Says what is wrong with the first field whose value is not of its kind; None if all are fine.
@@ -98,9 +102,9 @@ def misfit(record: dict[str, Any]) -> str | None:
     >>> misfit({name: 1 for name in FIELDS})
     'experiment=1 is not a text'
     """
-    for name, kind in FIELDS.items():
-        if not kind.holds(record[name]):
-            shown = repr(record[name])
+    for name, kind in {**FIELDS, **_LATER}.items():
+        if not kind.holds(record.get(name)):
+            shown = repr(record.get(name))
             shown = shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
             return f"{name}={shown} is not {kind.words}"
     return None
@@ -237,6 +241,7 @@ def read(path: Path) -> list[Record]:
                 f"{path}, line {number}: not a record of this version (no {', '.join(missing[:3])});"
                 " use another --workdir."
             )
+        record |= {name: None for name in _LATER if name not in record}
         wrong = misfit(record)
         if wrong:
             raise UserError(

@@ -94,6 +94,10 @@ def terms() -> list[Block]:
                     "train PPL",
                     "the mean over the batches of the best epoch, each measured before its step",
                 ),
+                (
+                    "trigram PPL",
+                    "that of a trigram model with modified Kneser-Ney smoothing of the same training tokens",
+                ),
                 ("unigram PPL", "that of an add-one unigram model of the same training tokens"),
                 ("ER", "effective rank, in per cent of the context dimensions"),
                 ("ER verdict", "the original's: over 80 % good, 75 to 80 % fair"),

@@ -11,8 +11,8 @@ from cvfp_jax.report.summary import Summary
 def summary_table(summaries: Sequence[Summary]) -> Table:
     """The reports' first table: a row a configuration."""
     columns = [
-        "config", "context block", "alpha", "A", "R2", "best val PPL", "unigram PPL", "accuracy",
-        "val ER", "P1 iterations",
+        "config", "context block", "alpha", "A", "R2", "best val PPL", "trigram PPL", "unigram PPL",
+        "accuracy", "val ER", "P1 iterations",
     ]  # fmt: skip
     rows = []
     for summary in summaries:
@@ -27,6 +27,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
                 f"{law.A:.3e}" if law.fitted else UNKNOWN,
                 number(law.r2, 3),
                 number(best["val_ppl"]) if best else UNKNOWN,
+                number(best["kn3_ppl"]) if best else UNKNOWN,
                 number(best["unigram_ppl"]) if best else UNKNOWN,
                 percent(best["val_acc"]) if best else UNKNOWN,
                 percent(best["val_effective_rank"]) if best else UNKNOWN,
@@ -45,7 +46,7 @@ def cells_table(summary: Summary) -> Table:
     """The measures of each cell."""
     columns = [
         "samples", *_seed(summary, "seed"), "tokens", "P1 iterations", "converged", "residual", "train ER",
-        "val ER", "epochs (best)", "train PPL", "val PPL", "unigram PPL", "accuracy",
+        "val ER", "epochs (best)", "train PPL", "val PPL", "trigram PPL", "unigram PPL", "accuracy",
     ]  # fmt: skip
     rows = [
         [
@@ -60,6 +61,7 @@ def cells_table(summary: Summary) -> Table:
             f"{record['phase2_epochs']} ({record['best_epoch']})",
             number(record["train_ppl"]),
             number(record["val_ppl"]),
+            number(record["kn3_ppl"]),
             number(record["unigram_ppl"]),
             percent(record["val_acc"]),
         ]

@@ -30,7 +30,7 @@ from cvfp_jax.phase1.train import Phase1Result, part_name
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import Phase2Result, learn_tokens, with_best_epoch
 from cvfp_jax.report.curves import Curves
-from cvfp_jax.report.records import OK, Record
+from cvfp_jax.report.records import NGRAMS, OK, Record
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime.floats import exp
 from cvfp_jax.runtime.stopwatch import Stopwatch
@@ -321,6 +321,8 @@ def _identity(config: RunConfig, data: CellData) -> Record:
         "vocabulary": config.data.vocabulary,
         "unigram_loss": data.unigram_loss,
         "unigram_ppl": exp(data.unigram_loss),
+        **dict.fromkeys(NGRAMS),
+        **{name: exp(loss) for name, loss in zip(NGRAMS, data.ngram_losses or (), strict=False)},
     }
 
 

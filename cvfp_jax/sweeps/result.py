@@ -46,6 +46,7 @@ class CellResult(Display):
             ("architecture", record["config_name"]),
             ("training tokens", formats.whole(record["train_tokens"])),
             ("validation perplexity", formats.number(record["val_ppl"])),
+            ("trigram perplexity", formats.number(record["kn3_ppl"])),
             ("unigram perplexity", formats.number(record["unigram_ppl"])),
             ("accuracy", formats.percent(record["val_acc"])),
             ("effective rank", f"{formats.percent(record['val_effective_rank'])} of {record['context_dim']}"),

@@ -364,7 +364,8 @@ def _cell_line(number: str, record: Record, remaining: float) -> str:
     work, compiling = records.seconds(record)
     return (
         f"{number} {records.label(record)}:"
-        f" val PPL {formats.number(record['val_ppl'])} (unigram {formats.number(record['unigram_ppl'])}),"
+        f" val PPL {formats.number(record['val_ppl'])} (trigram {formats.number(record['kn3_ppl'])}, unigram"
+        f" {formats.number(record['unigram_ppl'])}),"
         f" accuracy {formats.percent(record['val_acc'])},"
         f" val ER {formats.percent(record['val_effective_rank'])},"
         f" phase 1 {record['phase1_iterations']} iterations ({record['phase1_status']}),"

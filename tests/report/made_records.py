@@ -53,6 +53,9 @@ def record(dim=8, samples=50, loss=6.0, **changes):
         "val_effective_rank": 0.7,
         "unigram_ppl": 700.0,
         "unigram_loss": math.log(700.0),
+        "kn2_ppl": 300.0,
+        "kn3_ppl": 250.0,
+        "kn4_ppl": None,
     }
     return found | changes
 

@@ -13,7 +13,7 @@ def test_figures_have_labelled_axes_points_laws_and_a_baseline():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training tokens", "validation perplexity")
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     lines = axes.get_lines()
-    assert len(lines) == 7
+    assert len(lines) == 9
     np.testing.assert_allclose(lines[2].get_xdata(), [5000, 10000, 20000])
     # The law runs through the points that it was made from, and dashed beyond them.
     for line, dashes, ends in ((lines[0], "-", (5_000, 20_000)), (lines[1], "--", (20_000, 60_000))):
@@ -23,7 +23,9 @@ def test_figures_have_labelled_axes_points_laws_and_a_baseline():
         np.testing.assert_allclose(law_y, np.exp(9.0 - 0.3 * np.log(law_x)), rtol=1e-6)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert any("alpha -0.300" in label for label in labels)
-    assert "unigram baseline" in labels
+    # Two lines a law, its points, and an ordinary model each; none that was not measured.
+    assert labels[-3:] == ["unigram", "Kneser-Ney bigram", "Kneser-Ney trigram"]
+    assert list(lines[-1].get_ydata()) == [250.0] * 3
     (axes,) = figures.effective_rank_figure(summaries, "title").axes
     assert axes.get_ylabel() == "effective rank (% of context dimensions)"
     assert axes.get_lines()[0].get_ydata().tolist() == [80.0] * 3

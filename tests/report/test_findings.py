@@ -31,6 +31,21 @@ def test_a_failed_cell_is_never_the_best():
     assert not any("lowest" in line for line in findings([alone]))
 
 
+def test_the_best_model_is_set_beside_a_trigram():
+    def said(ppl, **changes):
+        return [
+            line
+            for line in findings(summarise([record(8, 50, math.log(ppl), **changes)]))
+            if "trigram" in line
+        ]
+
+    assert said(500.0) == [
+        "It loses to a Kneser-Ney trigram of the same tokens, which has 250.0, by a factor of 2.00."
+    ]
+    assert "It beats a Kneser-Ney trigram" in said(200.0)[0]
+    assert said(200.0, kn3_ppl=None) == []
+
+
 def test_what_the_numbers_do_not_bear_out_is_said():
     worse = record(8, 50, math.log(900.0))
     said = warnings(summarise([worse]))
