@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from cvfp_jax.runtime import compilation
+from tests import quickly
 
 # The same examples every time, so that a failure is a change's; --hypothesis-profile=default explores.
 settings.register_profile("fixed", derandomize=True)
@@ -48,7 +49,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def quick_compilation():
-    """Halves the time to compile, for tests that compile much and compute little."""
+    """Takes two thirds off the time to compile, for tests that compile much and compute little."""
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +77,6 @@ def pytest_runtest_protocol(item):
     """Compiles quickly for the tests that ask for it, and in full for all others."""
     quick = compiles_quickly(item)
     if quick != jax.config.read("jax_disable_most_optimizations"):
-        jax.config.update("jax_disable_most_optimizations", quick)
+        quickly.switch(quick)
         # Processes of a test compile as it does.
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
-        # What was compiled one way is not used the other way.
-        jax.clear_caches()

@@ -26,6 +26,7 @@ from cvfp_jax.phase1.train import learn_contexts
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime import signals
 from cvfp_jax.sweep.cell import run_cell
+from tests import quickly
 from tests.phase1.test_train import stream_problem
 from tests.phase2.test_train import learn, problem
 from tests.sweep.test_cell import CONFIG, TIMES, append, data_of
@@ -303,10 +304,9 @@ print("equal")
 
 
 def test_one_device_goes_on_as_eight(tmp_path):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", DEVICES, str(tmp_path / "cell")],
-        env={**os.environ, **flags},
+        env={**os.environ, **quickly.environment(devices=8)},
         cwd=ROOT,
         capture_output=True,
         text=True,
