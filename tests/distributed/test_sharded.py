@@ -12,6 +12,7 @@ from tests.tiers import cases
 
 CASES = [
     "phase1_whole_batches",
+    "phase1_starts",
     "phase1_pieces",
     "contexts",
     "contexts_that_never_forget",
