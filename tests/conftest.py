@@ -8,13 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from cvfp_jax.runtime import compilation
 from tests import quickly
 
 # The same examples every time, so that a failure is a change's; --hypothesis-profile=default explores.
-settings.register_profile("fixed", derandomize=True)
+# Nor fails a test because a loaded machine took long to import what the first example needs.
+settings.register_profile("fixed", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fixed")
 # What one process has compiled is loaded by all others, of this run and of later ones.
 os.environ["CVFP_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache")

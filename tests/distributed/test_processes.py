@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from cvfp_jax.cli import hosts
+from cvfp_jax.cli.main import main
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.report import records
 from tests import quickly, tiny
 from tests.tiers import cases
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parents[2]
 FLAGS = tiny.flags("--samples=12", "--context_dims=8", "--config.phase2.batch_size=192")
 GONE = "error: another process of this run has ended"
@@ -93,11 +95,9 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_one(corpus, tmp_path_factory):
-    """The record of one process with one device."""
+    """The record of one process with one device: of this one, which other tests may have compiled for."""
     folder = tmp_path_factory.mktemp("one")
-    process = launch([*FLAGS, corpus, f"--workdir={folder}"])
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    assert main(["launch.py", *FLAGS, corpus, f"--workdir={folder}"]) == 0
     return the_record(folder)
 
 

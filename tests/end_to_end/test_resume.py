@@ -113,7 +113,7 @@ PHASE1 = {
 }
 
 
-@pytest.mark.parametrize("name", cases(PHASE1, fast=["noise", "watched"]))
+@pytest.mark.parametrize("name", cases(PHASE1, fast=["noise"]))
 def test_phase1_stopped_after_every_kth_step(resumed, name):
     block, stream, config = stream_problem(max_iterations=7, **PHASE1[name])
     stream, val_stream = dataclasses.replace(stream, capacity=50), stream[:20]
@@ -130,6 +130,7 @@ def test_phase1_stopped_after_every_kth_step(resumed, name):
         equal(resumed(work, 2, by_signal=False), whole)
 
 
+@pytest.mark.slow
 def test_blocks_stopped_after_every_kth_step(resumed):
     _, stream, _ = stream_problem(tokens=60)
     blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
