@@ -8,12 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from cvfp_jax.runtime import compilation
+from tests import quickly
 
 # The same examples every time, so that a failure is a change's; --hypothesis-profile=default explores.
-settings.register_profile("fixed", derandomize=True)
+# Nor fails a test because a loaded machine took long to import what the first example needs.
+settings.register_profile("fixed", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fixed")
 # What one process has compiled is loaded by all others, of this run and of later ones.
 os.environ["CVFP_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache")
@@ -48,7 +50,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def quick_compilation():
-    """Halves the time to compile, for tests that compile much and compute little."""
+    """Takes two thirds off the time to compile, for tests that compile much and compute little."""
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +78,6 @@ def pytest_runtest_protocol(item):
     """Compiles quickly for the tests that ask for it, and in full for all others."""
     quick = compiles_quickly(item)
     if quick != jax.config.read("jax_disable_most_optimizations"):
-        jax.config.update("jax_disable_most_optimizations", quick)
+        quickly.switch(quick)
         # Processes of a test compile as it does.
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
-        # What was compiled one way is not used the other way.
-        jax.clear_caches()

@@ -40,6 +40,7 @@ from benchmarks.parts import (
 from benchmarks.timing import Timing
 from benchmarks.workload import Workload
 from cvfp_jax.errors import MachineError, UserError
+from tests.tiers import cases
 
 TINY = Workload(tokens=300, context_dim=8, embed_dim=8, vocab=50)
 TINY_FLAGS = ["--tokens=300", "--context_dim=8", "--embed_dim=8", "--vocab=50", "--quick"]
@@ -210,8 +211,11 @@ def test_a_batch_that_is_cut_is_told():
     assert [line.partition(":")[0] for line in told] == ["phase2_train_512", "phase2_train_2048"]
 
 
+KINDS = ["phase1_k2", "recurrence_256", "phase2_train_512", "phase2_eval"]
+
+
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("kind", ["phase1_k2", "recurrence_256", "phase2_train_512", "phase2_eval"])
+@pytest.mark.parametrize("kind", cases(KINDS, fast=["phase1_k2", "phase2_eval"]))
 def test_this_projects_side_runs(kind):
     scale = dataclasses.replace(SCALE, recurrence_tokens=8)
     part = parts(TINY, scale)[kind]

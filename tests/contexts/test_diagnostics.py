@@ -28,6 +28,7 @@ from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.token_stream import TokenStream
 from tests import oracle
 from tests.original import named
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CASES = [
@@ -95,7 +96,7 @@ def test_losses_that_are_not_finite_have_no_slope():
         assert trend([bad]) == ("INSUFFICIENT_DATA", 0.0, None)
 
 
-@pytest.mark.parametrize("K", [1, 2])
+@pytest.mark.parametrize("K", cases([1, 2], fast=[2]))
 def test_trials_equal_the_oracle(K):
     block, stream = make_block(K=K, gain=8.0), make_stream(tokens=12)
     found = convergence_trials(block, stream, 5)
@@ -154,7 +155,7 @@ def test_a_loss_over_many_tokens_keeps_its_digits(monkeypatch):
     assert found.losses[0] == pytest.approx(exact, rel=1e-7)
 
 
-@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("K", cases([1, 3], fast=[3]))
 def test_the_identity_check_equals_the_oracle(K):
     block, key = make_block(K=K), jax.random.key(5)
     found = identity_of_random(block, 4, key, draws=50)
@@ -272,7 +273,7 @@ def test_padding_is_not_read():
     check(geometry(jnp.asarray(padded), 9, np.random.default_rng(0)), rows)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 9])
+@pytest.mark.parametrize("rows", cases([1, 2, 9], fast=[1, 9]))
 def test_room_for_longer_streams_changes_no_diagnostic(rows):
     block, stream, key = make_block(), make_stream(tokens=rows + 1), jax.random.key(0)
     contexts = sequential_contexts(block, stream[:-1]).array

@@ -13,11 +13,12 @@ from cvfp_jax.core import reference
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.token_stream import TokenStream
 from tests.plain import drawn, module
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.mark.parametrize("rows", [1, 37])
+@pytest.mark.parametrize("rows", cases([1, 37], fast=[37]))
 def test_parallel_contexts_are_those_of_the_equations(monkeypatch, rows):
     """One application of the block to the predecessors, eight rows at a time."""
     monkeypatch.setattr(parallel, "_CPU_ROWS", 8)

@@ -35,8 +35,11 @@ FALLING = ModelConfig(5, 4, 2, 2, token_input_all_layers=False, ffn_num_layers=2
 
 @pytest.mark.parametrize(
     ("sizes", "capacity", "model"),
-    [(LANES, 200, ModelConfig(5, 4, 2, 3)), (LANES, 100, FALLING), (CHUNKS, 30, ModelConfig(4, 6, 3, 1))],
-    ids=["lanes", "falling", "chunks"],
+    [
+        pytest.param(LANES, 200, ModelConfig(5, 4, 2, 3), id="lanes"),
+        pytest.param(LANES, 100, FALLING, id="falling", marks=pytest.mark.slow),
+        pytest.param(CHUNKS, 30, ModelConfig(4, 6, 3, 1), id="chunks"),
+    ],
 )
 def test_contexts_are_those_of_the_equations(monkeypatch, sizes, capacity, model):
     for name, size in sizes.items():
@@ -65,7 +68,7 @@ def test_contexts_are_those_of_the_equations(monkeypatch, sizes, capacity, model
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("K", [1, 2, 3])
+@pytest.mark.parametrize("K", cases([1, 2, 3], fast=[3]))
 def test_sequential_contexts_equal_the_original(golden, K):
     _, arrays = golden("unit_windows_sequential")
     vectors = jnp.asarray(arrays["token_embeds"])
@@ -81,7 +84,7 @@ def test_sequential_contexts_equal_the_original(golden, K):
     np.testing.assert_allclose(layers, arrays[f"seq_K{K}/cache"], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("K", [1, 2, 3])
+@pytest.mark.parametrize("K", cases([1, 2, 3], fast=[3]))
 def test_a_given_start_equals_the_original(golden, K):
     _, arrays = golden("unit_windows_sequential")
     block = ContextBlock(ModelConfig(6, 4, 2, K), rngs=nnx.Rngs(0))
@@ -92,7 +95,7 @@ def test_a_given_start_equals_the_original(golden, K):
     np.testing.assert_allclose(contexts, arrays[f"seq_K{K}/contexts_from_prev"], rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("capacity", [31, 32, 50])
+@pytest.mark.parametrize("capacity", cases([31, 32, 50], fast=[50]))
 def test_room_for_longer_streams_is_left_zero(small_chunks, capacity):
     rng = np.random.default_rng(0)
     block = ContextBlock(ModelConfig(6, 5, 2, 2), rngs=nnx.Rngs(0))

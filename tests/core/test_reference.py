@@ -58,7 +58,7 @@ ORACLE_CASES = {
 }
 
 
-@pytest.mark.parametrize("name", cases(ORACLE_CASES, fast=["ragged", "whole"]))
+@pytest.mark.parametrize("name", cases(ORACLE_CASES, fast=["ragged"]))
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1))
 def test_steps_of_phase_1_equal_the_oracle(name, seed):
@@ -97,7 +97,7 @@ def test_steps_of_phase_1_equal_the_oracle(name, seed):
         np.testing.assert_allclose(contexts, expected, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["ragged", "lastbatch1"])
+@pytest.mark.parametrize("name", cases(["ragged", "lastbatch1"], fast=["ragged"]))
 def test_gradients_of_phase_1_equal_the_original(golden, name):
     facts, arrays = golden("unit_phase1_step")
     case = facts["cases"][name]
@@ -164,7 +164,7 @@ def test_steps_of_phase_2_equal_the_original(golden):
     close(state.params, of_arrays(arrays, f"{name}after_epoch/"), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["A_L3K2", "F_L3K2", "G_L3K2"])
+@pytest.mark.parametrize("name", cases(["A_L3K2", "F_L3K2", "G_L3K2"], fast=["G_L3K2"]))
 def test_context_modes_equal_the_original(golden, name):
     facts, arrays = golden(f"mode_{name[0]}")
     case = facts["cases"][name]

@@ -58,6 +58,9 @@ def same_phase1(tokens, pieces, **changes):
 
 def phase1_whole_batches():
     same_phase1(131, 1, convergence_threshold=0.3)  # 9 micro-batches, the last short, on 8 devices
+
+
+def phase1_starts():
     same_phase1(200, 1, initial_contexts="sequential")
     same_phase1(200, 1, first_context="zero", diversity="HSIC")
 

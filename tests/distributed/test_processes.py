@@ -12,22 +12,23 @@ from pathlib import Path
 import pytest
 
 from cvfp_jax.cli import hosts
+from cvfp_jax.cli.main import main
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.report import records
-from tests import tiny
+from tests import quickly, tiny
 from tests.tiers import cases
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parents[2]
 FLAGS = tiny.flags("--samples=12", "--context_dims=8", "--config.phase2.batch_size=192")
 GONE = "error: another process of this run has ended"
 
 
-def launch(flags, script=("launch.py",), **environment):
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+def launch(flags, script=("launch.py",), devices=1):
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", *script, *flags],
         cwd=ROOT,
-        env={**os.environ, **quick, "XLA_FLAGS": "", **environment},
+        env={**os.environ, **quickly.environment(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -38,9 +39,6 @@ def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-FOUR_DEVICES = "--xla_force_host_platform_device_count=4"
 
 
 def launch_two(flags, others=()):
@@ -55,7 +53,7 @@ def launch_two(flags, others=()):
                 "--num_processes=2",
                 f"--process_id={number}",
             ],
-            XLA_FLAGS=FOUR_DEVICES,
+            devices=4,
         )
         for number in (0, 1)
     ]
@@ -97,11 +95,9 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_one(corpus, tmp_path_factory):
-    """The record of one process with one device."""
+    """The record of one process with one device: of this one, which other tests may have compiled for."""
     folder = tmp_path_factory.mktemp("one")
-    process = launch([*FLAGS, corpus, f"--workdir={folder}"])
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    assert main(["launch.py", *FLAGS, corpus, f"--workdir={folder}"]) == 0
     return the_record(folder)
 
 
@@ -122,7 +118,7 @@ def test_two_processes_write_one_record_of_what_one_computes(corpus, of_one, tmp
 def test_what_two_processes_compute_together_each_computes_alone():
     coordinator = f"127.0.0.1:{free_port()}"
     two = [
-        launch([coordinator, str(number)], ("-m", "tests.distributed.two_hosts"), XLA_FLAGS=FOUR_DEVICES)
+        launch([coordinator, str(number)], ("-m", "tests.distributed.two_hosts"), devices=4)
         for number in (0, 1)
     ]
     said = [process.communicate() for process in two]

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import quickly
 from tests.tiers import cases
 
 CASES = [
     "phase1_whole_batches",
+    "phase1_starts",
     "phase1_pieces",
     "contexts",
     "contexts_that_never_forget",
@@ -24,11 +26,10 @@ CASES = [
 
 @pytest.mark.parametrize("case", cases(CASES, fast=["phase1_whole_batches"]))
 def test_eight_devices_compute_what_one_does(case):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.distributed.sharded", case],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, **flags},
+        env={**os.environ, **quickly.environment(devices=8)},
         capture_output=True,
         text=True,
     )

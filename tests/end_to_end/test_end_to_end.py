@@ -1,5 +1,7 @@
 """The whole job from the command line, on a text of thirty short samples."""
 
+import contextlib
+import io
 import json
 import math
 import re
@@ -31,13 +33,12 @@ def command(corpus, workdir, *flags):
 
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
-    """A finished sweep, run as a user runs it: its folder and its output."""
-    workdir = tmp_path_factory.mktemp("finished") / "inside"
-    run = subprocess.run(
-        [sys.executable, *command(corpus, workdir)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    return workdir, run.stdout
+    """A finished sweep: its folder and its output."""
+    workdir, out = tmp_path_factory.mktemp("finished") / "inside", io.StringIO()
+    # In this process, so that the tests below find compiled what it has compiled.
+    with contextlib.redirect_stdout(out):
+        assert launch.main(command(corpus, workdir)) == 0
+    return workdir, out.getvalue()
 
 
 def without_times(found):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cvfp_jax.report import records
-from tests import tiny
+from tests import quickly, tiny
 
 ROOT = Path(__file__).parents[2]
 FLAGS = tiny.flags(
@@ -26,8 +26,8 @@ KILLS = 20
 def launches(flags, folder, log, moments):
     asked = json.dumps([flags, str(folder), str(log), moments])
     command = [sys.executable, "-W", "ignore", "-m", "tests.end_to_end.killed", asked]
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    run = subprocess.run(command, cwd=ROOT, env={**os.environ, **quick}, capture_output=True, text=True)
+    env = {**os.environ, **quickly.environment()}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 

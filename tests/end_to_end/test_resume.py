@@ -26,6 +26,7 @@ from cvfp_jax.phase1.train import learn_contexts
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime import signals
 from cvfp_jax.sweeps.cell import run_cell
+from tests import quickly
 from tests.phase1.test_train import stream_problem
 from tests.phase2.test_train import learn, problem
 from tests.sweeps.test_cell import CONFIG, TIMES, append, data_of
@@ -112,7 +113,7 @@ PHASE1 = {
 }
 
 
-@pytest.mark.parametrize("name", cases(PHASE1, fast=["noise", "watched"]))
+@pytest.mark.parametrize("name", cases(PHASE1, fast=["noise"]))
 def test_phase1_stopped_after_every_kth_step(resumed, name):
     block, stream, config = stream_problem(max_iterations=7, **PHASE1[name])
     stream, val_stream = dataclasses.replace(stream, capacity=50), stream[:20]
@@ -129,6 +130,7 @@ def test_phase1_stopped_after_every_kth_step(resumed, name):
         equal(resumed(work, 2, by_signal=False), whole)
 
 
+@pytest.mark.slow
 def test_blocks_stopped_after_every_kth_step(resumed):
     _, stream, _ = stream_problem(tokens=60)
     blocks = [ContextBlock(ModelConfig(8, 6, 2, 2), rngs=nnx.Rngs(seed)) for seed in (0, 1)]
@@ -313,10 +315,9 @@ print("equal")
 
 
 def test_one_device_goes_on_as_eight(tmp_path):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", DEVICES, str(tmp_path / "cell")],
-        env={**os.environ, **flags},
+        env={**os.environ, **quickly.environment(devices=8)},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -23,6 +23,7 @@ from cvfp_jax.phase1.micro_batches import (
     renew_contexts,
 )
 from cvfp_jax.phase1.train import learn_contexts
+from tests.tiers import cases
 
 
 def tokens_of(vectors, ids, K, count):
@@ -47,7 +48,7 @@ def range_of(contexts, tokens, batch_size, wrap):
 
 
 @pytest.mark.parametrize("wrap", [True, False])
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 20])
+@pytest.mark.parametrize("batch_size", cases([1, 4, 7, 20], fast=[4]))
 def test_a_pass_equals_one_application_to_the_whole_stream(batch_size, wrap):
     rng = np.random.default_rng(0)
     count, padded = 7, 20

@@ -12,12 +12,13 @@ from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.kernels.cross_entropy import trained_head_losses
 from cvfp_jax.phase2.context_modes import cached_inputs
 from tests.original import load_model, parameters
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.parametrize(
-    "name", ["A_L3K2", "F_L3K2", "G_L2K1", pytest.param("G_L3K2", marks=pytest.mark.slow)]
+    "name", cases(["A_L3K2", "F_L3K2", "G_L2K1", "G_L3K2"], fast=["A_L3K2", "F_L3K2", "G_L2K1"])
 )
 def test_modes_and_their_gradients_equal_the_original(golden, name):
     facts, arrays = golden(f"mode_{name[0]}")

@@ -17,6 +17,7 @@ from cvfp_jax.phase2 import step, train
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import EarlyStopping, begin_training, learn_tokens
 from tests.original import load_block, make_model, named
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -33,7 +34,10 @@ class RecordedContexts(ContextBlock):
         return [self.cache[layer][rows] for layer in range(len(self.layers))]
 
 
-@pytest.mark.parametrize("name", ["frozen_L2K2", "frozen_L1K1_clip", "unfrozen_L1K3"])
+@pytest.mark.parametrize(
+    "name",
+    cases(["frozen_L2K2", "frozen_L1K1_clip", "unfrozen_L1K3"], fast=["frozen_L1K1_clip", "unfrozen_L1K3"]),
+)
 def test_a_step_and_then_an_epoch_equal_the_original(golden, monkeypatch, name):
     facts, arrays = golden("unit_phase2_step")
     case = facts["cases"][name]
@@ -133,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_training():
     assert math.isnan(result.epochs[0].val_loss)
 
 
-@pytest.mark.parametrize("capacity", [60, 61, 100])
+@pytest.mark.parametrize("capacity", cases([60, 61, 100], fast=[61]))
 def test_padding_changes_nothing_but_rounding(capacity):
     model, config, train, val = problem()
     plain = learn(model, config, train, val)
@@ -144,6 +148,7 @@ def test_padding_changes_nothing_but_rounding(capacity):
     assert [e.val_acc for e in padded.epochs] == [e.val_acc for e in plain.epochs]
 
 
+@pytest.mark.slow
 def test_the_last_context_is_not_needed():
     model, config, train, val = problem()
     shorter = dataclasses.replace(val, contexts=as_store(val.contexts.array[:-1]))

@@ -12,6 +12,7 @@ from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
 from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.points import Group
+from tests.tiers import cases
 
 X = (100.0, 200.0, 400.0, 800.0, 1600.0)
 PPL = (321.4, 253.1, 186.0, 155.8, 134.7)  # R5
@@ -21,7 +22,7 @@ REQUIRED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", cases(OBJECTIVES, fast=["log"]))
 def test_rows_are_json_and_say_what_is_undefined(objective):
     rows = analyse_group(Group("r5", X, PPL), objective=objective, predict=[3200.0, 1e6], draws=60).rows
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows

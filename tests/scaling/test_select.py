@@ -8,6 +8,7 @@ from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
 from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.select import akaike_weights, hold_out, leave_one_out, select
+from tests.tiers import cases
 
 X = (100, 200, 400, 800, 1600)
 PPL = (321.4, 253.1, 186.0, 155.8, 134.7)  # R5
@@ -127,7 +128,7 @@ def test_two_points_are_too_few_for_a_test():
     assert verdict.endswith("there is nothing to decide between.")
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", cases(OBJECTIVES, fast=["linear", "log"]))
 @pytest.mark.parametrize(
     ("unit", "y"), [(1e-6, PPL[::-1]), (1257.82, (321.4, 200.0, 150.0, 145.0, 144.0))], ids=["rises", "bends"]
 )

@@ -127,7 +127,6 @@ def test_a_phase2_that_breaks_down_is_recorded(tmp_path):
     assert append(tmp_path, broken)["phase2_status"] == "non-finite"
 
 
-@pytest.mark.usefixtures("full_compilation")
 @pytest.mark.parametrize(
     "changes",
     [{"precision": "bf16"}, pytest.param({"phase1.context_dtype": "bfloat16"}, marks=pytest.mark.slow)],
