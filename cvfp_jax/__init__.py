@@ -16,6 +16,8 @@ Nothing heavy is imported before it is used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cvfp_jax.runtime.version import VERSION
+
 if TYPE_CHECKING:
     from cvfp_jax.api import LawFit, effective_rank, fit_law, load, read_points, sweep, train
     from cvfp_jax.errors import UserError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from cvfp_jax.report.document import SweepReport
     from cvfp_jax.sweeps.result import CellResult
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _MODULES = {
     **dict.fromkeys(

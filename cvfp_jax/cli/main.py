@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from absl import flags
 
-from cvfp_jax import __version__
 from cvfp_jax.cli import sweep
 from cvfp_jax.cli.analyses import ANALYSES, Request
 from cvfp_jax.cli.experiments import load_experiments
@@ -19,6 +18,7 @@ from cvfp_jax.cli.sweep import PREFIX, setting_flags, sweep_request
 from cvfp_jax.cli.values import choose
 from cvfp_jax.errors import UserError
 from cvfp_jax.runtime import signals
+from cvfp_jax.runtime.version import VERSION
 
 OK, CELL_FAILED = 0, 1  # exit codes; errors and signals have their own
 _TEXTS = {
@@ -164,7 +164,7 @@ def read_request(argv: Sequence[str], experiments: _EXPERIMENTS) -> Request | st
     if "help" in given:
         return help_text(experiments, argv[0])
     if "version" in given:
-        return f"cvfp_jax {__version__}\n"
+        return f"cvfp_jax {VERSION}\n"
     if "list" in given:
         return list_text(experiments)
     experiment = choose("experiment", given.get("experiment"), [*experiments, *ANALYSES])

@@ -17,7 +17,6 @@ from flax import nnx
 from safetensors.numpy import load as from_safetensors
 from safetensors.numpy import save as to_safetensors
 
-from cvfp_jax import __version__
 from cvfp_jax.config.overrides import flat_fields, replace
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.core.model import Head, LanguageModel
@@ -26,6 +25,7 @@ from cvfp_jax.data.cache import content_hash
 from cvfp_jax.data.stream import Vocabulary, full_vocabulary
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.runtime.files import write_atomic
+from cvfp_jax.runtime.version import VERSION
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 # Raise it when the meaning of a file changes.
@@ -70,7 +70,7 @@ def save(trained: Trained, folder: Path, tables: Path | None = None) -> None:
         table_path = (tables or folder) / f"table-{table_hash[:16]}.npy"
     description = {
         "format": FORMAT,
-        "cvfp_jax": __version__,
+        "cvfp_jax": VERSION,
         "config": flat_fields(config),
         "vocab_size": trained.vocabulary.size,
         "weights_sha256": content_hash([weights]),
@@ -187,7 +187,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if description["format"] != FORMAT:
         raise UserError(
             f"{path} is of format {description['format']}, written by cvfp_jax {description['cvfp_jax']}:"
-            f" this is {__version__}, which reads format {FORMAT}; use the version that wrote it."
+            f" this is {VERSION}, which reads format {FORMAT}; use the version that wrote it."
         )
     return description
 

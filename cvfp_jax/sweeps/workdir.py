@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax import __version__
 from cvfp_jax.config.grid import Grid
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.runtime.files import write_atomic
+from cvfp_jax.runtime.version import VERSION
 
 FILE_NAME = "config.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tiktoken")
@@ -33,7 +33,7 @@ def git_revision() -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    return {"cvfp_jax": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    return {"cvfp_jax": VERSION, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
 def folder_of(text: str) -> Path:
