@@ -89,9 +89,7 @@ def test_every_architecture_of_the_presets_comes_back(tmp_path):
             fields["phase2.train_contexts"] = "sequential"
         trained = make(**fields)
         trained.save(tmp_path / str(number))
-        again = TrainedModel.load(tmp_path / str(number))
-        same(trained, again)
-        assert again.generate([1, 2], 3).ids.tolist() == trained.generate([1, 2], 3).ids.tolist()
+        same(trained, TrainedModel.load(tmp_path / str(number)))
 
 
 def damaged(saved, tmp_path, name, change):
