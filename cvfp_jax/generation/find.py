@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 
 from cvfp_jax.errors import UserError
-from cvfp_jax.generation.saved import DESCRIPTION, read_description
+from cvfp_jax.generation.saved import DESCRIPTION, WEIGHTS, read_description
 
 _CELLS = "cells"
 _MOST_NAMED = 12
@@ -21,7 +21,7 @@ def find_model(folder: Path, cell: str | None = None) -> Path:
     Raises:
       UserError: there is no model, no such cell, or several cells begin so.
     """
-    if cell is None and (folder / DESCRIPTION).is_file():
+    if cell is None and any((folder / name).is_file() for name in (DESCRIPTION, WEIGHTS)):
         return folder
     models = {path.parent.name: path.parent for path in sorted(folder.glob(f"{_CELLS}/*/{DESCRIPTION}"))}
     if not models:

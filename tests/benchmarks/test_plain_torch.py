@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 from benchmarks import ours, parts, timing
-from benchmarks.parts import Part
 from benchmarks.workload import Workload
 from cvfp_jax.config.settings import Phase1Config, Phase2Config
 from cvfp_jax.contexts.effective_rank import effective_rank
@@ -37,7 +36,7 @@ def both(monkeypatch):
     """The baseline, and this project's model with the same weights."""
     monkeypatch.setattr(plain_torch, "MICRO_BATCH", MICRO_BATCH)
     theirs = plain_torch.PlainTorch(WORK, "f32")
-    mine = ours._model(Part(parts.PHASE1, WORK, WORK.tokens), "f32")
+    mine = ours._model(WORK, "f32")
     for layer, other in (
         (mine.context_blocks[0].layers[0], theirs.context_layer),
         (mine.token_block.layers[0], theirs.token_layer),

@@ -314,6 +314,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_one_device_goes_on_as_eight(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", DEVICES, str(tmp_path / "cell")],
