@@ -25,7 +25,7 @@ from cvfp_jax.runtime import compilation
 from cvfp_jax.scaling.analysis import GroupAnalysis, analyse_group
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
-from cvfp_jax.scaling.points import ALL, Group, Points
+from cvfp_jax.scaling.points import Group, Points
 from cvfp_jax.scaling.points import read_points as _read_points
 from cvfp_jax.sweeps.cell import run_cell
 from cvfp_jax.sweeps.progress import CellProgress
@@ -283,5 +283,5 @@ def fit_law(law: str, x: Sequence[float], y: Sequence[float], objective: str = L
         raise UserError(
             f"x has {len(x)} and y {len(y)} numbers: give as many of each, one or more, finite and above 0."
         )
-    group = Group(ALL, *(tuple(column) for column in zip(*pairs, strict=True)))
+    group = Group(LAWS[law].formula, *(tuple(column) for column in zip(*pairs, strict=True)))
     return LawFit(analyse_group(group, [law], objective))

@@ -208,6 +208,7 @@ def test_a_law_is_fitted_and_says_what_it_found():
     np.testing.assert_allclose(fit.predict([100, 400]), [50, 25], rtol=0.05)
     assert "law     " in repr(fit)
     above, below = fit.plot("tokens", "perplexity").axes
+    assert above.get_title() == "y = A x^-a"
     assert (above.get_ylabel(), below.get_xlabel()) == ("perplexity", "tokens")
 
 
