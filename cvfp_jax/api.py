@@ -25,7 +25,7 @@ from cvfp_jax.runtime import compilation
 from cvfp_jax.scaling.analysis import GroupAnalysis, analyse_group
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
-from cvfp_jax.scaling.points import ALL, Group, Points
+from cvfp_jax.scaling.points import Group, Points
 from cvfp_jax.scaling.points import read_points as _read_points
 from cvfp_jax.sweeps.cell import run_cell
 from cvfp_jax.sweeps.progress import CellProgress
@@ -85,14 +85,14 @@ def train(
         **({} if val_samples is None else {"data.val_samples": val_samples}),
     }
     cell = replace(base, {**named, **wanted})
-    data = dataset.load(cell.data, [samples]).cell(cell)
-    bar = CellProgress(f"{cell.config_name} {samples} samples", cell) if progress else NoProgress()
+    data = dataset.load(cell.data, [cell.num_samples]).cell(cell)
+    bar = CellProgress(f"{cell.config_name} {cell.num_samples} samples", cell) if progress else NoProgress()
     try:
         result = run_cell(cell, data, Runtime(progress=bar))
     finally:
         if isinstance(bar, CellProgress):
             bar.close()
-    place = {"num_samples": samples, "seed": cell.seed}
+    place = {"num_samples": cell.num_samples, "seed": cell.seed}
     return dataclasses.replace(result, record={"cell": place, "series": cell.config_name, **result.record})
 
 
@@ -121,8 +121,9 @@ def sweep(
       UserError: a name or a value is not allowed, or the data cannot be read.
     """
     named = {"experiment": experiment, "preset": preset, "workdir": workdir, **flags}
-    named |= {f"config.{name}": value for name, value in (config or {}).items()}
-    argv = [f"--{name}={_flag_text(value)}" for name, value in named.items() if value not in (None, False)]
+    given = {name: value for name, value in named.items() if value is not None and value is not False}
+    given |= {f"config.{name}": value for name, value in (config or {}).items()}
+    argv = [f"--{name}={_flag_text(value)}" for name, value in given.items()]
     request = read_request(["launch.py", *argv], load_experiments())
     if not isinstance(request, SweepRequest) or request.dry_run:
         raise UserError(
@@ -136,8 +137,8 @@ def _flag_text(value: Any) -> str:
     """A flag's value as a command line has it."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(map(str, value))
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        return ",".join(map(_flag_text, value))
     return str(value)
 
 
@@ -165,13 +166,22 @@ def effective_rank(contexts: np.ndarray) -> float:
     Returns:
       From 1 to min(N, D).
 
+    Raises:
+      UserError: it is no table of numbers.
+
     References:
       Roy and Vetterli, The Effective Rank: A Measure of Effective Dimensionality, 2007.
 
     >>> round(effective_rank(np.eye(3)), 4)
     3.0
     """
-    return float(effective_rank_of_spectrum(singular_values(jnp.asarray(contexts, jnp.float32))))
+    try:
+        rows_NxD = np.asarray(contexts, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"contexts must be numbers [N, D]: {error}.") from None
+    if rows_NxD.ndim != 2 or 0 in rows_NxD.shape:
+        raise UserError(f"contexts of shape {rows_NxD.shape} have no effective rank: give some rows [N, D].")
+    return float(effective_rank_of_spectrum(singular_values(jnp.asarray(rows_NxD))))
 
 
 def read_points(
@@ -265,10 +275,13 @@ def fit_law(law: str, x: Sequence[float], y: Sequence[float], objective: str = L
     for name, choices in ((law, LAWS), (objective, OBJECTIVES)):
         if name not in choices:
             raise UserError(f"{name!r} is unknown: choose {', '.join(choices)}.")
-    pairs = sorted(zip(map(float, x), map(float, y), strict=True)) if len(x) == len(y) else []
+    try:
+        pairs = sorted(zip(map(float, x), map(float, y), strict=True)) if len(x) == len(y) else []
+    except (TypeError, ValueError) as error:
+        raise UserError(f"x and y must be numbers in a row each: {error}.") from None
     if not pairs or not all(0 < number < float("inf") for pair in pairs for number in pair):
         raise UserError(
             f"x has {len(x)} and y {len(y)} numbers: give as many of each, one or more, finite and above 0."
         )
-    group = Group(ALL, *(tuple(column) for column in zip(*pairs, strict=True)))
+    group = Group(LAWS[law].formula, *(tuple(column) for column in zip(*pairs, strict=True)))
     return LawFit(analyse_group(group, [law], objective))

@@ -278,6 +278,8 @@ class TrainedModel(Display):
         """
         ids_N = self._some(prompt)
         sampling = Sampling(temperature, top_k, top_p)
+        if max_tokens < 0:
+            raise UserError(f"max_tokens={max_tokens} is not allowed: it must be 0 or more.")
         tokens, pace = self._tokens(ids_N, sampling, seed, num_samples), TokenRate(num_samples)
         ids = np.zeros((num_samples, max_tokens), np.int32)
         for index, row_B in enumerate(itertools.islice(tokens, max_tokens)):

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from cvfp_jax.report import page
 from cvfp_jax.report.curves import Curves
 from cvfp_jax.report.formats import number
-from cvfp_jax.report.plotting import log_y, plain_text, save, short, style
+from cvfp_jax.report.plotting import ShownFigure, log_y, plain_text, save, short, style
 from cvfp_jax.report.records import Record, label
 from cvfp_jax.runtime.floats import exp
 
@@ -96,7 +96,7 @@ _TRAINING = [
 @plain_text()
 def cell_figure(record: Record, curves: Curves) -> Figure:
     """Returns both phases of one cell side by side."""
-    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    figure = ShownFigure(figsize=(8.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     change_axes = _draw_convergence(left, record, curves)
     _label_changes([change_axes], [change_axes])

@@ -65,13 +65,13 @@ class Curves(Display, Mapping[str, np.ndarray]):
             (units[group], f"{len(self[names[0]]):,}: {', '.join(names)}") for group, names in GROUPS.items()
         ]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes them as an .npz file, the same bytes for the same numbers.
 
         Raises:
           UserError: it cannot be written.
         """
-        buffer = io.BytesIO()
+        path, buffer = Path(path), io.BytesIO()
         np.savez(buffer, allow_pickle=False, **self._arrays)
         try:
             write_atomic(path, buffer.getvalue())
@@ -79,12 +79,13 @@ class Curves(Display, Mapping[str, np.ndarray]):
             raise file_error(f"cannot write {path}: {error.strerror}; make room for it.", error) from None
 
     @classmethod
-    def load(cls, path: Path) -> "Curves":
+    def load(cls, path: Path | str) -> "Curves":
         """Reads what ``save`` wrote.
 
         Raises:
           UserError: it is not there, or cannot be read.
         """
+        path = Path(path)
         try:
             with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 return cls({name: file[name] for name in NAMES})

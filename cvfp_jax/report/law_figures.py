@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from cvfp_jax.report import page
-from cvfp_jax.report.plotting import WIDE, legend, plain_text, plain_ticks, save, short, style
+from cvfp_jax.report.plotting import WIDE, ShownFigure, legend, plain_text, plain_ticks, save, short, style
 from cvfp_jax.scaling.analysis import GroupAnalysis
 from cvfp_jax.scaling.bootstrap import bootstrap
 from cvfp_jax.scaling.fit import Fit
@@ -30,7 +30,7 @@ _INK = "#333333"  # of the points
 def law_figure(analysis: GroupAnalysis, x: str, y: str) -> Figure:
     """Points with the fitted laws, and one law's 95 % band, above; the residuals of ln y below."""
     group = analysis.group
-    figure = Figure(figsize=(5.6, 6.0), layout="constrained")
+    figure = ShownFigure(figsize=(5.6, 6.0), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 2])
     fits = [fit for fit in analysis.selection.fits.values() if fit.fitted]
     sizes = _sizes(analysis)

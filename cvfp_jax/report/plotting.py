@@ -1,5 +1,6 @@
 """What all figures share: axes, colours, labels of numbers, legends, laws with bands, files."""
 
+import io
 from collections.abc import Sequence
 from contextlib import ContextDecorator
 from pathlib import Path
@@ -23,6 +24,16 @@ MOST_BANDS = 4  # more bands than that hide each other
 WIDE = 30  # beyond this ratio an axis has room for few labels, beyond its square for whole decades only
 
 
+class ShownFigure(Figure):
+    """A figure that notebooks show, with and without pyplot's machinery."""
+
+    def _repr_png_(self) -> bytes:
+        """Returns the figure as a PNG file."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, dpi=100)
+        return buffer.getvalue()
+
+
 def plain_text() -> ContextDecorator:
     """Returns a decorator of functions that draw names: a dollar sign in a name is no formula."""
     return matplotlib.rc_context({"text.parse_math": False})
@@ -35,7 +46,7 @@ def style(index: int) -> dict[str, Any]:
 
 def size_axes(title: str, y_label: str) -> tuple[Figure, Axes]:
     """Returns axes over training tokens, small enough that their letters can be read on a telephone too."""
-    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    figure = ShownFigure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.set(title=short(title, 50), xlabel="training tokens", ylabel=y_label, xscale="log")
     plain_ticks(axes.xaxis, EngFormatter(sep=""))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cvfp_jax.contexts.store import ContextStore
-from cvfp_jax.errors import file_error
+from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.generation.trained import TrainedModel
 from cvfp_jax.report import formats
 from cvfp_jax.report.curves import FILE_NAME as CURVES
@@ -15,6 +15,7 @@ from cvfp_jax.report.curves import Curves
 from cvfp_jax.report.display import Display
 from cvfp_jax.report.records import Record
 from cvfp_jax.runtime.files import replacing
+from cvfp_jax.sweeps.options import KEEP
 
 if TYPE_CHECKING:
     from cvfp_jax.report.plotting import Figure
@@ -60,7 +61,7 @@ class CellResult(Display):
 
         return cell_figure(self.record, self.curves)
 
-    def save(self, folder: Path, keep: str = "model", tables: Path | None = None) -> None:
+    def save(self, folder: Path | str, keep: str = "model", tables: Path | None = None) -> None:
         """Writes curves.npz and, as is asked for, the model and the contexts.
 
         Args:
@@ -69,8 +70,11 @@ class CellResult(Display):
           tables: where embedding tables go that were learned from the training text; beside it by default.
 
         Raises:
-          UserError: a file cannot be written.
+          UserError: ``keep`` is another word, or a file cannot be written.
         """
+        if keep not in KEEP:
+            raise UserError(f"keep={keep!r} is unknown: choose {', '.join(KEEP)}.")
+        folder = Path(folder)
         self.curves.save(folder / CURVES)
         if keep != "none" and self.model is not None:
             self.model.save(folder, tables)

@@ -150,6 +150,7 @@ def test_a_text_is_encoded_in_the_models_own_numbers():
         (lambda model: model.score("Hello"), "a text of 1 tokens has nothing to predict"),
         (lambda model: model.generate("Hello", seed=-1), "seed=-1 is not allowed"),
         (lambda model: model.generate("Hello", num_samples=0), "num_samples=0 is not allowed"),
+        (lambda model: model.generate("Hello", -1), "max_tokens=-1 is not allowed"),
         (lambda model: model.generate("Hello", temperature=-1), "temperature=-1 is not allowed"),
         (lambda model: model.generate("Hello", top_p=0), "top_p=0 is not allowed"),
         (lambda model: model.generate("Hello", top_k=-2), "top_k=-2 is not allowed"),
