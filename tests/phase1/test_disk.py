@@ -82,7 +82,7 @@ def cell(config, checkpointer=None, disk=None):
     return {name: value for name, value in record.items() if name not in TIMES}
 
 
-@pytest.mark.parametrize("name", cases(CELLS, fast=["blocks"]))
+@pytest.mark.parametrize("name", cases(CELLS, fast=["blocks", "recomputed"]))
 def test_a_cell_has_the_record_of_memory(tmp_path, name):
     config = replace(CONFIG, CELLS[name])
     assert cell(config, disk=tmp_path / "rows") == cell(config)
