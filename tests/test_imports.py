@@ -100,7 +100,8 @@ def test_scaling_stands_alone():
     names = out.stdout.split()
     assert not {"jax", "matplotlib"} & set(names)
     others = {n for n in names if n.startswith("cvfp_jax.") and not n.startswith("cvfp_jax.scaling")}
-    assert others == {"cvfp_jax.errors", "cvfp_jax.runtime", "cvfp_jax.runtime.floats"}
+    below = {f"cvfp_jax.{name}" for name in ("errors", "runtime", "runtime.floats", "runtime.version")}
+    assert others == below
 
 
 @pytest.mark.parametrize(
