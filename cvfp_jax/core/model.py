@@ -305,7 +305,8 @@ class LanguageModel(nnx.Module):
         blocks = range(config.num_blocks)
         self.context_blocks = nnx.List([ContextBlock(config, precision, rngs=rngs) for _ in blocks])
         self.token_block = TokenBlock(config, precision, rngs=rngs)
-        self.head = None if config.use_weight_tying else Head(*table_VxE.shape)
+        # Data even where there is none: phase 2 may train a head that is tied to begin with.
+        self.head: Head | None = nnx.data(None if config.use_weight_tying else Head(*table_VxE.shape))
 
     def start(self, batch: int = 1) -> TextState:
         """Returns the state before the first token of so many texts: zeros."""

@@ -49,5 +49,5 @@ def reference_logits(trained, ids_N):
     inputs = reference.contexts_read(every, before_NxD, config)
     hidden_NxE = reference.token_block(tokens, inputs, window_NxKE, config)
     if model.head is not None:
-        return hidden_NxE @ model.head.table[...].T + model.head.bias[...]
+        return hidden_NxE @ model.head.table[...].T + model.head.bias[...][None, :]
     return hidden_NxE @ table_VxE.T

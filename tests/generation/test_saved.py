@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cvfp_jax.cli.experiments import load_experiments
 from cvfp_jax.config.overrides import replace
+from cvfp_jax.core.model import Head
 from cvfp_jax.errors import UserError
 from cvfp_jax.generation.saved import DESCRIPTION, WEIGHTS
 from cvfp_jax.generation.trained import TrainedModel
@@ -50,6 +51,15 @@ def test_a_model_comes_back_bit_for_bit(name, tmp_path):
     same(trained, TrainedModel.load(tmp_path))
 
 
+def test_a_tied_head_that_was_trained_comes_back(tmp_path):
+    trained = make(**{"phase2.freeze_embedding": False})
+    table_VxE = trained.model.embedding.table[...]
+    trained.model.head = Head(*table_VxE.shape)
+    trained.model.head.table[...] = table_VxE + 1
+    trained.save(tmp_path)
+    same(trained, TrainedModel.load(tmp_path))
+
+
 def test_models_share_their_table_and_move_with_it(saved, tmp_path):
     trained, root = saved
     trained.save(root / "cells" / "b", root / "tables")
@@ -60,6 +70,7 @@ def test_models_share_their_table_and_move_with_it(saved, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("full_compilation")  # as the other process compiles
 def test_another_process_computes_the_same_bits(saved, tmp_path):
     trained, root = saved
     code = (

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from cvfp_jax.config.overrides import replace
 from cvfp_jax.errors import UserError
 from cvfp_jax.generation.sampling import Sampling, draw
 from cvfp_jax.sweeps.cell import run_cell
@@ -128,6 +129,15 @@ def test_the_score_of_the_validation_text_is_the_records_loss(cell):
     assert score.surprisals_P.mean() == pytest.approx(score.loss)
     assert score.perplexity == pytest.approx(cell.record["val_ppl"], rel=1e-5)
     assert f"perplexity {score.perplexity:.4g}" in str(score)
+
+
+def test_a_tied_head_that_was_trained_goes_with_the_model():
+    config = replace(CONFIG, {"phase2.freeze_embedding": False})
+    trained = run_cell(config, data_of())
+    ids = data_of().val_ids
+    assert trained.model.score(ids).loss == pytest.approx(trained.record["val_loss"], rel=1e-6)
+    head = trained.model.model.head.table[...]
+    assert not np.array_equal(head, trained.model.model.embedding.table[...])
 
 
 def test_a_text_is_encoded_in_the_models_own_numbers():
