@@ -50,10 +50,8 @@ CPU_LANES, LANES = 64, 1024
 
 
 def _in_single_precision(params: Any, graphdef: nnx.GraphDef) -> ContextBlock:
-    """The block. Contexts rounded on their way would not forget where they started to the last digits."""
     block = nnx.merge(graphdef, params)
-    for layer in block.layers:
-        layer.kind = layer.kind._replace(precision="f32")
+    block.to_single_precision()
     return block
 
 

@@ -193,6 +193,15 @@ class ContextBlock(nnx.Module):
             ]
         )
 
+    def to_single_precision(self) -> None:
+        """Has all products be of numbers as they are.
+
+        Exact contexts need it: rounded on their way they would not forget where they started to the last
+        digits.
+        """
+        for layer in self.layers:
+            layer.kind = layer.kind._replace(precision="f32")
+
     def token_terms(self, window_BxKE: jax.Array) -> list[jax.Array]:
         """Returns each layer's token term, [B, D_i]: all that can be computed ahead of time."""
         return [layer.token_term(window_BxKE) for layer in self.layers]

@@ -106,8 +106,7 @@ class Vocabulary:
         >>> Vocabulary(np.array([5, 9])).renumber(np.array([9, 9, 5])).tolist()
         [1, 1, 0]
         """
-        places = np.searchsorted(self.token_ids, ids).astype(np.int32)
-        known = self.token_ids.take(places, mode="clip") == ids
+        places, known = self._find(ids)
         if not np.all(known):
             missing = np.unique(np.asarray(ids)[~known])
             raise ValueError(f"the vocabulary does not hold the GPT-2 ids {', '.join(map(str, missing[:5]))}")
@@ -119,7 +118,12 @@ class Vocabulary:
         >>> Vocabulary(np.array([5, 9])).knows(np.array([9, 7, 10])).tolist()
         [True, False, False]
         """
-        return np.isin(ids, self.token_ids)
+        return self._find(ids)[1]
+
+    def _find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where GPT-2 ids stand among the vocabulary's, int32, and whether they do."""
+        places = np.searchsorted(self.token_ids, ids).astype(np.int32)
+        return places, self.token_ids.take(places, mode="clip") == ids
 
 
 def full_vocabulary() -> Vocabulary:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cvfp_jax.errors import UserError
 from cvfp_jax.generation.saved import DESCRIPTION, WEIGHTS, read_description
+from cvfp_jax.report.records import CELLS
 
-_CELLS = "cells"
 _MOST_NAMED = 12
 
 
@@ -23,7 +23,7 @@ def find_model(folder: Path, cell: str | None = None) -> Path:
     """
     if cell is None and any((folder / name).is_file() for name in (DESCRIPTION, WEIGHTS)):
         return folder
-    models = {path.parent.name: path.parent for path in sorted(folder.glob(f"{_CELLS}/*/{DESCRIPTION}"))}
+    models = {path.parent.name: path.parent for path in sorted(folder.glob(f"{CELLS}/*/{DESCRIPTION}"))}
     if not models:
         what = "is not there" if not folder.exists() else "holds no model"
         raise UserError(

@@ -46,15 +46,12 @@ class Score:
         )
 
 
-def stream_of(model: LanguageModel, ids_N: np.ndarray) -> TokenStream:
-    """Returns a text to make contexts of, padded to a power of two, so that few programs are compiled."""
-    capacity = 1 << max(len(ids_N) - 1, 0).bit_length()
-    return TokenStream(model.embedding.token_vectors(), ids_N, capacity)
-
-
-def contexts_of(model: LanguageModel, ids_N: np.ndarray) -> jax.Array:
+def contexts_of(model: LanguageModel, ids_N: np.ndarray, vectors_VxE: jax.Array | None = None) -> jax.Array:
     """Returns the exact contexts after each token of a text, [N or more, D], zero beyond its end."""
-    return exact_contexts(list(model.context_blocks), stream_of(model, ids_N)).array
+    vectors_VxE = model.embedding.token_vectors() if vectors_VxE is None else vectors_VxE
+    # Padded to a power of two, so that few programs are compiled.
+    capacity = 1 << max(len(ids_N) - 1, 0).bit_length()
+    return exact_contexts(list(model.context_blocks), TokenStream(vectors_VxE, ids_N, capacity)).array
 
 
 def score(model: LanguageModel, ids_N: np.ndarray) -> Score:
@@ -69,13 +66,13 @@ def score(model: LanguageModel, ids_N: np.ndarray) -> Score:
     Returns:
       The score.
     """
-    num_rows = len(ids_N) - 1
-    contexts_NxD = contexts_of(model, ids_N[:-1])
+    num_rows, vectors_VxE = len(ids_N) - 1, model.embedding.token_vectors()
+    contexts_NxD = contexts_of(model, ids_N[:-1], vectors_VxE)
     graph, state = nnx.split(model)
     padded_N = jnp.asarray(np.pad(ids_N, (0, len(contexts_NxD) - num_rows)), jnp.int32)
     rows = min(_ROWS, len(contexts_NxD))
     measured = [
-        _predict(padded_N, contexts_NxD, np.int32(first), state, graph, rows)
+        _predict(padded_N, contexts_NxD, vectors_VxE, np.int32(first), state, graph, rows)
         for first in range(0, num_rows, rows)
     ]
     losses, hits = (np.concatenate(parts)[:num_rows] for parts in zip(*jax.device_get(measured), strict=True))
@@ -84,13 +81,15 @@ def score(model: LanguageModel, ids_N: np.ndarray) -> Score:
 
 
 def _inputs(
-    model: LanguageModel, ids_N: jax.Array, contexts_NxD: jax.Array, places_C: jax.Array
+    model: LanguageModel,
+    ids_N: jax.Array,
+    contexts_NxD: jax.Array,
+    vectors_VxE: jax.Array,
+    places_C: jax.Array,
 ) -> tuple[list[jax.Array], jax.Array]:
     """What the token block reads at some places: contexts, and token windows."""
-    vectors_VxE, K = model.embedding.token_vectors(), model.config.num_input_tokens
-    window_CxKE = token_windows(vectors_VxE, ids_N, places_C, K)
-    block = model.context_blocks[0]
-    mesh = single_device_mesh()
+    window_CxKE = token_windows(vectors_VxE, ids_N, places_C, model.config.num_input_tokens)
+    block, mesh = model.context_blocks[0], single_device_mesh()
     return cached_inputs(model.config, block, contexts_NxD, places_C, window_CxKE, mesh), window_CxKE
 
 
@@ -98,6 +97,7 @@ def _inputs(
 def _predict(
     ids_N: jax.Array,
     contexts_NxD: jax.Array,
+    vectors_VxE: jax.Array,
     first: jax.Array,
     state: nnx.State,
     graph: nnx.GraphDef,
@@ -109,7 +109,7 @@ def _predict(
     at_once = max(1, min(rows, _LOGITS_BYTES // (4 * vocab_size)))
     places_R = first + jnp.arange(-(-rows // at_once) * at_once, dtype=jnp.int32)
     places_R = jnp.minimum(places_R, len(contexts_NxD) - 1)
-    inputs, window_RxKE = _inputs(model, ids_N, contexts_NxD, places_R)
+    inputs, window_RxKE = _inputs(model, ids_N, contexts_NxD, vectors_VxE, places_R)
     hidden_RxE = model.token_block(inputs, window_RxKE)
 
     def predict(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -125,15 +125,23 @@ def _predict(
 
 
 @functools.partial(jax.jit, static_argnames="graph")
-def _logits(ids_N: jax.Array, contexts_NxD: jax.Array, state: nnx.State, graph: nnx.GraphDef) -> jax.Array:
+def _logits(
+    ids_N: jax.Array,
+    contexts_NxD: jax.Array,
+    vectors_VxE: jax.Array,
+    state: nnx.State,
+    graph: nnx.GraphDef,
+) -> jax.Array:
     model = nnx.merge(graph, state)
-    inputs, window_NxKE = _inputs(model, ids_N, contexts_NxD, jnp.arange(len(contexts_NxD), dtype=jnp.int32))
+    places_N = jnp.arange(len(contexts_NxD), dtype=jnp.int32)
+    inputs, window_NxKE = _inputs(model, ids_N, contexts_NxD, vectors_VxE, places_N)
     return model.logits(model.token_block(inputs, window_NxKE))
 
 
 def logits_of(model: LanguageModel, ids_N: np.ndarray) -> jax.Array:
     """Returns the logits of the token after each one of a text, [N, V], all of which are kept in memory."""
-    contexts_NxD = contexts_of(model, ids_N)
+    vectors_VxE = model.embedding.token_vectors()
+    contexts_NxD = contexts_of(model, ids_N, vectors_VxE)
     padded_N = jnp.asarray(np.pad(ids_N, (0, len(contexts_NxD) - len(ids_N))), jnp.int32)
     graph, state = nnx.split(model)
-    return _logits(padded_N, contexts_NxD, state, graph)[: len(ids_N)]
+    return _logits(padded_N, contexts_NxD, vectors_VxE, state, graph)[: len(ids_N)]

@@ -108,10 +108,8 @@ class TrainedModel(Display):
     ) -> None:
         self.model, self.config, self.vocabulary = model, config, vocabulary
         self._facts = dict(facts or {})
-        # Contexts are exact, so they are made in single precision whatever products the training had.
-        for block in model.context_blocks:
-            for layer in block.layers:
-                layer.kind = layer.kind._replace(precision="f32")
+        for block in model.context_blocks:  # whatever products the training had, contexts are exact
+            block.to_single_precision()
 
     @classmethod
     def load(
@@ -285,8 +283,7 @@ class TrainedModel(Display):
         for index, row_B in enumerate(itertools.islice(tokens, max_tokens)):
             ids[:, index] = row_B
             pace.tick()
-        rate = pace.per_second
-        return Generated(self.decode(ids_N), [self.decode(row) for row in ids], ids, rate)
+        return Generated(self.decode(ids_N), [self.decode(row) for row in ids], ids, pace.per_second)
 
     def stream(self, prompt: Text, sampling: Sampling, seed: int = 0) -> Iterator[str]:
         """Yields what continues a prompt as it is made, whole characters at a time, without an end."""

@@ -15,6 +15,7 @@ from cvfp_jax.errors import UserError, file_error
 
 FILE_NAME = "records.jsonl"
 OK = "ok"
+CELLS = "cells"  # the folder of what cells leave beside their records
 
 Record = dict[str, Any]
 
@@ -292,7 +293,7 @@ def cell_folder(record: Record) -> PurePath:
     safe = re.sub(r"[^A-Za-z0-9._=+-]", "_", series)[:_LONGEST_NAME]
     if safe != series:  # others may look the same
         safe += f"-{content_hash([series])[:8]}"
-    return PurePath("cells", f"{safe}-{record['num_samples']}-seed{record['seed']}")
+    return PurePath(CELLS, f"{safe}-{record['num_samples']}-seed{record['seed']}")
 
 
 def seconds(record: Record) -> tuple[float, float]:
