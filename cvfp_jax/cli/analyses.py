@@ -8,7 +8,7 @@ from typing import Protocol
 
 from cvfp_jax.cli import generate
 from cvfp_jax.cli.fit_options import FitOptions
-from cvfp_jax.cli.values import choose, read_path
+from cvfp_jax.cli.values import choose, read_path, read_sweep_folder
 from cvfp_jax.errors import UserError
 from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
 from cvfp_jax.sweeps.workdir import folder_of
@@ -94,12 +94,8 @@ def _fit(given: Mapping[str, str]) -> FitRequest:
 
 
 def _report(given: Mapping[str, str]) -> ReportRequest:
-    if "workdir" not in given:
-        raise UserError(
-            "--workdir is missing: name the folder of a sweep, for example --workdir=runs/context_dim-quick."
-        )
-    other = given.get("against")
-    return ReportRequest(folder_of(given["workdir"]), None if other is None else read_path("against", other))
+    workdir, other = read_sweep_folder(given), given.get("against")
+    return ReportRequest(workdir, None if other is None else read_path("against", other))
 
 
 def _reports(given: Mapping[str, str]) -> ReportsRequest:

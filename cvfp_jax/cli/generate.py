@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvfp_jax.cli.values import read_number, read_path, read_whole
+from cvfp_jax.cli.values import read_number, read_path, read_sweep_folder, read_whole
 from cvfp_jax.errors import UserError, file_error, read_text
 from cvfp_jax.runtime.files import write_atomic
-from cvfp_jax.sweeps.workdir import folder_of
 
 if TYPE_CHECKING:
     from cvfp_jax.generation.sampling import Sampling
@@ -34,6 +33,7 @@ FLAGS = {
     "embedding": "where the model's embedding table is now, file:PATH or gpt2, if that has changed",
 }
 SWITCHES = {"interactive": "read prompts line by line, and continue each"}
+_LEAST = {"max_tokens": 0, "top_k": 0, "seed": 0, "num_samples": 1}
 _PROMPTS = ("prompt", "prompt_file", "score", "interactive")
 
 
@@ -142,10 +142,7 @@ def generate_request(given: Mapping[str, str]) -> GenerateRequest:
     Raises:
       UserError: a value is not allowed, or it is not clear what to do.
     """
-    if "workdir" not in given:
-        raise UserError(
-            "--workdir is missing: name the folder of a sweep, for example --workdir=runs/context_dim-quick."
-        )
+    workdir = read_sweep_folder(given)
     asked = [name for name in _PROMPTS if name in given]
     if len(asked) != 1:
         what = " and ".join(f"--{name}" for name in asked) or "nothing to do"
@@ -158,7 +155,7 @@ def generate_request(given: Mapping[str, str]) -> GenerateRequest:
     numbers = {name: read_whole(name, given[name], least) for name, least in _LEAST.items() if name in given}
     shares = {name: read_number(name, given[name]) for name in ("temperature", "top_p") if name in given}
     return GenerateRequest(
-        folder_of(given["workdir"]),
+        workdir,
         given.get("cell"),
         given.get("embedding"),
         prompt,
@@ -167,6 +164,3 @@ def generate_request(given: Mapping[str, str]) -> GenerateRequest:
         **numbers,
         **shares,  # type: ignore[arg-type]
     )
-
-
-_LEAST = {"max_tokens": 0, "top_k": 0, "seed": 0, "num_samples": 1}

@@ -1,10 +1,11 @@
 """Readers of flags' values: each returns what the text means, or says what would do in its place."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cvfp_jax.errors import UserError
+from cvfp_jax.sweeps.workdir import folder_of
 
 _MOST_SEEDS = 100
 
@@ -142,3 +143,16 @@ def read_number(flag: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"--{flag}={text} is not a number: write for example --{flag}=0.8.") from None
+
+
+def read_sweep_folder(given: Mapping[str, str]) -> Path:
+    """Returns the folder that --workdir names, which must be given.
+
+    Raises:
+      UserError: it is not given, or is no folder.
+    """
+    if "workdir" not in given:
+        raise UserError(
+            "--workdir is missing: name the folder of a sweep, for example --workdir=runs/context_dim-quick."
+        )
+    return folder_of(given["workdir"])
