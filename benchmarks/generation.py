@@ -8,6 +8,7 @@ take turns, round after round; a run is some tokens in a row.
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import json
@@ -58,7 +59,51 @@ def _take(tokens: Iterator[np.ndarray]) -> None:
         pass
 
 
-def measure(work: Workload, repeats: int) -> list[dict[str, object]]:
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of a precision and a number of samples; seconds are medians."""
+
+    precision: str
+    samples: int
+    table_bytes: int
+    step_seconds: float
+    read_seconds: float
+    one_sample_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all samples."""
+        return self.samples / self.step_seconds
+
+    @property
+    def share_of_read(self) -> float:
+        """The time of a plain read of the table over that of a step."""
+        return self.read_seconds / self.step_seconds
+
+    @property
+    def of_one_sample(self) -> float:
+        """The time of a step over that of one sample's."""
+        return self.step_seconds / self.one_sample_seconds
+
+    def to_json(self) -> dict[str, object]:
+        """Returns all numbers."""
+        derived = ("tokens_per_second", "share_of_read", "of_one_sample")
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in derived}}
+
+    def cells(self) -> list[str]:
+        """Returns the row of a table."""
+        return [
+            self.precision,
+            str(self.samples),
+            f"{self.tokens_per_second:,.0f}",
+            f"{1e3 * self.step_seconds:.2f}",
+            f"{1e3 * self.read_seconds:.2f}",
+            f"{self.share_of_read:.2f}",
+            f"{self.of_one_sample:.2f}",
+        ]
+
+
+def measure(work: Workload, repeats: int) -> list[Row]:
     """Returns a row a precision and a number of samples."""
     runs: dict[tuple[str, int], Run] = {}
     for precision in PRECISIONS:
@@ -67,23 +112,18 @@ def measure(work: Workload, repeats: int) -> list[dict[str, object]]:
             runs[precision, num_samples] = functools.partial(
                 _take, ours.continued(work, precision, num_samples)
             )
-    timings = alternate(runs, repeats)
-    rows: list[dict[str, object]] = []
-    for precision, num_samples in itertools.product(PRECISIONS, SAMPLES):
-        read, step = timings[precision, 0].median / _TOKENS, timings[precision, num_samples].median / _TOKENS
-        rows.append(
-            {
-                "precision": precision,
-                "samples": num_samples,
-                "tokens_per_second": num_samples / step,
-                "step_seconds": step,
-                "read_seconds": read,
-                "share_of_read": read / step,
-                "of_one_sample": step / (timings[precision, 1].median / _TOKENS),
-                "table_bytes": work.vocab * work.embed_dim * _BYTES[precision],
-            }
+    seconds = {key: timing.median / _TOKENS for key, timing in alternate(runs, repeats).items()}
+    return [
+        Row(
+            precision,
+            num_samples,
+            work.vocab * work.embed_dim * _BYTES[precision],
+            seconds[precision, num_samples],
+            seconds[precision, 0],
+            seconds[precision, 1],
         )
-    return rows
+        for precision, num_samples in itertools.product(PRECISIONS, SAMPLES)
+    ]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -103,21 +143,9 @@ def main(argv: Sequence[str]) -> None:
     print(
         f"V = {work.vocab:,}, E = {work.embed_dim}, D = {work.context_dim}, {jax.devices()[0].device_kind}\n"
     )
-    table = [
-        [
-            str(row["precision"]),
-            str(row["samples"]),
-            f"{row['tokens_per_second']:,.0f}",
-            f"{1e3 * float(str(row['step_seconds'])):.2f}",
-            f"{1e3 * float(str(row['read_seconds'])):.2f}",
-            f"{float(str(row['share_of_read'])):.2f}",
-            f"{float(str(row['of_one_sample'])):.2f}",
-        ]
-        for row in rows
-    ]
-    print(Table(columns, table).text())
+    print(Table(columns, [row.cells() for row in rows]).text())
     if options.json:
-        flags.write(options.json, json.dumps(rows, indent=1) + "\n")
+        flags.write(options.json, json.dumps([row.to_json() for row in rows], indent=1) + "\n")
         print(f"wrote {options.json}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from cvfp_jax.report import page
 from cvfp_jax.report.curves import Curves
@@ -53,11 +53,7 @@ def _label_changes(every: Sequence[Axes], labelled: Sequence[Axes]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=5))
         axes.yaxis.set_minor_locator(NullLocator())
         shown = axes in labelled
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain) if shown else NullFormatter())
-
-
-def _plain(value: float, _: float | None = None) -> str:
-    return f"{value:g}"
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}") if shown else NullFormatter())
 
 
 def _draw_training(axes: Axes, record: Record, curves: Curves) -> None:
@@ -108,12 +104,12 @@ def cell_figure(record: Record, curves: Curves) -> Figure:
     return figure
 
 
-def _panels(cells: Sequence[Cell], share_y: bool) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel a cell, and their axes."""
+def _panels(cells: Sequence[Cell]) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel a cell, and their axes, of one range."""
     columns = min(_COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
     figure = Figure(figsize=(max(3.4, 2.3 * columns), 0.7 + 1.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes in grid[len(cells) :]:
         axes.set_visible(False)
     return figure, list(grid[: len(cells)])
@@ -149,7 +145,7 @@ def save_curve_figures(cells: Sequence[Cell], folder: Path) -> dict[str, page.Fi
     learning = [cell for cell in shown if len(cell[1]["phase2_val_loss"])]
     figures = {}
     if converging:
-        figure, panels = _panels(converging, share_y=True)
+        figure, panels = _panels(converging)
         pairs = zip(panels, converging, strict=True)
         changes = [_draw_convergence(axes, *cell) for axes, cell in pairs]
         rightmost = [
@@ -168,7 +164,7 @@ def save_curve_figures(cells: Sequence[Cell], folder: Path) -> dict[str, page.Fi
             f" change of all contexts (logarithmic).{left_out}",
         )
     if learning:
-        figure, panels = _panels(learning, share_y=True)
+        figure, panels = _panels(learning)
         for axes, cell in zip(panels, learning, strict=True):
             _draw_training(axes, *cell)
         _finish(figure, panels, learning, "epoch", "perplexity")

@@ -22,10 +22,9 @@ class Display(abc.ABC):
 
     def __repr__(self) -> str:
         """Returns the table as text."""
-        width = max((len(name) for name, _ in self.facts()), default=0)
-        return "\n".join(
-            [type(self).__name__, *(f"  {name:<{width}}  {value}" for name, value in self.facts())]
-        )
+        facts = self.facts()
+        width = max((len(name) for name, _ in facts), default=0)
+        return "\n".join([type(self).__name__, *(f"  {name:<{width}}  {value}" for name, value in facts)])
 
     def _repr_html_(self) -> str:
         """Returns the table as HTML, which notebooks show."""

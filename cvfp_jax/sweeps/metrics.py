@@ -190,25 +190,23 @@ class Together:
 
     def phase1(self, block_index: int, num_tokens: int) -> Phase1Progress:
         """Returns what tells all of them."""
-        shows = [watcher.phase1(block_index, num_tokens) for watcher in self._watchers]
-
-        def show(steps: int, trace: dict[str, np.ndarray]) -> None:
-            for tell in shows:
-                tell(steps, trace)
-
-        return show
+        return _each([watcher.phase1(block_index, num_tokens) for watcher in self._watchers])
 
     def phase2(self, num_tokens: int) -> Phase2Progress:
         """Returns what tells all of them."""
-        shows: list[Callable[[int, int, float], None]] = [w.phase2(num_tokens) for w in self._watchers]
-
-        def show(epoch: int, rows: int, loss: float) -> None:
-            for tell in shows:
-                tell(epoch, rows, loss)
-
-        return show
+        return _each([watcher.phase2(num_tokens) for watcher in self._watchers])
 
     def epoch(self, number: int, measures: Scalars) -> None:
         """Tells all of them."""
         for watcher in self._watchers:
             watcher.epoch(number, measures)
+
+
+def _each(functions: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    """A function that calls all of them, in order."""
+
+    def call(*arguments: Any) -> None:
+        for function in functions:
+            function(*arguments)
+
+    return call

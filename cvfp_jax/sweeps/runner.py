@@ -38,7 +38,7 @@ from cvfp_jax.sweeps.options import RunOptions
 from cvfp_jax.sweeps.profiler import FOLDER as PROFILES
 from cvfp_jax.sweeps.profiler import Profiler
 from cvfp_jax.sweeps.progress import CellProgress
-from cvfp_jax.sweeps.result import TABLES, CellResult
+from cvfp_jax.sweeps.result import TABLES
 
 CONTEXTS = "contexts"  # the folder of those that are kept on the disk
 
@@ -251,8 +251,8 @@ class _Runner:
         _check_same_table(cell, data, list(self._done.values()))
         title = f"{number} {series} {cell.num_samples} samples"
         bar = CellProgress(title, cell, visible=processes.is_process_0())
-        name = records.cell_folder({"series": series, **flat_fields(cell)}).name
-        progress = Together([bar, ScalarWriter(name, self._sinks)])
+        kept = self._folder / records.cell_folder({"series": series, **flat_fields(cell)})
+        progress = Together([bar, ScalarWriter(kept.name, self._sinks)])
         folder = RowFiles(self._folder / CONTEXTS) if on_disk else contextlib.nullcontext()
         # A signal waits until the state is saved.
         with signals.deferred():
@@ -271,7 +271,9 @@ class _Runner:
                     result = run_cell(cell, data, runtime)
                     record = {"cell": place, "series": series, **result.record}
                     # Before its record, which says that the cell is finished.
-                    processes.on_process_0(lambda: self._keep(result, record))
+                    processes.on_process_0(
+                        lambda: result.save(kept, self._options.keep, self._folder / TABLES)
+                    )
             finally:
                 bar.close()
             return processes.on_process_0(lambda: self._finish(record, saved))
@@ -284,10 +286,6 @@ class _Runner:
         name = f"{cell.config_name}-{cell.num_samples}-{content_hash([self._key(cell)])[:12]}"
         folder = self._folder / CHECKPOINTS / name
         return OrbaxCheckpointer(folder, identity, self._options.checkpoint_minutes, where, self._profiler)
-
-    def _keep(self, result: CellResult, record: Record) -> None:
-        """Writes what a cell leaves beside its record."""
-        result.save(self._folder / records.cell_folder(record), self._options.keep, self._folder / TABLES)
 
     def _finish(self, record: Record, saved: OrbaxCheckpointer) -> Record:
         """Writes a record, which takes the place of checkpoints."""
