@@ -30,6 +30,7 @@ DIVERSITIES = (
 )  # fmt: skip
 TRAIN_CONTEXTS = ("parallel", "sequential", "recomputed")
 SMALL_GAINS = ("dropped", "kept")
+TOKEN_BLOCKS = ("untrained", "phase1")
 VOCABULARIES = ("full", "corpus")
 TURNS = ("all", "first")
 SEPARATORS = ("newline", "space")
@@ -145,6 +146,11 @@ class Phase1Config:
     """Diversity loss: MCDL, ODCM, OACD, SDL, NUC, CTM, DUE, UDEL, UNIF, DECORR, HSIC, InfoNCE or WMSE."""
     dist_reg_weight: float = 0.9
     """Weight of the diversity loss, from 0 to 1; the CVFP loss has 1 - weight."""
+    lagged_task_weight: float = 0.0
+    """Weight of the next-token loss of a token block that reads each iteration's contexts and is learned with
+    them; 0: none, as in the reports."""
+    lagged_task_places: int = 512
+    """Places of a micro-batch, drawn anew in each iteration, that this loss is taken over."""
     convergence_threshold: float = 0.03
     """A token has converged if the mean squared change of its context in an iteration is below this."""
     stop: str = "rate"
@@ -172,11 +178,11 @@ class Phase1Config:
     def __post_init__(self) -> None:
         """Validates the fields."""
         positive("phase1", self, "learning_rate", "convergence_threshold", "gradient_clip")
-        not_negative("phase1", self, "context_noise")
+        not_negative("phase1", self, "context_noise", "lagged_task_weight")
         share_of_one("phase1", self, "min_converged_ratio", "dist_reg_weight", "min_convergence_improvement")
         at_least(2, "phase1", self, "max_iterations", "val_sample_size")
         ones = ("min_iterations", "no_improvement_patience", "val_frequency", "val_patience")
-        at_least(1, "phase1", self, *ones)
+        at_least(1, "phase1", self, *ones, "lagged_task_places")
         at_least(0, "phase1", self, "batch_size")
         one_of(INITIAL_CONTEXTS, "phase1", self, "initial_contexts")
         one_of(CONTEXT_DTYPES, "phase1", self, "context_dtype")
@@ -211,6 +217,9 @@ class Phase2Config:
     """Whether an epoch that is better by less than min_ppl_improvement becomes the best: dropped or kept."""
     weight_decay: float = 0.0
     """Weight decay, decoupled from the gradient (AdamW)."""
+    token_block: str = "untrained"
+    """Token block that training starts from: untrained, or phase1, the one that phase1.lagged_task_weight has
+    learned."""
     dropout: float = 0.0
     """Share of what a token layer adds to its input that is dropped in training, from 0 to below 1."""
     count_embed_norm: bool = True
@@ -224,6 +233,7 @@ class Phase2Config:
         require(0.0 <= self.dropout < 1.0, "phase2.dropout", self.dropout, "at least 0 and below 1")
         one_of(TRAIN_CONTEXTS, "phase2", self, "train_contexts")
         one_of(SMALL_GAINS, "phase2", self, "small_gain")
+        one_of(TOKEN_BLOCKS, "phase2", self, "token_block")
 
 
 @documented
@@ -356,8 +366,30 @@ class RunConfig:
             "model.use_weight_tying", False, "phase2.freeze_embedding", False,
             "the table learns through the tied head only",
         )  # fmt: skip
+        self._check_lagged_task()
         if self.data.val_tail is None:
             self._check_overlap()
+
+    def _check_lagged_task(self) -> None:
+        """Refuses models whose token layers read what a lagged task has not."""
+        model, weight = self.model, self.phase1.lagged_task_weight
+        refuse(
+            self.phase2.token_block == "phase1" and weight == 0,
+            "phase2.token_block", "phase1", "phase1.lagged_task_weight", weight,
+            "only with a weight above 0 does phase 1 learn a token block",
+        )  # fmt: skip
+        others = {
+            "num_blocks": model.num_blocks > 1,
+            "context_mode": model.reads_every_layer or model.context_mode == "G",
+            "prev_context_steps": model.prev_context_steps > 0,
+            "use_weight_tying": not model.use_weight_tying,
+        }
+        for name, is_other in others.items():
+            refuse(
+                weight > 0 and is_other,
+                "phase1.lagged_task_weight", weight, f"model.{name}", getattr(model, name),
+                "it needs one block, final contexts (mode A, or F) and a tied head",
+            )  # fmt: skip
 
     def _check_overlap(self) -> None:
         start, stop = self.data.val_range()

@@ -25,6 +25,7 @@ from cvfp_jax.core.widths import num_params
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.data.stream import Vocabulary
 from cvfp_jax.generation.trained import TrainedModel
+from cvfp_jax.phase1.lagged_task import LaggedTask
 from cvfp_jax.phase1.multi_block import contexts_part, exact_contexts, learn_blocks, shares
 from cvfp_jax.phase1.train import Phase1Result, part_name
 from cvfp_jax.phase2.stream import Stream
@@ -170,7 +171,7 @@ class _Cell:
             if made is None:
                 return measures, None
             contexts = made
-        params, streams = _params(contexts.blocks), []
+        params, streams = _params([*contexts.blocks, self.model.token_block]), []
         if contexts.train is not None and contexts.val is not None:
             # Without the padding that the devices need.
             rows = max(self.data.capacity, len(self.data.train_ids))
@@ -194,10 +195,11 @@ class _Cell:
             templates += [jax.ShapeDtypeStruct((count, width), dtype) for count in rows[1:]]
         shapes = {name: jax.ShapeDtypeStruct((size,), dtype) for name, (size, dtype) in curves.items()}
         checkpointer = self.runtime.checkpointer
-        params, arrays, restored = checkpointer.restore(_MEASURED, (_params(self.blocks), templates, shapes))
+        modules = [*self.blocks, self.model.token_block]
+        params, arrays, restored = checkpointer.restore(_MEASURED, (_params(modules), templates, shapes))
         self.curves = {name: np.asarray(curve) for name, curve in restored.items()}
-        for block, learned in zip(self.blocks, params, strict=True):
-            nnx.update(block, learned)
+        for module, learned in zip(modules, params, strict=True):
+            nnx.update(module, learned)
         if not arrays:
             return _Contexts(self.blocks, None, None)
         devices = self.runtime.mesh.size
@@ -212,6 +214,8 @@ class _Cell:
         with watches.phase1:
             learned = self._learn_blocks(stream, val_stream)
         record = _phase1_fields(learned)
+        if config.phase2.token_block == "phase1" and learned[0].token_block is not None:
+            self.model.token_block = learned[0].token_block
         self.curves = _phase1_curves(learned, len(stream), config)
         if record["phase1_status"] == Status.NON_FINITE.label:
             record["status"] = f"failed: phase 1 was not finite at iteration {record['phase1_iterations']}"
@@ -263,6 +267,8 @@ class _Cell:
     def _learn_blocks(self, stream: TokenStream, val_stream: TokenStream) -> list[Phase1Result]:
         phase1 = self.config.phase1
         options: dict[str, Any] = {}
+        if phase1.lagged_task_weight > 0:
+            options["task"] = LaggedTask.of(self.model)
         if phase1.compat_stale_clip:
             options["next_clip"] = functools.partial(stale_clip, max_norm=phase1.gradient_clip)
         return learn_blocks(
@@ -284,7 +290,7 @@ class _Cell:
         )
 
 
-def _params(blocks: Sequence[ContextBlock]) -> list[nnx.State]:
+def _params(blocks: Sequence[nnx.Module]) -> list[nnx.State]:
     return [nnx.split(block)[1] for block in blocks]
 
 
@@ -343,6 +349,7 @@ def _phase1_fields(results: Sequence[Phase1Result]) -> Record:
         "phase1_status": worst.status.label,
         "phase1_convergence_rate": mean("convergence_rate"),
         "phase1_loss": sum(float(result.trace["loss"][-1]) for result in results) / len(results),
+        **({"phase1_task_loss": float(worst.trace["task_loss"][-1])} if worst.token_block else {}),
         "phase1_val_ranks": [rank for result in results for rank in result.val_ranks],
         "residual_mean": mean("residual_mean"),
         "residual_max": float(np.max([result.residual_max for result in results])),
