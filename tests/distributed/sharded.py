@@ -89,8 +89,8 @@ def phase1_pieces():
 
 def lagged_task():
     # Few iterations: where a gradient is next to nothing Adam makes steps of rounding.
-    same_phase1(131, 1, max_iterations=4, lagged_task_weight=1.0)
-    same_phase1(40, 2, max_iterations=4, lagged_task_weight=1.0, lagged_task_places=6)
+    same_phase1(131, 1, max_iterations=3, lagged_task_weight=1.0)
+    same_phase1(40, 2, max_iterations=3, lagged_task_weight=1.0, lagged_task_places=6)
 
 
 def contexts():
