@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from cvfp_jax.contexts.contraction import contraction
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.token_stream import TokenStream
@@ -362,6 +363,7 @@ def block_diagnostics(
     )
     identity = identity_of_random(block, val_stream.vectors_VxE.shape[1], key)
     contexts = geometry(val_contexts_MxD, len(val_stream) - 1, rng)
+    settling = contraction(block, val_stream[:-1], val_contexts_MxD)
     return {
         "val_convergence_status": trials.trend.status,
         "val_convergence_slope": trials.trend.slope,
@@ -373,5 +375,8 @@ def block_diagnostics(
             for name, value in contexts._asdict().items()
         },
         "embedding_cosine": embedding_similarity(val_contexts_MxD, val_stream[:-1]),
+        "val_lyapunov_exponent": settling.lyapunov_exponent,
+        "val_contraction_rate": settling.rate,
+        "val_parallel_iterations": settling.iterations,
         "rank_verdict": None if math.isnan(val_rank_share) else rank_verdict(val_rank_share),
     }

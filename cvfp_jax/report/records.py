@@ -91,7 +91,9 @@ FIELDS: dict[str, Kind] = {
 
 # Records of earlier versions have none of these, and are read as if they had null.
 NGRAMS = ("kn2_ppl", "kn3_ppl", "kn4_ppl")  # of Kneser-Ney models, on the same targets
-_LATER = dict.fromkeys(NGRAMS, _or_null(_POSITIVE))
+# How soon contexts forget where they started.
+SETTLING = ("val_lyapunov_exponent", "val_contraction_rate", "val_parallel_iterations")
+_LATER = {**dict.fromkeys(NGRAMS, _or_null(_POSITIVE)), **dict.fromkeys(SETTLING, _or_null(_NUMBER))}
 
 
 def misfit(record: dict[str, Any]) -> str | None:

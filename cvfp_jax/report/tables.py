@@ -73,8 +73,8 @@ def cells_table(summary: Summary) -> Table:
 def diagnostics_table(summary: Summary) -> Table:
     """What the contexts of each cell are like."""
     columns = [
-        "samples", *_seed(summary, "seed"), "ER verdict", "trials", "slope", "norm", "distance",
-        "copies its input",
+        "samples", *_seed(summary, "seed"), "ER verdict", "trials", "slope", "Lyapunov exponent",
+        "contraction rate", "parallel iterations", "norm", "distance", "copies its input",
     ]  # fmt: skip
     rows = [
         [
@@ -83,6 +83,9 @@ def diagnostics_table(summary: Summary) -> Table:
             str(record["rank_verdict"] or UNKNOWN),
             str(record["val_convergence_status"] or UNKNOWN).lower(),
             number(record["val_convergence_slope"], 5),
+            number(record["val_lyapunov_exponent"], 3),
+            number(record["val_contraction_rate"], 3),
+            whole(record["val_parallel_iterations"]),
             number(record["context_norm_mean"], 2),
             number(record["context_distance_mean"], 2),
             {True: "yes", False: "no"}.get(record["is_identity"], UNKNOWN),

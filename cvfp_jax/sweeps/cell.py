@@ -30,7 +30,7 @@ from cvfp_jax.phase1.train import Phase1Result, part_name
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import Phase2Result, learn_tokens, with_best_epoch
 from cvfp_jax.report.curves import Curves
-from cvfp_jax.report.records import NGRAMS, OK, Record
+from cvfp_jax.report.records import NGRAMS, OK, SETTLING, Record
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime.floats import exp
 from cvfp_jax.runtime.stopwatch import Stopwatch
@@ -401,6 +401,7 @@ _WITHOUT_PHASE2: dict[str, Any] = {
         (
             "rank_verdict", "val_convergence_status", "val_convergence_slope", "is_identity",
             "is_zero_solution", "is_global_attractor", "context_norm_mean", "context_distance_mean",
+            *SETTLING,
         )
     ),
 }  # fmt: skip

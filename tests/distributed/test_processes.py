@@ -16,7 +16,6 @@ from cvfp_jax.cli.main import main
 from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.report import records
 from tests import quickly, tiny
-from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parents[2]
@@ -181,7 +180,8 @@ def test_processes_that_differ_are_refused(corpus, tmp_path):
     assert said.splitlines()[-1].startswith(GONE), said
 
 
-@pytest.mark.parametrize("number", cases([0, 1], fast=[1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
 def test_others_that_are_not_there_are_told_in_a_line(number):
     script = (
         "from cvfp_jax.distributed import processes\nfrom cvfp_jax.runtime.cluster import Place\n"

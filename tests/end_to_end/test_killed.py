@@ -20,7 +20,7 @@ FLAGS = tiny.flags(
     "--config.phase2.epochs=3",
     "--config.phase2.batch_size=48",
 )
-KILLS = 20
+KILLS = 10
 
 
 def launches(flags, folder, log, moments):
@@ -40,13 +40,13 @@ def records_without_times(folder):
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments_a_sweep_ends_with_the_same_records(tmp_path):
+def test_killed_at_ten_moments_a_sweep_ends_with_the_same_records(tmp_path):
     flags = [*FLAGS, tiny.write_corpus(tmp_path / "corpus")]
     whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
     assert launches([*flags, f"--workdir={whole}"], whole, log, [("never", 0)]) == [0]
     rng = np.random.default_rng(4)
-    moments = [("touch", int(rng.integers(1, 400))) for _ in range(KILLS - 5)]
-    moments += [("time", float(rng.uniform(0.2, 2.5))) for _ in range(5)]
+    moments = [("touch", int(rng.integers(1, 400))) for _ in range(KILLS - 3)]
+    moments += [("time", float(rng.uniform(0.2, 2.5))) for _ in range(3)]
     moments = [moments[place] for place in rng.permutation(KILLS)]
     log.unlink()
     codes = launches([*flags, f"--workdir={killed}"], killed, log, [*moments, ("never", 0), ("never", 0)])

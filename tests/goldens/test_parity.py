@@ -18,8 +18,8 @@ from cvfp_jax.phase1.train import begin_iteration, conclude
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import learn_tokens
 from tests.original import load_block, load_model, named
-from tests.tiers import cases
 
+pytestmark = pytest.mark.slow
 CASES = [
     "c01_tiny_onebatch",
     "c02_ragged_DneE",
@@ -69,7 +69,7 @@ def noise_of(case, arrays):
     return noise
 
 
-@pytest.fixture(scope="module", params=cases(CASES, fast=["c05_L2K3_ragged"]))
+@pytest.fixture(scope="module", params=CASES)
 def replay(request, golden):
     """Runs a case and keeps what the tests below compare."""
     facts, arrays = golden(request.param)

@@ -90,7 +90,8 @@ def test_a_cell_has_the_record_of_memory(tmp_path, name):
 
 
 # Of several layers, phase 2 reads phase 1's own file.
-@pytest.mark.parametrize("num_layers", cases([1, 2], fast=[2]))
+@pytest.mark.slow
+@pytest.mark.parametrize("num_layers", [1, 2])
 def test_a_cell_is_left_and_taken_up_again_on_the_disk_or_in_memory(tmp_path, resumed, num_layers):  # noqa: F811
     config, launches = replace(CONFIG, {"model.num_layers": num_layers}), []
 

@@ -207,6 +207,7 @@ def test_on_the_disk_memory_hardly_grows_with_the_tokens():
     assert many - few == 10**7 * (memory_model.INDEX_BYTES + memory_model._PLACES_BYTES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_sweep_keeps_contexts_on_the_disk_and_makes_the_same_records(tmp_path, monkeypatch, capsys):
     corpus, found = tiny.write_corpus(tmp_path / "corpus"), {}

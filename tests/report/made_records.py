@@ -56,6 +56,9 @@ def record(dim=8, samples=50, loss=6.0, **changes):
         "kn2_ppl": 300.0,
         "kn3_ppl": 250.0,
         "kn4_ppl": None,
+        "val_lyapunov_exponent": -0.3,
+        "val_contraction_rate": 0.7,
+        "val_parallel_iterations": 40,
     }
     return found | changes
 

@@ -260,10 +260,10 @@ def test_what_a_broken_cell_has_not_may_be_null():
 def test_records_of_earlier_versions_lack_what_came_later(tmp_path):
     path = tmp_path / "records.jsonl"
     written = records.append(path, record())
-    earlier = {name: value for name, value in written.items() if name not in records.NGRAMS}
+    earlier = {name: value for name, value in written.items() if name not in records._LATER}
     path.write_text(json.dumps(earlier) + "\n" + json.dumps(written) + "\n")
     old, new = records.read(path)
-    assert old == earlier | dict.fromkeys(records.NGRAMS)
+    assert old == earlier | dict.fromkeys(records._LATER)
     assert new == written
     path.write_text(json.dumps(written | {"kn3_ppl": "low"}) + "\n")
     with pytest.raises(UserError, match="kn3_ppl='low' is not a number above 0 or null"):

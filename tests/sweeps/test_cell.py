@@ -127,10 +127,8 @@ def test_a_phase2_that_breaks_down_is_recorded(tmp_path):
     assert append(tmp_path, broken)["phase2_status"] == "non-finite"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"precision": "bf16"}, pytest.param({"phase1.context_dtype": "bfloat16"}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"phase1.context_dtype": "bfloat16"}])
 def test_rounded_numbers_change_the_perplexity_by_less_than_half_a_per_cent(changes):
     rng = np.random.default_rng(0)
     table = rng.normal(size=(12, 24)).astype(np.float32)
