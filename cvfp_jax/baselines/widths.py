@@ -58,6 +58,20 @@ def matched_params(config: RunConfig) -> int:
     return counts["params_context_block"] + counts["params_token_block"]
 
 
+def trained_params(config: RunConfig) -> int:
+    """Returns how many parameters a baseline of a config has; the table and its LayerNorm are frozen.
+
+    >>> trained_params(RunConfig(architecture="bptt")), trained_params(RunConfig(architecture="gru"))
+    (2363904, 2363397)
+    """
+    match config.architecture:
+        case "gru":
+            return gru_shape(config).num_params(config.model.embed_dim)
+        case "transformer":
+            return transformer_shape(config).num_params(config.model.embed_dim)
+    return matched_params(config)
+
+
 def gru_shape(config: RunConfig) -> GRUShape:
     """Returns the GRU whose number of parameters is nearest to that of both blocks.
 

@@ -32,7 +32,8 @@ from cvfp_jax.report.terminal import show_report
 from cvfp_jax.runtime import files, signals
 from cvfp_jax.runtime.memory import available_memory
 from cvfp_jax.sweeps import workdir
-from cvfp_jax.sweeps.cell import device_name, run_cell
+from cvfp_jax.sweeps.cell import run_cell
+from cvfp_jax.sweeps.fields import device_name
 from cvfp_jax.sweeps.metrics import ScalarWriter, Sink, Together, open_sinks
 from cvfp_jax.sweeps.options import RunOptions
 from cvfp_jax.sweeps.profiler import FOLDER as PROFILES
