@@ -27,7 +27,7 @@ _REPORT = replace(
     R3_V2,
     {"experiment": "baselines", "preset": "r3", "baseline.segment": 256, "baseline.num_layers": 2},
 )
-_SMALLER = {"model.embed_dim": 64, "model.context_dim": 64, "phase2.epochs": 15}
+_SMALLER = {"model.embed_dim": 64, "model.context_dim": 64, "phase2.epochs": 12}
 _RATES = {"phase2.learning_rate": (0.0003, 0.001, 0.003), "phase2.dropout": (0.0, 0.1, 0.3)}
 
 PRESETS: dict[str, Grid] = {

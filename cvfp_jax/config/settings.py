@@ -31,6 +31,7 @@ DIVERSITIES = (
 TRAIN_CONTEXTS = ("parallel", "sequential", "recomputed")
 SMALL_GAINS = ("dropped", "kept")
 CONTEXTS = ("trained", "untrained", "zero", "shuffled")
+TOKEN_BLOCKS = ("untrained", "phase1")
 
 
 @documented
@@ -141,6 +142,11 @@ class Phase1Config:
     """Diversity loss: MCDL, ODCM, OACD, SDL, NUC, CTM, DUE, UDEL, UNIF, DECORR, HSIC, InfoNCE or WMSE."""
     dist_reg_weight: float = 0.9
     """Weight of the diversity loss, from 0 to 1; the CVFP loss has 1 - weight."""
+    lagged_task_weight: float = 0.0
+    """Weight of the next-token loss of a token block that reads each iteration's contexts and is learned with
+    them; 0: none, as in the reports."""
+    lagged_task_places: int = 512
+    """Places of a micro-batch, drawn anew in each iteration, that this loss is taken over."""
     convergence_threshold: float = 0.03
     """A token has converged if the mean squared change of its context in an iteration is below this."""
     stop: str = "rate"
@@ -168,11 +174,11 @@ class Phase1Config:
     def __post_init__(self) -> None:
         """Validates the fields."""
         positive("phase1", self, "learning_rate", "convergence_threshold", "gradient_clip")
-        not_negative("phase1", self, "context_noise")
+        not_negative("phase1", self, "context_noise", "lagged_task_weight")
         share_of_one("phase1", self, "min_converged_ratio", "dist_reg_weight", "min_convergence_improvement")
         at_least(2, "phase1", self, "max_iterations", "val_sample_size")
         ones = ("min_iterations", "no_improvement_patience", "val_frequency", "val_patience")
-        at_least(1, "phase1", self, *ones)
+        at_least(1, "phase1", self, *ones, "lagged_task_places")
         at_least(0, "phase1", self, "batch_size")
         one_of(INITIAL_CONTEXTS, "phase1", self, "initial_contexts")
         one_of(CONTEXT_DTYPES, "phase1", self, "context_dtype")
@@ -211,6 +217,9 @@ class Phase2Config:
     """Whether an epoch that is better by less than min_ppl_improvement becomes the best: dropped or kept."""
     weight_decay: float = 0.0
     """Weight decay, decoupled from the gradient (AdamW)."""
+    token_block: str = "untrained"
+    """Token block that training starts from: untrained, or phase1, the one that phase1.lagged_task_weight has
+    learned."""
     dropout: float = 0.0
     """Share of what a token layer adds to its input that is dropped in training, from 0 to below 1."""
     count_embed_norm: bool = True
@@ -225,6 +234,7 @@ class Phase2Config:
         one_of(TRAIN_CONTEXTS, "phase2", self, "train_contexts")
         one_of(CONTEXTS, "phase2", self, "contexts")
         one_of(SMALL_GAINS, "phase2", self, "small_gain")
+        one_of(TOKEN_BLOCKS, "phase2", self, "token_block")
 
 
 @documented
@@ -296,6 +306,7 @@ class RunConfig:
         )  # fmt: skip
         self._check_architecture()
         self._check_contexts()
+        self._check_lagged_task()
         if self.data.val_tail is None:
             self._check_overlap()
         if self.data.dev_samples:
@@ -311,6 +322,7 @@ class RunConfig:
             ("model.use_weight_tying", model.use_weight_tying, True, frozen),
             ("phase2.freeze_embedding", phase2.freeze_embedding, True, frozen),
             ("phase2.contexts", phase2.contexts, "trained", "it has no contexts of phase 1"),
+            ("phase2.token_block", phase2.token_block, "untrained", "it has no phase 1"),
         ]
         if self.architecture == "bptt":
             needs.append(("model.num_blocks", model.num_blocks, 1, alone))
@@ -331,6 +343,11 @@ class RunConfig:
             self.phase2.train_contexts == "recomputed",
             "phase2.contexts", contexts, "phase2.train_contexts", "recomputed",
             "contexts are made again of the trained block",
+        )  # fmt: skip
+        refuse(
+            self.phase2.token_block == "phase1" and contexts != "shuffled",
+            "phase2.contexts", contexts, "phase2.token_block", "phase1",
+            "phase 1, which learns that block, is not run",
         )  # fmt: skip
         refuse(
             model.reads_every_layer,
@@ -358,6 +375,27 @@ class RunConfig:
                 f" before validation samples {self.data.val_samples}: use at most"
                 f" {start} samples, or move the ranges, --val_samples and --dev_samples."
             )
+
+    def _check_lagged_task(self) -> None:
+        """Refuses models whose token layers read what a lagged task has not."""
+        model, weight = self.model, self.phase1.lagged_task_weight
+        refuse(
+            self.phase2.token_block == "phase1" and weight == 0,
+            "phase2.token_block", "phase1", "phase1.lagged_task_weight", weight,
+            "only with a weight above 0 does phase 1 learn a token block",
+        )  # fmt: skip
+        others = {
+            "num_blocks": model.num_blocks > 1,
+            "context_mode": model.reads_every_layer or model.context_mode == "G",
+            "prev_context_steps": model.prev_context_steps > 0,
+            "use_weight_tying": not model.use_weight_tying,
+        }
+        for name, is_other in others.items():
+            refuse(
+                weight > 0 and is_other,
+                "phase1.lagged_task_weight", weight, f"model.{name}", getattr(model, name),
+                "it needs one block, final contexts (mode A, or F) and a tied head",
+            )  # fmt: skip
 
     def _check_overlap(self) -> None:
         start, stop = self.data.val_range()

@@ -171,10 +171,21 @@ def cvfp_training(
     """
     model, phase2, N = config.model, config.phase2, len(train_ids)
     distinct = len(np.unique(train_ids))
-    total = max(0, iterations - 1) * phase1_iteration(model, N, distinct)
+    iteration = phase1_iteration(model, N, distinct)
+    if config.phase1.lagged_task_weight > 0:
+        iteration += _lagged_task(config, vocab_size, N)
+    total = max(0, iterations - 1) * iteration
     if phase2.contexts != "zero" and phase2.train_contexts != "recomputed":
         total += parallel_pass(model, N, distinct)  # exact contexts need as many
     return float(total + epochs * phase2_training(model, phase2, vocab_size, N - 1))
+
+
+def _lagged_task(config: RunConfig, vocab_size: int, num_tokens: int) -> int:
+    """Operations of an iteration's next-token loss: a step of phase 2 by which contexts learn too."""
+    size = config.phase1.batch_size or num_tokens
+    places = -(-num_tokens // size) * min(size, config.phase1.lagged_task_places)
+    to_contexts = 2 * places * sum(layer.constant for layer in _token_layers(config.model))
+    return phase2_training(config.model, config.phase2, vocab_size, places) + to_contexts
 
 
 def baseline_training(config: RunConfig, vocab_size: int, rows: int) -> float:

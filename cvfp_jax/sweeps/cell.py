@@ -26,6 +26,7 @@ from cvfp_jax.core.widths import num_params
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.data.stream import Vocabulary
 from cvfp_jax.generation.trained import TrainedModel
+from cvfp_jax.phase1.lagged_task import LaggedTask
 from cvfp_jax.phase1.multi_block import contexts_part, exact_contexts, learn_blocks
 from cvfp_jax.phase1.train import Phase1Result, part_name
 from cvfp_jax.phase2.stream import Stream
@@ -158,7 +159,7 @@ class _Cell:
             if made is None:
                 return measures, None
             contexts = made
-        params, streams = _params(contexts.blocks), []
+        params, streams = _params([*contexts.blocks, self.model.token_block]), []
         if contexts.train is not None and contexts.val is not None:
             # Without the padding that the devices need.
             rows = max(self.data.capacity, len(self.data.train_ids))
@@ -182,10 +183,11 @@ class _Cell:
             templates += [jax.ShapeDtypeStruct((count, width), dtype) for count in rows[1:]]
         shapes = {name: jax.ShapeDtypeStruct((size,), dtype) for name, (size, dtype) in curves.items()}
         checkpointer = self.runtime.checkpointer
-        params, arrays, restored = checkpointer.restore(_MEASURED, (_params(self.blocks), templates, shapes))
+        modules = [*self.blocks, self.model.token_block]
+        params, arrays, restored = checkpointer.restore(_MEASURED, (_params(modules), templates, shapes))
         self.curves = {name: np.asarray(curve) for name, curve in restored.items()}
-        for block, learned in zip(self.blocks, params, strict=True):
-            nnx.update(block, learned)
+        for module, learned in zip(modules, params, strict=True):
+            nnx.update(module, learned)
         if not arrays:
             return _Contexts(self.blocks, None, None)
         devices = self.runtime.mesh.size
@@ -206,6 +208,8 @@ class _Cell:
             with watches.phase1:
                 learned = self._learn_blocks(stream, val_stream)
             record = phase1_fields(learned)
+            if config.phase2.token_block == "phase1" and learned[0].token_block is not None:
+                self.model.token_block = learned[0].token_block
             self.curves = phase1_curves(learned, len(stream), config)
             if record["phase1_status"] == Status.NON_FINITE.label:
                 record["status"] = (
@@ -291,6 +295,8 @@ class _Cell:
     def _learn_blocks(self, stream: TokenStream, val_stream: TokenStream) -> list[Phase1Result]:
         phase1 = self.config.phase1
         options: dict[str, Any] = {}
+        if phase1.lagged_task_weight > 0:
+            options["task"] = LaggedTask.of(self.model)
         if phase1.compat_stale_clip:
             options["next_clip"] = functools.partial(stale_clip, max_norm=phase1.gradient_clip)
         return learn_blocks(
@@ -312,7 +318,7 @@ class _Cell:
         )
 
 
-def _params(blocks: Sequence[ContextBlock]) -> list[nnx.State]:
+def _params(blocks: Sequence[nnx.Module]) -> list[nnx.State]:
     return [nnx.split(block)[1] for block in blocks]
 
 

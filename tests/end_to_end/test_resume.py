@@ -205,6 +205,9 @@ def test_phase2_stopped_after_every_kth_batch(resumed, name):
             },
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            {"phase1.lagged_task_weight": 1.0, "phase2.token_block": "phase1"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_cell_stopped_now_and_then(resumed, monkeypatch, tmp_path, changes):

@@ -465,6 +465,10 @@ def test_each_ablation_changes_one_setting():
                 assert fields[field] != value, "it must be a change"
                 changed.setdefault(field, set()).add(value)
         assert changed == wanted
-        base = fields["phase1.dist_reg_weight"], fields["phase1.max_iterations"], fields["phase1.first_context"]
+        base = (
+            fields["phase1.dist_reg_weight"],
+            fields["phase1.max_iterations"],
+            fields["phase1.first_context"],
+        )
         assert base == (0.9, 60, "last")
         assert len(axis("ablations", preset, "seed")) == 5

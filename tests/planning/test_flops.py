@@ -124,8 +124,7 @@ def test_a_baseline_multiplies_what_is_counted(architecture):
         model=ModelConfig(context_dim=8, embed_dim=6),
         baseline=BaselineConfig(4, num_layers=2 if architecture != "bptt" else 1, num_heads=2),
     )
-    network = make_network(config, nnx.Rngs(0))
-    graphdef, params = nnx.split(network)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: make_network(config, nnx.Rngs(0))))
     ids = np.zeros((3, 4), np.int32)
     segment, table = Segment(ids, ids, np.ones((3, 4), bool)), jnp.zeros((V, 6))
 
@@ -148,5 +147,8 @@ def test_a_cells_training_is_its_phases():
     iteration = flops.phase1_iteration(config.model, 4, 3)
     contexts = flops.parallel_pass(config.model, 4, 3)
     assert flops.cvfp_training(config, ids, V, iterations=5, epochs=2) == 4 * iteration + contexts + 2 * epoch
+    lagged = replace(config, {"phase1.lagged_task_weight": 1.0, "phase1.lagged_task_places": 3})
+    more = flops.cvfp_training(lagged, ids, V, 5, 2) - flops.cvfp_training(config, ids, V, 5, 2)
+    assert more == 4 * (epoch + 2 * 3 * 3 * 5), "a step on three places, and the gradient of their contexts"
     zero = replace(config, {"phase2.contexts": "zero"})
     assert flops.cvfp_training(zero, ids, V, iterations=0, epochs=2) == 2 * epoch

@@ -73,11 +73,13 @@ def test_one_seed_has_no_interval():
 
 
 def test_a_verdict_says_what_the_interval_supports():
-    found = contrasts(arms({"base": BASE, "zero": ZERO, "same": [6.05, 6.05, 5.8], "good": [5.5, 5.61, 5.29]}))
+    found = contrasts(
+        arms({"base": BASE, "zero": ZERO, "same": [6.05, 6.05, 5.8], "good": [5.5, 5.61, 5.29]})
+    )
     worse, same, better = verdicts([], found)
     assert worse.endswith("3 seeds): worse.")
     assert same.endswith("3 seeds): not told apart.")
-    assert better.startswith("good: 0.606 times the perplexity of base at 5,000 tokens (95% interval 0.5")
+    assert better.startswith("good: 0.607 times the perplexity of base at 5,000 tokens (95% interval 0.592")
     assert better.endswith("better.")
 
 
@@ -120,7 +122,9 @@ def test_the_figure_shows_every_arm_with_its_interval():
     (axes,) = contrast_figures.forest_figure(found, "title").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["zero", "good"]
     assert axes.get_xlabel() == "ln PPL less that of base, at 5,000 tokens"
-    intervals = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 2 and len(line.get_xdata()) == 2]
+    intervals = [
+        line.get_xdata() for line in axes.lines if line.get_linewidth() == 2 and len(line.get_xdata()) == 2
+    ]
     assert intervals[0] == pytest.approx(found[0].interval[1:])
 
 

@@ -11,6 +11,7 @@ from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.report import records
 from cvfp_jax.sweeps.cell import run_cell
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = replace(
@@ -174,7 +175,7 @@ def test_token_layers_can_read_other_contexts(record, contexts, tmp_path):
         assert other["val_effective_rank"] == record["val_effective_rank"]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
+@pytest.mark.parametrize("architecture", cases(ARCHITECTURES[1:], fast=["gru"]))
 def test_a_baselines_record_is_complete_and_says_that_there_is_no_phase1(record, architecture, tmp_path):
     changes = {"architecture": architecture, "baseline.segment": 16, "baseline.num_heads": 2}
     result = run_cell(replace(CONFIG, changes), data_of())

@@ -111,5 +111,5 @@ def test_a_folder_of_an_earlier_version_had_todays_defaults(tmp_path):
     workdir.claim(tmp_path, GRID, "cpu", has_records=True)
     path.write_text(json.dumps(content))
     other = GRID.resolve({}, {"phase2.contexts": "zero"})
-    with pytest.raises(UserError, match="config.phase2.contexts=trained, not zero"):
+    with pytest.raises(UserError, match=r"config\.phase2\.contexts=trained, not zero"):
         workdir.claim(tmp_path, other, "cpu", has_records=True)
