@@ -93,7 +93,14 @@ FIELDS: dict[str, Kind] = {
 NGRAMS = ("kn2_ppl", "kn3_ppl", "kn4_ppl")  # of Kneser-Ney models, on the same targets
 # How soon contexts forget where they started.
 SETTLING = ("val_lyapunov_exponent", "val_contraction_rate", "val_parallel_iterations")
-_LATER = {**dict.fromkeys(NGRAMS, _or_null(_POSITIVE)), **dict.fromkeys(SETTLING, _or_null(_NUMBER))}
+_LATER = {
+    **dict.fromkeys(NGRAMS, _or_null(_POSITIVE)),
+    **dict.fromkeys(SETTLING, _or_null(_NUMBER)),
+    "architecture": _or_null(_TEXT),
+    "params_trained": _or_null(_COUNT),
+    "train_flops": _or_null(_NUMBER),
+    "tuned": _or_null(_OBJECT),
+}
 
 
 def misfit(record: dict[str, Any]) -> str | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import flat_fields
+from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.runtime.files import write_atomic
 from cvfp_jax.runtime.version import VERSION
@@ -109,9 +111,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    # What a folder of an earlier version does not name had the effect of today's default.
+    defaults = json.loads(json.dumps(flat_fields(RunConfig())))
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
+        was = old.get(name, defaults.get(name))
+        if was != new.get(name):
             raise UserError(
-                f"{workdir} holds a sweep with config.{name}={old.get(name)}, not {new.get(name)}:"
+                f"{workdir} holds a sweep with config.{name}={was}, not {new.get(name)}:"
                 " give that value, or use another --workdir."
             )
