@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cvfp_jax.data import spectral
+from cvfp_jax.data.hub import offline_if_unreachable
 from cvfp_jax.data.stream import Vocabulary
 from cvfp_jax.data.tokenizer import VOCAB_SIZE
 from cvfp_jax.errors import UserError
@@ -63,11 +64,12 @@ def _download_gpt2() -> Path:
     """Finds GPT-2's weights in the hub's local cache, or downloads them."""
     offline = "for an offline run use --embedding=spectral or --embedding=file:PATH"
     try:
-        import huggingface_hub
+        with offline_if_unreachable():
+            import huggingface_hub
+
+            return Path(huggingface_hub.hf_hub_download(GPT2, "model.safetensors"))
     except ImportError:
         raise UserError(f"embedding gpt2 needs an extra: pip install 'cvfp-jax[hub]'; {offline}.") from None
-    try:
-        return Path(huggingface_hub.hf_hub_download(GPT2, "model.safetensors"))
     except Exception as error:  # the library and its transport raise many kinds
         raise UserError(
             f"embedding gpt2 could not be downloaded ({type(error).__name__}: {error});"

@@ -30,7 +30,7 @@ from cvfp_jax.phase1.train import Phase1Result, part_name
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import Phase2Result, learn_tokens, with_best_epoch
 from cvfp_jax.report.curves import Curves
-from cvfp_jax.report.records import NGRAMS, OK, SETTLING, Record
+from cvfp_jax.report.records import LEAKAGE, NGRAMS, OK, SETTLING, Record
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from cvfp_jax.runtime.floats import exp
 from cvfp_jax.runtime.stopwatch import Stopwatch
@@ -323,6 +323,8 @@ def _identity(config: RunConfig, data: CellData) -> Record:
         "unigram_ppl": exp(data.unigram_loss),
         **dict.fromkeys(NGRAMS),
         **{name: exp(loss) for name, loss in zip(NGRAMS, data.ngram_losses or (), strict=False)},
+        **dict(zip(LEAKAGE, data.leakage, strict=True)),
+        "skipped_rows": None if data.skipped_rows is None else dict(data.skipped_rows),
     }
 
 

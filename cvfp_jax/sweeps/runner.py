@@ -26,6 +26,7 @@ from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.planning.plan import SMALLER, CellPlan, check_counted, contexts_go_to_disk, plan_cell, work
 from cvfp_jax.report import formats, records
 from cvfp_jax.report.document import SweepReport, write_report
+from cvfp_jax.report.findings import leakage_warning
 from cvfp_jax.report.plans import plan_table
 from cvfp_jax.report.records import Record
 from cvfp_jax.report.terminal import show_report
@@ -207,6 +208,10 @@ class _Runner:
         data = dataset.load(cells[0].data, counts)
         processes.check_same({"corpus": data.sha256(counts[-1])})
         _check_same_corpus(data, finished)
+        if processes.is_process_0():
+            leaked = leakage_warning(*data.leakage(max(cell.num_samples for cell in cells)))
+            for line in [*data.notes, *([f"warning: {leaked}"] if leaked else [])]:
+                print(line, flush=True)
         return data, {count: len(data.train_ids(count)) for count in counts}
 
     def _plan(self, data: dataset.SweepData, tokens: dict[int, int]) -> set[str]:

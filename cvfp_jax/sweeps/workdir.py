@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.overrides import flat_fields
+from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.runtime.files import write_atomic
 from cvfp_jax.runtime.version import VERSION
@@ -109,6 +111,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    # What an earlier version did without a field is what its default does now.
+    old = {name: value for name, value in flat_fields(RunConfig()).items() if name in new} | old
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise UserError(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cvfp_jax.data import corpus
-from cvfp_jax.data.textfiles import Turns
+from cvfp_jax.data.text.reading import Reading
 from cvfp_jax.errors import UserError
 
 
@@ -45,8 +45,8 @@ def test_ranges_that_a_stream_cannot_follow(ranges):
 def test_turns_reach_text_but_not_pydocs(tmp_path):
     turns = [{"content": "Hi"}, {"content": "Ho"}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}))
-    assert list(corpus.Samples(f"text:{tmp_path}", (range(1),), Turns(separator=" "))) == ["Hi Ho"]
-    assert list(corpus.Samples("pydocs", (range(2),), Turns(first_only=True, separator=" "))) == (
+    assert list(corpus.Samples(f"text:{tmp_path}", (range(1),), Reading(separator=" "))) == ["Hi Ho"]
+    assert list(corpus.Samples("pydocs", (range(2),), Reading(first_only=True, separator=" "))) == (
         list(corpus.Samples("pydocs", (range(2),)))
     )
 
@@ -105,7 +105,7 @@ def test_ultrachat_is_read_in_its_order_with_the_turns_asked_for(ultrachat_copy)
     texts = list(corpus.Samples(name, (range(2), range(14, 17))))
     assert texts == [f"train_sft {number}\nanswer" for number in (0, 1, 14, 15, 16)]
     assert len(list(corpus.Samples(name, (range(2), range(14, 17)), gaps=True))) == 17
-    first = corpus.Samples(name, (range(2), range(0)), Turns(first_only=True))
+    first = corpus.Samples(name, (range(2), range(0)), Reading(first_only=True))
     assert list(first) == ["train_sft 0", "train_sft 1"]
     with pytest.raises(UserError, match="has 30 samples"):
         next(iter(corpus.Samples(name, (range(31),))))
