@@ -45,8 +45,7 @@ def json_lines(path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             if is_first and following is not None:
                 _check_layout(path, line, error)
-            what = _what_is_wrong(error) or _not_one_record(error, is_last=following is None)
-            row = BadRow(f"{where}: not valid JSON ({error.msg}); {what}, or {SKIP}.", "not valid JSON")
+            row = _broken(where, error, is_last=following is None)
         except (ValueError, RecursionError) as error:
             row = _unreadable(where, error)
         if is_first and _is_list_of_records(row):
@@ -125,6 +124,15 @@ def _not_one_record(error: json.JSONDecodeError, is_last: bool) -> str:
     if ends_early and is_last:
         return "the file may have been cut short: copy it again"
     return "the line is cut short: mend it" if ends_early else "mend the line"
+
+
+def _broken(where: str, error: json.JSONDecodeError, is_last: bool) -> BadRow:
+    """Says what a line is that is not valid JSON."""
+    known = _what_is_wrong(error)
+    what = known or _not_one_record(error, is_last)
+    # Where all lines will be so, leaving them out is no advice.
+    skip = "" if known or what.endswith(_ONE_A_LINE) else f", or {SKIP}"
+    return BadRow(f"{where}: not valid JSON ({error.msg}); {what}{skip}.", "not valid JSON")
 
 
 def _unreadable(where: str, error: Exception) -> BadRow:

@@ -86,13 +86,13 @@ class ReadingLog:
         >>> log = ReadingLog()
         >>> log.skipped["blank"] += 2
         >>> log.lines()
-        ['left out 2 rows (--skip_bad_rows): 2 blank']
+        ['rows left out by --skip_bad_rows: 2 blank']
         """
-        notes = [*self._notes, *(f"{count:,} {what}" for what, count in self._counted.items())]
+        notes = [*self._notes, *(f"{what}: {count:,}" for what, count in self._counted.items())]
         hidden = len(notes) - _MOST_SAID
         if hidden > 0:
             notes = [*notes[:_MOST_SAID], f"and {hidden} notes more"]
         if self.skipped:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.most_common())
-            notes.append(f"left out {self.skipped.total():,} rows (--skip_bad_rows): {reasons}")
+            notes.append(f"rows left out by --skip_bad_rows: {reasons}")
         return notes
