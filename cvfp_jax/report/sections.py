@@ -49,7 +49,9 @@ def _text_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
         runs = "" if shared is None else f", {percent(shared)} of its runs of {RUN} tokens"
         copies = f"{most['val_samples_in_train']:,} of {most['val_whole_samples']:,} samples"
         facts.append(("validation text that training holds", f"{copies}{runs}"))
-    skipped = next((record["skipped_rows"] for record in reversed(records) if record["skipped_rows"]), {})
+    skipped: dict[str, int] = next(
+        (record["skipped_rows"] for record in reversed(records) if record["skipped_rows"]), {}
+    )
     if skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         facts.append(("rows left out", reasons))

@@ -22,6 +22,8 @@ CHOICES = {
     "vocabulary": settings.VOCABULARIES,
     "turns": settings.TURNS,
     "turn_separator": settings.SEPARATORS,
+    "sample": settings.SAMPLES,
+    "preference": settings.PREFERENCES,
     "precision": settings.PRECISIONS,
     "corpus": ("pydocs", "ultrachat", "ultrachat:FOLDER", "text:PATH"),
     "embedding": ("gpt2", "file:PATH", "spectral", "random"),

@@ -1,8 +1,7 @@
 """Conversations as people write them down, to the texts of their turns."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cvfp_jax.data.text.reading import SKIP, BadRow, Reading, ReadingLog
 
@@ -14,8 +13,7 @@ _SPEAKERS = ("user", "assistant")  # of turns that are texts alone, in turn
 _LONGEST_SHOWN = 40
 
 
-@dataclasses.dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """What somebody says."""
 
     text: str
@@ -48,14 +46,23 @@ def turns_of(conversation: Any, field: str, where: str, log: ReadingLog) -> list
         )
     # Which of two texts a turn means follows from the name of the list, as it always has.
     keys = CONTENTS[::-1] if field == "conversations" else CONTENTS
-    texts = [
-        turn
-        for number, value in enumerate(turns, 1)
-        if (turn := _turn(value, number, f"{where}: turn {number} of {field}", keys, log))
-    ]
+    texts: list[Turn] = []
+    for number, value in enumerate(turns, 1):
+        turn = _plain(value, keys[0]) or _turn(value, number, f"{where}: turn {number} of {field}", keys, log)
+        if turn:
+            texts.append(turn)
     if not texts:
         raise BadRow(f"{where}: no turn of {field} has a text; remove it, or {SKIP}.", "no turn with a text")
     return texts
+
+
+def _plain(value: Any, key: str) -> Turn | None:
+    """Returns what nearly all turns are: an object with a text and a role; None for anything else."""
+    if isinstance(value, dict):
+        text, role = value.get(key), value.get(ROLES[0])
+        if isinstance(text, str) and isinstance(role, str):
+            return Turn(text, role)
+    return None
 
 
 def _turn(value: Any, number: int, where: str, keys: Sequence[str], log: ReadingLog) -> Turn | None:
@@ -126,22 +133,18 @@ def text_of(turns: Sequence[Turn], reading: Reading, where: str) -> str:
     Raises:
       BadRow: only the first turn is read, and it is blank although others are not.
     """
+    if not (reading.first_only or reading.roles):
+        return reading.join([turn.text for turn in turns])
     said = list(turns)
     if reading.first_only:
         # A system prompt is no turn of the conversation, and often the same in all of them.
         said = [turn for turn in turns if turn.role not in _SYSTEM][:1] or said[:1]
-    text = reading.join(
-        [f"{turn.role}: {turn.text}" if _labelled(turn, reading) else turn.text for turn in said]
-    )
-    if not any(turn.text.strip() for turn in said):
-        if any(turn.text.strip() for turn in turns):
-            raise BadRow(
-                f"{where}: the first turn is empty; remove the sample, use --config.data.turns=all, or {SKIP}.",
-                "first turn empty",
-            )
-        return ""
-    return text
-
-
-def _labelled(turn: Turn, reading: Reading) -> bool:
-    return reading.roles and bool(turn.role)
+    if any(turn.text.strip() for turn in said):
+        labelled = reading.roles
+        return reading.join([f"{role}: {text}" if labelled and role else text for text, role in said])
+    if any(turn.text.strip() for turn in turns):
+        raise BadRow(
+            f"{where}: the first turn is empty; remove the sample, use --config.data.turns=all, or {SKIP}.",
+            "first turn empty",
+        )
+    return ""

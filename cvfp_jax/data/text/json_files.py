@@ -32,13 +32,13 @@ def json_file(path: Path) -> Iterator[Row]:
 
 def json_lines(path: Path) -> Iterator[Row]:
     """Yields a record a line; a line that holds none is a bad row."""
-    is_first = True
+    name, is_first = str(path), True
     for number, (line, following) in enumerate(
         itertools.pairwise(itertools.chain(decoding.lines(path), [None])), 1
     ):
-        if not line or not line.strip():
+        if not line or line.isspace():
             continue
-        where = f"{path}, line {number}"
+        where = f"{name}, line {number}"
         row: Any
         try:
             row = json.loads(line)

@@ -78,32 +78,35 @@ def sample_text(record: Any, where: str, reading: Reading = AS_IT_IS, log: Readi
         text = text_of(turns_of(record, "the list", where, log or ReadingLog()), reading, where)
     else:
         raise _no_field(record, where, reading)
-    if not text.strip():
+    if not text or text.isspace():
         raise BadRow(f"{where}: the sample is empty; remove it, or {SKIP}.", "blank")
-    if text.isascii():
-        return text
-    # JSON can spell half of a surrogate pair, which is no Unicode text.
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # JSON can spell half of a surrogate pair, which is no Unicode text.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _object_text(record: dict[str, Any], where: str, reading: Reading, log: ReadingLog) -> str:
     """Returns the text of an object, by the first field that is known and not null."""
     if reading.text_field:
         return _named_text(record, where, reading, log)
-    if isinstance(record.get("text"), str) and not any(
-        record.get(name) is not None for name in _CONVERSATIONS_FIRST
-    ):
-        return str(record["text"])
+    text = record.get("text")
+    if isinstance(text, str) and all(record.get(name) is None for name in _CONVERSATIONS_FIRST):
+        return text
     turns = _turns(record, where, log)
-    preferred = _preferred(record, turns, where, reading, log)
-    if isinstance(preferred, str):
-        return preferred
-    if not preferred:
+    if _has_preference(record):
+        preferred = _preferred(record, turns, where, reading, log)
+        if isinstance(preferred, str):
+            return preferred
+        turns = preferred
+    if not turns:
         raise _no_field(record, where, reading)
     system = record.get("system")
-    if isinstance(system, str) and system.strip() and preferred[0].role != "system":
-        preferred = [Turn(system, "system"), *preferred]
-    return text_of(preferred, reading, where)
+    if isinstance(system, str) and system.strip() and turns[0].role != "system":
+        turns = [Turn(system, "system"), *turns]
+    return text_of(turns, reading, where)
 
 
 def _named_text(record: dict[str, Any], where: str, reading: Reading, log: ReadingLog) -> str:
@@ -151,15 +154,13 @@ def _text(record: dict[str, Any], name: str, where: str) -> str:
 
 
 def _has_preference(record: dict[str, Any]) -> bool:
-    return all(record.get(name) is not None for name in _PREFERENCES)
+    return record.get("chosen") is not None and record.get("rejected") is not None
 
 
 def _preferred(
     record: dict[str, Any], turns: list[Turn], where: str, reading: Reading, log: ReadingLog
 ) -> list[Turn] | str:
     """Adds the answer that is read of a preference pair, which may begin with the conversation itself."""
-    if not _has_preference(record):
-        return turns
     name = reading.preference
     log.note(f"records have chosen and rejected answers: {name} ones are read (--config.data.preference)")
     answer = record[name]
