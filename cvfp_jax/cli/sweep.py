@@ -37,8 +37,8 @@ FLAGS = {
     "samples": "training sizes in samples, for example 50,100",
     "val_samples": "validation samples, START:STOP, behind the training samples",
     "val_corpus": "a corpus of its own that validates; all of it, or the --val_samples of it",
-    "sample": "what a sample of a .txt or .md file is: line, paragraph or file (default: a file of a folder, a"
-    " paragraph of a file given alone)",
+    "sample": "what a sample of a .txt or .md file is: line, paragraph or file (default: a file of a folder,"
+    " a paragraph of a file given alone)",
     "text_field": "the field or column that is a record's text (default: the known ones)",
     "context_dims": "context widths, for example 256,576",
     "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",

@@ -239,7 +239,7 @@ class DataConfig:
     """Validation samples: START:STOP, in samples from 0, or tail:SHARE, the last share of each cell's own
     training tokens, or all (of val_corpus)."""
     val_corpus: str = ""
-    """Text that validates, of the same kinds as corpus, whose samples val_samples counts; empty: the corpus."""
+    """Text that validates, of the same kinds as corpus; val_samples counts its samples. Empty: the corpus."""
     turns: str = "all"
     """Messages of a conversation that are read: all or first."""
     turn_separator: str = "newline"
@@ -279,8 +279,8 @@ class DataConfig:
         known_source("embedding", self.embedding, ("gpt2", "spectral", "random"), ("file",), EMBEDDINGS)
         if self.val_corpus and self.val_tail is not None:
             raise UserError(
-                f"val_samples={self.val_samples} and val_corpus={self.val_corpus} do not go together: leave out"
-                " one of them."
+                f"val_samples={self.val_samples} and val_corpus={self.val_corpus} do not go together:"
+                " leave out one of them."
             )
         if self.val_tail is None and not self.val_whole:
             self.val_range()

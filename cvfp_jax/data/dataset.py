@@ -226,7 +226,7 @@ def _texts(config: DataConfig, most: int, log: ReadingLog) -> _Texts:
 def _hash_texts(
     texts: _Texts, sample_counts: Sequence[int], config: DataConfig
 ) -> tuple[str, dict[int, cache.Digest], int]:
-    """Reads all texts once and returns the hash of them all, by its size each cell's digest, and their number."""
+    """Reads all texts once and returns the hash of all, by its size each cell's digest, and their number."""
     whole, cells = cache.Digest(), {}
     # A tail is no text of its own: what tells one from another is where it is cut.
     cut = ["validation"] if config.val_tail is None else ["tail", config.val_samples]

@@ -56,8 +56,8 @@ def load_table(
         table = read_table(_file(place))
     if table.shape[1] == VOCAB_SIZE != table.shape[0]:
         raise UserError(
-            f"embedding {embedding} is transposed: its shape {table.shape} must be ({VOCAB_SIZE}, dimensions);"
-            " save its transpose, table.T."
+            f"embedding {embedding} is transposed: its shape {table.shape} must be ({VOCAB_SIZE},"
+            " dimensions); save its transpose, table.T."
         )
     if table.shape[1] != embed_dim:
         raise UserError(
@@ -144,8 +144,8 @@ def read_table(path: Path) -> np.ndarray:
     table = table.astype(np.float32)
     if table.size > 1 and table.min() == table.max():
         raise UserError(
-            f"embedding file {path} holds {table.flat[0]:g} everywhere, and tells no token from another: export"
-            " it again."
+            f"embedding file {path} holds {table.flat[0]:g} everywhere, and tells no token from another:"
+            " export it again."
         )
     if not np.isfinite(table).all():
         row = int(np.argwhere(~np.isfinite(table))[0][0])

@@ -4,6 +4,7 @@ Shapes: N training tokens, M validation tokens.
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -61,7 +62,8 @@ def measure_leakage(train: TokenizedText, val: TokenizedText) -> Leakage:
       Brown et al., Language Models are Few-Shot Learners, 2020 (appendix C: 13-grams).
 
     >>> ids = np.arange(40, dtype=np.int32)
-    >>> measure_leakage(TokenizedText(ids, np.array([0, 20, 40]), ""), TokenizedText(ids[20:], np.array([0, 20]), ""))
+    >>> train = TokenizedText(ids, np.array([0, 20, 40]), "")
+    >>> measure_leakage(train, TokenizedText(ids[20:], np.array([0, 20]), ""))
     Leakage(copies=1, val_samples=1, shared_runs=1.0)
     """
     val_hashes = list(_sample_hashes(val))
@@ -74,7 +76,7 @@ def measure_leakage(train: TokenizedText, val: TokenizedText) -> Leakage:
 def _sample_hashes(text: TokenizedText) -> Iterator[bytes]:
     """Yields a hash a sample that has tokens."""
     ends = text.boundaries.tolist()
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         if end > start:
             yield hashlib.blake2b(np.ascontiguousarray(text.ids[start:end]).data, digest_size=16).digest()
 

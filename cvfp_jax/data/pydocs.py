@@ -107,7 +107,7 @@ def read_samples(stop: int | None) -> list[str]:
 
     def make() -> dict[str, np.ndarray]:
         logging.info("reading the documentation of this Python and its packages (once)")
-        samples = [text for text in itertools.islice(iterate_samples(files), stop)]
+        samples = list(itertools.islice(iterate_samples(files), stop))
         data = [text.encode() for text in samples]
         return {
             "text": np.frombuffer(b"".join(data), np.uint8),

@@ -56,8 +56,8 @@ def read_ranges(ranges: tuple[range, ...], gaps: bool, reading: Reading, log: Re
     stop = ranges[-1].stop
     if stop > len(rows):
         raise UserError(
-            f"corpus ultrachat has {len(rows)} samples, but samples up to {stop} are asked for: lower --samples"
-            " and --val_samples=START:STOP."
+            f"corpus ultrachat has {len(rows)} samples, but samples up to {stop} are asked for: lower"
+            " --samples and --val_samples=START:STOP."
         )
     for part in (range(stop),) if gaps else ranges:
         for index, row in zip(part, rows.select(part), strict=True):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,8 +26,8 @@ def test_it_counts_what_two_loops_count(train, val):
     measured = measure_leakage(text(*train), text(*val))
     held = [sample for sample in val if sample]
     assert (measured.copies, measured.val_samples) == (sum(sample in train for sample in held), len(held))
-    seen = set(runs(sum(train, [])))
-    wanted = runs(sum(val, []))
+    seen = set(runs(list(itertools.chain(*train))))
+    wanted = runs(list(itertools.chain(*val)))
     share = sum(run in seen for run in wanted) / len(wanted) if wanted else None
     assert measured.shared_runs == share
 

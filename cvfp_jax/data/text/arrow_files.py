@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvfp_jax.data.text import decoding
-from cvfp_jax.data.text.reading import SKIP, BadRow, Row
+from cvfp_jax.data.text.reading import SKIP, BadRowError, Row
 from cvfp_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _record(row: "list[pyarrow.Scalar]", columns: list[str], where: str) -> Any:
             record[name] = scalar.as_py()
         except (ValueError, OverflowError, ImportError, NotImplementedError) as error:
             what = "a value that cannot be read"
-            return BadRow(f"{where}: column {name} has {what} ({error}); mend it, or {SKIP}.", what)
+            return BadRowError(f"{where}: column {name} has {what} ({error}); mend it, or {SKIP}.", what)
     return record
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cvfp_jax.data.text.reading import SKIP, BadRow, Reading, ReadingLog
+from cvfp_jax.data.text.reading import SKIP, BadRowError, Reading, ReadingLog
 
 ROLES, CONTENTS = ("role", "from"), ("content", "value")
 # Fields that say what a turn does that says nothing.
@@ -35,11 +35,11 @@ def turns_of(conversation: Any, field: str, where: str, log: ReadingLog) -> list
       log: told of turns and parts of turns that have no text.
 
     Raises:
-      BadRow: there is no turn, or one is none.
+      BadRowError: there is no turn, or one is none.
     """
     turns = conversation if isinstance(conversation, list) else [conversation]
     if not turns or not (isinstance(conversation, list) or is_turn(conversation)):
-        raise BadRow(
+        raise BadRowError(
             f"{where}: {field} is not a list of turns with a text field 'content' or 'value' (found"
             f" {found(conversation)}); mend it, or {SKIP}.",
             "no list of turns",
@@ -52,7 +52,9 @@ def turns_of(conversation: Any, field: str, where: str, log: ReadingLog) -> list
         if turn:
             texts.append(turn)
     if not texts:
-        raise BadRow(f"{where}: no turn of {field} has a text; remove it, or {SKIP}.", "no turn with a text")
+        raise BadRowError(
+            f"{where}: no turn of {field} has a text; remove it, or {SKIP}.", "no turn with a text"
+        )
     return texts
 
 
@@ -104,8 +106,8 @@ def _content(content: Any, where: str, key: str, log: ReadingLog) -> str | None:
     return "\n".join(texts) if texts else None
 
 
-def _bad_turn(where: str, what: str) -> BadRow:
-    return BadRow(f"{where} {what}: give it a text, or {SKIP}.", "a turn without a text")
+def _bad_turn(where: str, what: str) -> BadRowError:
+    return BadRowError(f"{where} {what}: give it a text, or {SKIP}.", "a turn without a text")
 
 
 def found(value: Any) -> str:
@@ -131,7 +133,7 @@ def text_of(turns: Sequence[Turn], reading: Reading, where: str) -> str:
     """Returns the text of a conversation of one turn or more.
 
     Raises:
-      BadRow: only the first turn is read, and it is blank although others are not.
+      BadRowError: only the first turn is read, and it is blank although others are not.
     """
     if not (reading.first_only or reading.roles):
         return reading.join([turn.text for turn in turns])
@@ -143,7 +145,7 @@ def text_of(turns: Sequence[Turn], reading: Reading, where: str) -> str:
         labelled = reading.roles
         return reading.join([f"{role}: {text}" if labelled and role else text for text, role in said])
     if any(turn.text.strip() for turn in turns):
-        raise BadRow(
+        raise BadRowError(
             f"{where}: the first turn is empty; remove the sample, use --config.data.turns=all, or {SKIP}.",
             "first turn empty",
         )

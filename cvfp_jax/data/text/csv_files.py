@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cvfp_jax.data.text import decoding
-from cvfp_jax.data.text.reading import SKIP, BadRow, Row
+from cvfp_jax.data.text.reading import SKIP, BadRowError, Row
 
 _LONGEST_FIELD = 1 << 30  # characters; the module's own limit is 131,072
 
@@ -23,7 +23,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
             except csv.Error as error:
                 where = f"{path}, line {rows.line_num}"
                 what = "a row that is no CSV"
-                yield BadRow(f"{where}: {what} ({error}); mend it, or {SKIP}.", what), where
+                yield BadRowError(f"{where}: {what} ({error}); mend it, or {SKIP}.", what), where
                 continue
             if row is None:
                 return

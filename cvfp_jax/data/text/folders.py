@@ -50,9 +50,7 @@ def find(folder: Path, place: str, suffixes: Collection[str]) -> Found:
     records = [file for file in known if suffix_of(file) not in TEXTS and file.name not in _STATE]
     if records:
         for file in known:
-            if file.name in _STATE:
-                left_out[file] = "about the data"
-            elif suffix_of(file) in TEXTS and _ABOUT.fullmatch(file.name):
+            if file.name in _STATE or (suffix_of(file) in TEXTS and _ABOUT.fullmatch(file.name)):
                 left_out[file] = "about the data"
     files = [file for file in known if file not in left_out]
     if not files:

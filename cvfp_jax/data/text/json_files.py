@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cvfp_jax.data.text import decoding
-from cvfp_jax.data.text.reading import SKIP, BadRow, Row
+from cvfp_jax.data.text.reading import SKIP, BadRowError, Row
 from cvfp_jax.errors import UserError
 
 _ONE_A_LINE = "put each record on a line of its own, for example with 'jq -c .'"
@@ -92,7 +92,9 @@ def _what_is_wrong(error: json.JSONDecodeError) -> str | None:
     if "trailing comma" in error.msg:  # of newer Pythons, which point at the comma
         return "there is a comma before a closing bracket: remove it"
     if after.startswith("'"):
-        return "it has single quotes, as Python prints them, where JSON has double ones: write it with json.dumps"
+        return (
+            "it has single quotes, as Python prints them, and JSON has double ones: write it with json.dumps"
+        )
     if after.startswith(_PYTHON):
         return f"{after.split(maxsplit=1)[0].rstrip(',}]')} is Python's: write it with json.dumps"
     if before.endswith((":", ",", "[")) and after[:3] in ("NaN", "nan", "inf"):
@@ -126,17 +128,19 @@ def _not_one_record(error: json.JSONDecodeError, is_last: bool) -> str:
     return "the line is cut short: mend it" if ends_early else "mend the line"
 
 
-def _broken(where: str, error: json.JSONDecodeError, is_last: bool) -> BadRow:
+def _broken(where: str, error: json.JSONDecodeError, is_last: bool) -> BadRowError:
     """Says what a line is that is not valid JSON."""
     known = _what_is_wrong(error)
     what = known or _not_one_record(error, is_last)
     # Where all lines will be so, leaving them out is no advice.
     skip = "" if known or what.endswith(_ONE_A_LINE) else f", or {SKIP}"
-    return BadRow(f"{where}: not valid JSON ({error.msg}); {what}{skip}.", "not valid JSON")
+    return BadRowError(f"{where}: not valid JSON ({error.msg}); {what}{skip}.", "not valid JSON")
 
 
-def _unreadable(where: str, error: Exception) -> BadRow:
+def _unreadable(where: str, error: Exception) -> BadRowError:
     """Says what Python cannot read although it is JSON."""
     if isinstance(error, RecursionError):
-        return BadRow(f"{where}: JSON nested too deeply; flatten it, or {SKIP}.", "JSON nested too deeply")
-    return BadRow(f"{where}: not readable JSON ({error}); shorten it, or {SKIP}.", "not readable JSON")
+        return BadRowError(
+            f"{where}: JSON nested too deeply; flatten it, or {SKIP}.", "JSON nested too deeply"
+        )
+    return BadRowError(f"{where}: not readable JSON ({error}); shorten it, or {SKIP}.", "not readable JSON")

@@ -46,7 +46,7 @@ class Reading:
 AS_IT_IS = Reading()
 
 
-class BadRow(UserError):
+class BadRowError(UserError):
     """A row that is no sample; ``reason`` is what such rows are counted by."""
 
     def __init__(self, message: str, reason: str) -> None:

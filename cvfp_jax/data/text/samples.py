@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cvfp_jax.data.text import arrow_files, csv_files, decoding, folders, json_files, plain, shapes
-from cvfp_jax.data.text.reading import AS_IT_IS, BadRow, Reading, ReadingLog, Row
+from cvfp_jax.data.text.reading import AS_IT_IS, BadRowError, Reading, ReadingLog, Row
 from cvfp_jax.errors import UserError
 
 _Reader = Callable[[Path], Iterator[Row]]
@@ -81,10 +81,10 @@ def samples_of(files: list[Path], reading: Reading, log: ReadingLog, *, in_folde
         is_empty = True
         for row, where in rows:
             try:
-                if isinstance(row, BadRow):
+                if isinstance(row, BadRowError):
                     raise row
                 text = shapes.sample_text(row, where, reading, log)
-            except BadRow as error:
+            except BadRowError as error:
                 if not reading.skip_bad_rows:
                     raise
                 log.skipped[error.reason] += 1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cvfp_jax.data.text.conversations import Turn, found, is_turn, text_of, turns_of
-from cvfp_jax.data.text.reading import AS_IT_IS, SKIP, BadRow, Reading, ReadingLog
+from cvfp_jax.data.text.reading import AS_IT_IS, SKIP, BadRowError, Reading, ReadingLog
 from cvfp_jax.errors import UserError
 
 # In the order in which they are looked for: a record with several is read by the first.
@@ -63,7 +63,7 @@ def sample_text(record: Any, where: str, reading: Reading = AS_IT_IS, log: Readi
       The text, which is not blank.
 
     Raises:
-      BadRow: no field is recognised, a turn is no text, or the sample's text is blank.
+      BadRowError: no field is recognised, a turn is no text, or the sample's text is blank.
 
     >>> sample_text({"messages": [{"role": "user", "content": "Hi"}, {"content": "Ho"}]}, "")
     'Hi\\nHo'
@@ -79,7 +79,7 @@ def sample_text(record: Any, where: str, reading: Reading = AS_IT_IS, log: Readi
     else:
         raise _no_field(record, where, reading)
     if not text or text.isspace():
-        raise BadRow(f"{where}: the sample is empty; remove it, or {SKIP}.", "blank")
+        raise BadRowError(f"{where}: the sample is empty; remove it, or {SKIP}.", "blank")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -147,7 +147,7 @@ def _turns(record: dict[str, Any], where: str, log: ReadingLog) -> list[Turn]:
 
 def _text(record: dict[str, Any], name: str, where: str) -> str:
     if not isinstance(record[name], str):
-        raise BadRow(
+        raise BadRowError(
             f"{where}: {name} is {found(record[name])} and not a text; mend it, or {SKIP}.", "no text"
         )
     return str(record[name])
@@ -172,14 +172,14 @@ def _preferred(
     return answers if turns and answers[0].text == turns[0].text else turns + answers
 
 
-def _null(name: str, where: str) -> BadRow:
-    return BadRow(f"{where}: {name} is null; remove the row, or {SKIP}.", "null")
+def _null(name: str, where: str) -> BadRowError:
+    return BadRowError(f"{where}: {name} is null; remove the row, or {SKIP}.", "null")
 
 
-def _no_field(record: Any, where: str, reading: Reading) -> BadRow:
+def _no_field(record: Any, where: str, reading: Reading) -> BadRowError:
     """Says what was found where no field is usable, and which field may have been meant."""
     if not isinstance(record, dict):
-        return BadRow(
+        return BadRowError(
             f"{where}: no usable field (found {type(record).__name__}); a sample needs {FIELDS}; mend it, or"
             f" {SKIP}.",
             "no usable field",
@@ -187,7 +187,7 @@ def _no_field(record: Any, where: str, reading: Reading) -> BadRow:
     names = list(map(str, record))
     listed = _shown(names)
     if reading.text_field:
-        return BadRow(
+        return BadRowError(
             f"{where}: no field {reading.text_field} (found fields {listed}); give another --text_field, or"
             f" {SKIP}.",
             "no usable field",
@@ -200,7 +200,7 @@ def _no_field(record: Any, where: str, reading: Reading) -> BadRow:
     texts = {name: len(value) for name, value in record.items() if isinstance(value, str) and value.strip()}
     longest = max(texts, key=lambda name: texts[name], default=None)
     meant = f", or name the field that is its text, such as --text_field={longest}" if longest else ""
-    return BadRow(
+    return BadRowError(
         f"{where}: no usable field (found fields {listed}{kind}); a sample needs {FIELDS}{meant}, or {SKIP}.",
         "no usable field",
     )

@@ -51,7 +51,7 @@ WHOLE = {
 }
 CHATS = {
     "Alpaca": {"a.json": json.dumps([{"instruction": t, "input": "", "output": "ok"} for t in TEXTS])},
-    "Dolly": {"a.jsonl": lines(lambda t: {"instruction": t, "context": "", "response": "ok", "category": "x"})},
+    "Dolly": {"a.jsonl": lines(lambda t: {"instruction": t, "context": "", "response": "ok", "id": 7})},
     "prompt and completion": {"a.jsonl": lines(lambda t: {"prompt": t, "completion": "ok"})},
     "prompt and response": {"a.jsonl": lines(lambda t: {"prompt": t, "response": "ok"})},
     "question and answer": {"a.jsonl": lines(lambda t: {"question": t, "answer": "ok"})},
@@ -76,7 +76,7 @@ CHATS = {
     "a preference pair of whole conversations": {
         "a.jsonl": lines(lambda t: {"prompt": t, "chosen": said(t), "rejected": said(t)[:1]})
     },
-    "a preference pair of texts": {"a.jsonl": lines(lambda t: {"prompt": t, "chosen": "ok", "rejected": "x"})},
+    "a preference pair of texts": {"a.jsonl": lines(lambda t: {"prompt": t, "chosen": "ok", "rejected": ""})},
     **{
         f"{name}: {content}": {"a.jsonl": lines(lambda t, n=name, r=role, c=content: {n: said(t, r, c)})}
         for name in ("messages", "conversations", "conversation", "data")
@@ -158,9 +158,9 @@ def test_the_field_that_is_named(tmp_path):
         ("a.txt", UTF16, r"looks like UTF-16 without .* 'iconv -f UTF-16LE -t UTF-8'"),
         ("a.txt", "Zürich".encode("latin-1"), r"line 1: not UTF-8 .* 'iconv -f ISO-8859-1 -t UTF-8'"),
         ("a.txt", "Züri\u201cch".encode("cp1252"), r"'iconv -f WINDOWS-1252 -t UTF-8'"),
-        ("a.jsonl", json.dumps([{"text": "a"}]), r"holds a JSON array and not a record a line: name it \.json"),
+        ("a.jsonl", json.dumps([{"text": "a"}]), r"holds a JSON array and not .* name it \.json"),
         ("a.jsonl", json.dumps([{"text": "a"}], indent=1), r"holds a JSON array and not a record a line"),
-        ("a.jsonl", json.dumps({"text": "a"}, indent=1) * 2, r"holds objects over several lines .* 'jq -c \.'"),
+        ("a.jsonl", json.dumps({"text": "a"}, indent=1) * 2, r"objects over several lines .* 'jq -c \.'"),
         ("a.jsonl", '{"text": "a"}{"text": "b"}', r"several records are in one line"),
         ("a.jsonl", '{"text": "a"},\n{"text": "b"}', r"there is a comma behind the record: remove it"),
         ("a.jsonl", '{"text": "a",}', r"there is a comma before (the|a) closing .*: remove it"),
@@ -171,13 +171,13 @@ def test_the_field_that_is_named(tmp_path):
         ("a.jsonl", '{"text": "a"}\n{"text": "b', r"line 2: .*may have been cut short"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b\n{"text": "c"}', r"line 2: .*the line is cut short: mend it"),
         ("a.jsonl", '{"text": null}', r"line 1: text is null"),
-        ("a.jsonl", '{"messages": [{"content": "a"}, {"content": null}]}', r"turn 2 of messages has content null"),
+        ("a.jsonl", '{"messages": [{"content": "a"}, {"content": null}]}', r"turn 2 of messages has content"),
         ("a.jsonl", '{"body": "a", "id": "7"}', r"such as --text_field=body"),
         ("a.csv", "body\na\n", r"line 2: no usable field \(found fields body\)"),
         ("a.txt", "version https://git-lfs.github.com/spec/v1\noid 1", r"Git LFS pointer .* 'git lfs pull'"),
         ("a.parquet", "version https://git-lfs.github.com/spec/v1\n", r"Git LFS pointer .* 'git lfs pull'"),
         ("a.jsonl", gzip.compress(b"{}"), r"is compressed by gzip: add \.gz to its name"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9], r"a\.jsonl\.gz cannot be unpacked .*copy it again"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9], r"a\.jsonl\.gz cannot be unpacked .*copy it"),
         ("a.jsonl.gz", LINES, r"a\.jsonl\.gz cannot be unpacked"),
         ("a.parquet.gz", "x", r"compressed inside: unpack it"),
     ],
