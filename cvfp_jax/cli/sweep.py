@@ -26,6 +26,7 @@ _SHORT = {
     "val_corpus": "data.val_corpus",
     "sample": "data.sample",
     "text_field": "data.text_field",
+    "skip_bad_rows": "data.skip_bad_rows",
     "embedding": "data.embedding",
     "precision": "precision",
     "seed": "seed",
@@ -122,9 +123,7 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
     for flag in _SHORT.keys() & given.keys():
         if _SHORT[flag] in changes:
             raise UserError(f"--{flag} and --{PREFIX}{_SHORT[flag]} set the same field: give one of them.")
-        changes[_SHORT[flag]] = given[flag]
-    if "skip_bad_rows" in given:
-        changes["data.skip_bad_rows"] = "true"
+        changes[_SHORT[flag]] = str(given[flag])
     if changes.get("data.val_corpus"):
         changes.setdefault("data.val_samples", "all")
     grid = presets[preset]

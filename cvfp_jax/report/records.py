@@ -99,6 +99,7 @@ _LATER = {
     **dict.fromkeys(LEAKAGE[:2], _or_null(_COUNT)),
     LEAKAGE[2]: _or_null(_NUMBER),
     "skipped_rows": _or_null(_OBJECT),
+    "val_corpus": _or_null(_TEXT),  # null where the corpus validates too
     **dict.fromkeys(NGRAMS, _or_null(_POSITIVE)),
     **dict.fromkeys(SETTLING, _or_null(_NUMBER)),
 }

@@ -38,8 +38,11 @@ def setting(records: Sequence[Record]) -> list[Block]:
 
 
 def _text_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """What training holds of validation in the worst cell, and which rows of the text were left out."""
+    """What validates, how much of it training holds in the worst cell, and which rows were left out."""
     facts = []
+    own = [record["val_corpus"] for record in records if record["val_corpus"] is not None]
+    if own:
+        facts.append(("validation corpus", values(own)))
     measured = [record for record in records if record["val_samples_in_train"] is not None]
     if measured:
         most = max(

@@ -315,6 +315,7 @@ def _identity(config: RunConfig, data: CellData) -> Record:
         "train_tokens": len(data.train_ids),
         "val_tokens": len(data.val_ids),
         "corpus": config.data.corpus,
+        "val_corpus": config.data.val_corpus or None,
         "corpus_sha256": data.corpus_sha256,
         "embedding": config.data.embedding,
         "embedding_sha256": data.table_sha256,

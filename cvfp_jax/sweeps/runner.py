@@ -209,8 +209,7 @@ class _Runner:
         processes.check_same({"corpus": data.sha256(counts[-1])})
         _check_same_corpus(data, finished)
         if processes.is_process_0():
-            leaked = leakage_warning(*data.leakage(max(cell.num_samples for cell in cells)))
-            for line in [*data.notes, *([f"warning: {leaked}"] if leaked else [])]:
+            for line in _said_of_text(data, max(cell.num_samples for cell in cells)):
                 print(line, flush=True)
         return data, {count: len(data.train_ids(count)) for count in counts}
 
@@ -313,6 +312,12 @@ class _Runner:
         busy = sum(records.seconds(record)[0] for _, record in self._made)
         left = cells_left(self._grid, self._done)
         return busy / total([cell for cell, _ in self._made]) * total(left)
+
+
+def _said_of_text(data: dataset.SweepData, num_samples: int) -> list[str]:
+    """What a user should know of the text before the largest cell trains on it."""
+    leaked = leakage_warning(*data.leakage(num_samples))
+    return [*data.notes, *([f"warning: {leaked}"] if leaked else [])]
 
 
 def _say_above_bar(line: str) -> None:

@@ -69,6 +69,7 @@ def test_flags_say_how_text_is_read():
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
+        (["--skip_bad_rows", "--config.data.skip_bad_rows=false"], ["set the same field: give one of them"]),
         (["--iterations=3"], ["unknown flag --iterations", "--samples", "--config.FIELD"]),
         (
             ["--config.phase1.iterations=3"],

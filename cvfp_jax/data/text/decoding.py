@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from cvfp_jax.errors import UserError, file_error
+from cvfp_jax.errors import UserError
 
 COMPRESSED = (".gz", ".zst")
 _HEAD = 4096
@@ -109,7 +109,7 @@ def _zstd(path: Path, raw: IO[bytes]) -> IO[bytes]:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    return file_error(f"cannot read {path}: {error.strerror}; check the path and its permissions.", error)
+    return UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions.")
 
 
 def _encoding(path: Path, head: bytes) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cvfp_jax.data.text.decoding import suffix_of
-from cvfp_jax.errors import UserError, file_error
+from cvfp_jax.errors import UserError
 
 TEXTS = (".txt", ".md")
 # What stands beside data and is about it; and what libraries keep beside their files.
-_ABOUT = re.compile(r"(readme|licen[cs]e|notice|copying|citation|changelog)\b.*", re.IGNORECASE)
+_ABOUT = re.compile(r"(readme|licen[cs]e|notice|copying|citation|changelog)(\.[\w-]+)*", re.IGNORECASE)
 _STATE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SPLITS = {
     "training": re.compile(r"train(ing)?(?![a-z])", re.IGNORECASE),
@@ -121,9 +121,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except OSError as error:
-            raise file_error(
-                f"cannot read folder {current}: {error.strerror}; change its permissions, or move it away.",
-                error,
+            raise UserError(
+                f"cannot read folder {current}: {error.strerror}; change its permissions, or move it away."
             ) from None
         for entry in entries:
             if entry.name.startswith("."):
