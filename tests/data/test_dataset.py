@@ -262,6 +262,8 @@ def test_the_samples_of_a_tail_are_those_that_lie_in_it_whole(config, tmp_path):
     config = dataclasses.replace(config, val_samples="tail:0.6")
     found = dataset.load(config, [5]).leakage(5)
     assert (found.copies, found.val_samples) == (1, 3)
+    at_an_end = dataset.load(dataclasses.replace(config, val_samples="tail:0.53"), [5]).leakage(5)
+    assert (at_an_end.copies, at_an_end.val_samples) == (2, 3)
     assert dataset.load(config, [2]).leakage(2) == (0, 0, None)
 
 
