@@ -3,6 +3,8 @@
 from types import ModuleType
 
 from . import (
+    ablations,
+    baselines,
     blocks,
     context_dim,
     context_dim_search,
@@ -30,4 +32,6 @@ EXPERIMENTS: dict[str, ModuleType] = {
     "blocks": blocks,
     "context_dim_search": context_dim_search,
     "phase2_regularisation": phase2_regularisation,
+    "baselines": baselines,
+    "ablations": ablations,
 }

@@ -47,6 +47,7 @@ def test_the_package_imports_nothing_above_it():
             "matplotlib",
             {
                 "report/against_figures.py",
+                "report/contrast_figures.py",
                 "report/figures.py",
                 "report/curve_figures.py",
                 "report/law_figures.py",

@@ -42,7 +42,7 @@ from cvfp_jax.runtime import signals
 
 FOLDER = "checkpoints"
 # Raise it when the meaning of a part's facts or arrays changes.
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 _MAX_TO_KEEP = 2
 # A stage that ends is saved if this share of the interval has passed since the last save.
 _STAGE_END_SHARE = 0.1

@@ -47,7 +47,8 @@ def at_least(least: int, section: str, config: object, *names: str) -> None:
 def one_of(choices: tuple[str, ...], section: str, config: object, name: str) -> None:
     """Refuses a field that is none of the choices."""
     value = getattr(config, name)
-    require(value in choices, f"{section}.{name}", value, f"{', '.join(choices[:-1])} or {choices[-1]}")
+    field = f"{section}.{name}".removeprefix(".")
+    require(value in choices, field, value, f"{', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def known_source(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from cvfp_jax.config.overrides import flat_fields, parse_changes, replace
@@ -11,7 +12,11 @@ from cvfp_jax.errors import UserError
 # Axes that have a flag of their own; the others are replaced with --config.FIELD=VALUE,VALUE.
 AXIS_FLAGS = {"num_samples": "samples", "model.context_dim": "context_dims", "seed": "seeds"}
 # Axes that a config's short name or the size of its data tell already.
-_NAMED = ("num_samples", "seed", "model.context_dim", "model.num_layers", "model.num_input_tokens")
+_NAMED = (
+    "num_samples", "seed", "architecture", "model.context_dim", "model.num_layers", "model.num_input_tokens",
+)  # fmt: skip
+ARM = "arm"  # the axis of arms
+Changes = Mapping[str, Any]  # values by dotted field name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +28,39 @@ class Search:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tuning:
+    """Settings that are chosen on the development samples before a sweep's cells run.
+
+    Each value of an axis has a search of its own, with as many trials as the others'.
+    """
+
+    axis: str
+    options: dict[str, tuple[Any, ...]]  # the values to choose from, by dotted field name
+    num_samples: int  # what a trial is trained on
+    trials: int = 0  # combinations of the options that are tried, drawn at random; 0: all
+
+
+@dataclasses.dataclass(frozen=True)
 class Grid:
     """The cells of a sweep: every combination of the axes' values, the last axis running fastest.
 
-    The seed is always an axis, so that replicates can be added.
+    The seed is always an axis, so that replicates can be added. An axis ``arm`` has names, each of some
+    changes of the base that are made together.
 
     >>> grid = Grid(RunConfig(), {"model.context_dim": (768, 1200), "num_samples": (50, 100)})
     >>> [(cell.config_name, cell.num_samples) for cell in grid.cells()]
     [('1L_768d_1tok', 50), ('1L_768d_1tok', 100), ('1L_1200d_1tok', 50), ('1L_1200d_1tok', 100)]
+    >>> arms = {"base": {}, "short": {"phase1.max_iterations": 10}}
+    >>> grid = Grid(RunConfig(), {"arm": tuple(arms), "num_samples": (50,)}, arms=arms)
+    >>> [(grid.series(cell), cell.phase1.max_iterations) for cell in grid.cells()]
+    [('1L_768d_1tok, base', 60), ('1L_768d_1tok, short', 10)]
     """
 
     base: RunConfig
     axes: dict[str, tuple[Any, ...]]
     search: Search | None = None
+    arms: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # changes by name
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         """Puts the base at the first cell, so that it is valid whenever that cell is."""
@@ -43,9 +68,25 @@ class Grid:
         object.__setattr__(self, "base", replace(self.base, _first(self.axes)))
 
     def cells(self) -> list[RunConfig]:
-        """Returns the config of every cell."""
+        """Returns the config of every cell.
+
+        Raises:
+          UserError: a cell is not valid, or an arm is unknown.
+        """
         combinations = itertools.product(*self.axes.values())
-        return [replace(self.base, dict(zip(self.axes, values, strict=True))) for values in combinations]
+        cells = [self._cell(dict(zip(self.axes, values, strict=True))) for values in combinations]
+        if self.tuning is not None:
+            for cell in cells:
+                cell.check_development()
+        return cells
+
+    def _cell(self, place: dict[str, Any]) -> RunConfig:
+        """The cell at some values of the axes; what its arm changes comes last."""
+        arm = place.get(ARM, self.base.arm)
+        if arm and arm not in self.arms:
+            choices = f"choose {', '.join(self.arms)}" if self.arms else "this experiment has none"
+            raise UserError(f"arm {arm!r} is unknown: {choices}.")
+        return replace(self.base, {**place, **self.arms.get(arm, {})})
 
     def place(self, cell: RunConfig) -> dict[str, Any]:
         """Returns a cell's value on each axis, which tells it from the other cells.
@@ -65,7 +106,11 @@ class Grid:
         '1L_768d_1tok, diversity=ODCM'
         """
         place = self.place(cell)
-        more = [f"{name.rpartition('.')[2]}={value}" for name, value in place.items() if name not in _NAMED]
+        more = [
+            str(value) if name == ARM else f"{name.rpartition('.')[2]}={value}"
+            for name, value in place.items()
+            if name not in _NAMED
+        ]
         return ", ".join([cell.config_name, *more])
 
     def resolve(self, axes: dict[str, tuple[int, ...]], changes: dict[str, str]) -> "Grid":
@@ -98,13 +143,14 @@ class Grid:
         others = {name: text for name, text in changes.items() if name not in lists}
         merged = {**self.axes, **lists, **axes}
         fields = {**parse_changes(self.base, others), **_first(merged)}
-        grid = Grid(replace(self.base, fields), merged, self.search)
+        grid = dataclasses.replace(self, base=replace(self.base, fields), axes=merged)
         grid.cells()
         return grid
 
     def shared_fields(self) -> dict[str, Any]:
         """Returns what all cells have in common, by dotted field name: what identifies a sweep."""
-        return {name: value for name, value in flat_fields(self.base).items() if name not in self.axes}
+        shared = {name: value for name, value in flat_fields(self.base).items() if name not in self.axes}
+        return shared if self.tuning is None else {**shared, "tuning": dataclasses.asdict(self.tuning)}
 
 
 def _first(axes: dict[str, tuple[Any, ...]]) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """Every setting of a run: frozen dataclasses and their validation."""
 
 import dataclasses
-import math
+from typing import Any
 
+from cvfp_jax.config.baseline import ARCHITECTURES, CVFP, BaselineConfig
 from cvfp_jax.config.checks import (
-    LARGEST,
     at_least,
-    known_source,
     not_negative,
     one_of,
     positive,
@@ -14,6 +13,7 @@ from cvfp_jax.config.checks import (
     require,
     share_of_one,
 )
+from cvfp_jax.config.data import DataConfig
 from cvfp_jax.config.documented import documented
 from cvfp_jax.errors import UserError
 
@@ -30,13 +30,8 @@ DIVERSITIES = (
 )  # fmt: skip
 TRAIN_CONTEXTS = ("parallel", "sequential", "recomputed")
 SMALL_GAINS = ("dropped", "kept")
-VOCABULARIES = ("full", "corpus")
-TURNS = ("all", "first")
-SEPARATORS = ("newline", "space")
-SAMPLES = ("auto", "line", "paragraph", "file")
-PREFERENCES = ("chosen", "rejected")
-CORPORA = "pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH"
-EMBEDDINGS = "gpt2, file:PATH, spectral or random"
+CONTEXTS = ("trained", "untrained", "zero", "shuffled")
+TOKEN_BLOCKS = ("untrained", "phase1")
 
 
 @documented
@@ -147,6 +142,11 @@ class Phase1Config:
     """Diversity loss: MCDL, ODCM, OACD, SDL, NUC, CTM, DUE, UDEL, UNIF, DECORR, HSIC, InfoNCE or WMSE."""
     dist_reg_weight: float = 0.9
     """Weight of the diversity loss, from 0 to 1; the CVFP loss has 1 - weight."""
+    lagged_task_weight: float = 0.0
+    """Weight of the next-token loss of a token block that reads each iteration's contexts and is learned with
+    them; 0: none, as in the reports."""
+    lagged_task_places: int = 512
+    """Places of a micro-batch, drawn anew in each iteration, that this loss is taken over."""
     convergence_threshold: float = 0.03
     """A token has converged if the mean squared change of its context in an iteration is below this."""
     stop: str = "rate"
@@ -174,11 +174,11 @@ class Phase1Config:
     def __post_init__(self) -> None:
         """Validates the fields."""
         positive("phase1", self, "learning_rate", "convergence_threshold", "gradient_clip")
-        not_negative("phase1", self, "context_noise")
+        not_negative("phase1", self, "context_noise", "lagged_task_weight")
         share_of_one("phase1", self, "min_converged_ratio", "dist_reg_weight", "min_convergence_improvement")
         at_least(2, "phase1", self, "max_iterations", "val_sample_size")
         ones = ("min_iterations", "no_improvement_patience", "val_frequency", "val_patience")
-        at_least(1, "phase1", self, *ones)
+        at_least(1, "phase1", self, *ones, "lagged_task_places")
         at_least(0, "phase1", self, "batch_size")
         one_of(INITIAL_CONTEXTS, "phase1", self, "initial_contexts")
         one_of(CONTEXT_DTYPES, "phase1", self, "context_dtype")
@@ -207,12 +207,19 @@ class Phase2Config:
     train_contexts: str = "parallel"
     """How training's contexts are made: parallel (one more pass over phase 1's), sequential (exact, token by
     token) or recomputed (token by token in each batch, with the embedding's LayerNorm trained along)."""
+    contexts: str = "trained"
+    """Which contexts the token layers read, in training and validation: trained (phase 1's), untrained (those
+    of the block as it was drawn), zero, or shuffled (the trained block's, of the same tokens in another
+    order)."""
     min_ppl_improvement: float = 0.0
     """Validation perplexity by which an epoch must be better than the best one to be a gain; 0: any gain."""
     small_gain: str = "dropped"
     """Whether an epoch that is better by less than min_ppl_improvement becomes the best: dropped or kept."""
     weight_decay: float = 0.0
     """Weight decay, decoupled from the gradient (AdamW)."""
+    token_block: str = "untrained"
+    """Token block that training starts from: untrained, or phase1, the one that phase1.lagged_task_weight has
+    learned."""
     dropout: float = 0.0
     """Share of what a token layer adds to its input that is dropped in training, from 0 to below 1."""
     count_embed_norm: bool = True
@@ -225,112 +232,9 @@ class Phase2Config:
         at_least(1, "phase2", self, "epochs", "patience", "batch_size")
         require(0.0 <= self.dropout < 1.0, "phase2.dropout", self.dropout, "at least 0 and below 1")
         one_of(TRAIN_CONTEXTS, "phase2", self, "train_contexts")
+        one_of(CONTEXTS, "phase2", self, "contexts")
         one_of(SMALL_GAINS, "phase2", self, "small_gain")
-
-
-@documented
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which text, which part of it validates, and which frozen embedding table."""
-
-    corpus: str = "pydocs"
-    """Text: pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH."""
-    val_samples: str = "1000:1020"
-    """Validation samples: START:STOP, in samples from 0, or tail:SHARE, the last share of each cell's own
-    training tokens, or all (of val_corpus)."""
-    val_corpus: str = ""
-    """Text that validates, of the same kinds as corpus; val_samples counts its samples. Empty: the corpus."""
-    turns: str = "all"
-    """Messages of a conversation that are read: all or first."""
-    turn_separator: str = "newline"
-    """What stands between two messages: newline or space."""
-    roles: bool = False
-    """Whether each message begins with its role, as in 'user: Hi'."""
-    sample: str = "auto"
-    """What a sample of a .txt or .md file is: line, paragraph, file or auto (a file of a folder, a paragraph
-    of a file given alone)."""
-    text_field: str = ""
-    """Field or column that is a record's text; empty: the known ones."""
-    preference: str = "chosen"
-    """Which answer of a preference pair is read: chosen or rejected."""
-    skip_bad_rows: bool = False
-    """Whether rows that cannot be used are left out and counted, instead of refused."""
-    max_sample_tokens: int = 0
-    """Tokens after which a sample is cut off; 0: samples are whole."""
-    embedding: str = "spectral"
-    """Frozen embedding table: gpt2, file:PATH, spectral or random."""
-    vocabulary: str = "full"
-    """Tokens that the head predicts: full (all of GPT-2's) or corpus (those that occur in the corpus)."""
-
-    def __post_init__(self) -> None:
-        """Validates the fields."""
-        one_of(VOCABULARIES, "data", self, "vocabulary")
-        one_of(TURNS, "data", self, "turns")
-        one_of(SEPARATORS, "data", self, "turn_separator")
-        one_of(SAMPLES, "data", self, "sample")
-        one_of(PREFERENCES, "data", self, "preference")
-        cut = self.max_sample_tokens
-        require(cut >= 0, "data.max_sample_tokens", cut, "0 (whole samples) or a number of tokens")
-        known_source("corpus", self.corpus, ("pydocs", "ultrachat"), ("ultrachat", "text"), CORPORA)
-        if self.val_corpus:
-            known_source(
-                "val_corpus", self.val_corpus, ("pydocs", "ultrachat"), ("ultrachat", "text"), CORPORA
-            )
-        known_source("embedding", self.embedding, ("gpt2", "spectral", "random"), ("file",), EMBEDDINGS)
-        if self.val_corpus and self.val_tail is not None:
-            raise UserError(
-                f"val_samples={self.val_samples} and val_corpus={self.val_corpus} do not go together:"
-                " leave out one of them."
-            )
-        if self.val_tail is None and not self.val_whole:
-            self.val_range()
-
-    @property
-    def val_whole(self) -> bool:
-        """Whether all samples of a corpus of its own validate.
-
-        >>> DataConfig(val_corpus="text:a.txt", val_samples="all").val_whole
-        True
-        """
-        if self.val_samples == "all" and not self.val_corpus:
-            raise UserError("val_samples=all is for a corpus of its own: give --val_corpus=text:PATH.")
-        return self.val_samples == "all"
-
-    @property
-    def val_tail(self) -> float | None:
-        """The share of each cell's own tokens that validates, cut from their end; None if samples do.
-
-        >>> DataConfig(val_samples="tail:0.1").val_tail
-        0.1
-        """
-        kind, colon, text = self.val_samples.partition(":")
-        if kind != "tail":
-            return None
-        try:
-            share = float(text)
-        except ValueError:
-            share = math.nan
-        if not (colon and 0 < share < 1):
-            raise UserError(
-                f"val_samples={self.val_samples!r} is not a share: write tail:SHARE with a number between"
-                " 0 and 1, for example --val_samples=tail:0.1."
-            )
-        return share
-
-    def val_range(self) -> tuple[int, int]:
-        """Returns the first validation sample and the one after the last.
-
-        >>> DataConfig(val_samples="1000:1020").val_range()
-        (1000, 1020)
-        """
-        start, colon, stop = self.val_samples.partition(":")
-        digits = max(len(start), len(stop)) <= len(str(LARGEST))
-        if not (colon and digits and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-            raise UserError(
-                f"val_samples={self.val_samples!r} is not a range: write START:STOP with START < STOP,"
-                " for example --val_samples=1000:1020, or tail:SHARE, or all with --val_corpus."
-            )
-        return int(start), int(stop)
+        one_of(TOKEN_BLOCKS, "phase2", self, "token_block")
 
 
 @documented
@@ -342,6 +246,11 @@ class RunConfig:
     """Name of the experiment."""
     preset: str = "v2"
     """Name of its preset."""
+    arm: str = ""
+    """Name of its arm, in an experiment that compares changes of one setting each."""
+    architecture: str = "cvfp"
+    """What is trained: cvfp (phase 1 and phase 2), or an ordinary model of as many parameters: gru,
+    transformer, or bptt (CVFP's own blocks, learned together with gradients that go back through time)."""
     num_samples: int = 50
     """Number of training samples: the corpus's first."""
     seed: int = 42
@@ -358,7 +267,9 @@ class RunConfig:
     """Phase 1, which learns the contexts."""
     phase2: Phase2Config = Phase2Config()
     """Phase 2, which learns to predict."""
-    data: DataConfig = DataConfig()
+    baseline: BaselineConfig = BaselineConfig()  # noqa: RUF009 (immutable)
+    """An ordinary model in the place of both phases."""
+    data: DataConfig = DataConfig()  # noqa: RUF009
     """The text and the embedding."""
 
     def __post_init__(self) -> None:
@@ -393,8 +304,98 @@ class RunConfig:
             "model.use_weight_tying", False, "phase2.freeze_embedding", False,
             "the table learns through the tied head only",
         )  # fmt: skip
+        self._check_architecture()
+        self._check_contexts()
+        self._check_lagged_task()
         if self.data.val_tail is None and not self.data.val_corpus:
             self._check_overlap()
+        if self.data.dev_samples:
+            self.check_development()
+
+    def _check_architecture(self) -> None:
+        one_of(ARCHITECTURES, "", self, "architecture")
+        if self.architecture == CVFP:
+            return
+        model, phase2 = self.model, self.phase2
+        frozen, alone = "it predicts through the frozen table", "it learns one block's last context"
+        needs: list[tuple[str, Any, Any, str]] = [
+            ("model.use_weight_tying", model.use_weight_tying, True, frozen),
+            ("phase2.freeze_embedding", phase2.freeze_embedding, True, frozen),
+            ("phase2.contexts", phase2.contexts, "trained", "it has no contexts of phase 1"),
+            ("phase2.token_block", phase2.token_block, "untrained", "it has no phase 1"),
+        ]
+        if self.architecture == "bptt":
+            needs.append(("model.num_blocks", model.num_blocks, 1, alone))
+            needs.append(("model.prev_context_steps", model.prev_context_steps, 0, alone))
+        for name, value, needed, why in needs:
+            refuse(value != needed, "architecture", self.architecture, name, value, why)
+        refuse(
+            self.baseline.segment > phase2.batch_size,
+            "baseline.segment", self.baseline.segment, "phase2.batch_size", phase2.batch_size,
+            "a batch consists of whole segments",
+        )  # fmt: skip
+
+    def _check_contexts(self) -> None:
+        contexts, model = self.phase2.contexts, self.model
+        if contexts == "trained":
+            return
+        refuse(
+            self.phase2.train_contexts == "recomputed",
+            "phase2.contexts", contexts, "phase2.train_contexts", "recomputed",
+            "contexts are made again of the trained block",
+        )  # fmt: skip
+        refuse(
+            self.phase2.token_block == "phase1" and contexts != "shuffled",
+            "phase2.contexts", contexts, "phase2.token_block", "phase1",
+            "phase 1, which learns that block, is not run",
+        )  # fmt: skip
+        refuse(
+            model.reads_every_layer,
+            "phase2.contexts", contexts, "model.num_layers", model.num_layers,
+            "mode E makes the contexts between its layers again; use --config.model.context_mode=A",
+        )  # fmt: skip
+
+    def on_development(self) -> "RunConfig":
+        """Returns the same cell with the development samples in the place of those that validate.
+
+        >>> RunConfig().on_development().data.val_samples
+        '980:1000'
+        """
+        self.check_development()
+        start, stop = self.data.dev_range()
+        data = dataclasses.replace(self.data, val_samples=f"{start}:{stop}", val_corpus="", dev_samples="")
+        return dataclasses.replace(self, data=data)
+
+    def check_development(self) -> None:
+        """Refuses development samples that the cell trains on."""
+        start, stop = self.data.dev_range()
+        if self.num_samples > start or start == stop:
+            raise UserError(
+                f"training samples 0:{self.num_samples} leave no room for development samples {start}:{stop}"
+                f" before validation samples {self.data.val_samples}: use at most"
+                f" {start} samples, or move the ranges, --val_samples and --dev_samples."
+            )
+
+    def _check_lagged_task(self) -> None:
+        """Refuses models whose token layers read what a lagged task has not."""
+        model, weight = self.model, self.phase1.lagged_task_weight
+        refuse(
+            self.phase2.token_block == "phase1" and weight == 0,
+            "phase2.token_block", "phase1", "phase1.lagged_task_weight", weight,
+            "only with a weight above 0 does phase 1 learn a token block",
+        )  # fmt: skip
+        others = {
+            "num_blocks": model.num_blocks > 1,
+            "context_mode": model.reads_every_layer or model.context_mode == "G",
+            "prev_context_steps": model.prev_context_steps > 0,
+            "use_weight_tying": not model.use_weight_tying,
+        }
+        for name, is_other in others.items():
+            refuse(
+                weight > 0 and is_other,
+                "phase1.lagged_task_weight", weight, f"model.{name}", getattr(model, name),
+                "it needs one block, final contexts (mode A, or F) and a tied head",
+            )  # fmt: skip
 
     def _check_overlap(self) -> None:
         start, stop = self.data.val_range()
@@ -407,10 +408,11 @@ class RunConfig:
 
     @property
     def config_name(self) -> str:
-        """The reports' short name of an architecture.
+        """The reports' short name of an architecture, behind that of a baseline of as many parameters.
 
-        >>> RunConfig().config_name
-        '1L_768d_1tok'
+        >>> RunConfig().config_name, RunConfig(architecture="gru").config_name
+        ('1L_768d_1tok', 'gru_1L_768d_1tok')
         """
         m = self.model
-        return f"{m.num_layers}L_{m.context_dim}d_{m.num_input_tokens}tok"
+        name = f"{m.num_layers}L_{m.context_dim}d_{m.num_input_tokens}tok"
+        return name if self.architecture == CVFP else f"{self.architecture}_{name}"

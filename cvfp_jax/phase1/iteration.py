@@ -36,8 +36,8 @@ from cvfp_jax.phase1.step import (
 )
 
 # How a solution and its inputs are sharded: contexts and places by rows, all else replicated.
-_STATE = State(REPLICATED, REPLICATED, ROWS, REPLICATED)
-_INPUTS = Inputs(Tokens(REPLICATED, ROWS, REPLICATED), REPLICATED, REPLICATED)
+_STATE = State(REPLICATED, REPLICATED, ROWS, REPLICATED, REPLICATED)
+_INPUTS = Inputs(Tokens(REPLICATED, ROWS, REPLICATED), REPLICATED, REPLICATED, REPLICATED)
 _SOLUTION = Solution(_STATE, REPLICATED, REPLICATED, REPLICATED)
 
 
@@ -102,7 +102,7 @@ class Iteration:
     def _step_through_chunks(self) -> None:
         """One step; the new contexts go to a second store, and the two change places."""
         params, successor = self.solution.state.params, self.contexts.successor()
-        tables, sums = _begin(params, self._shared, self.spec)
+        tables, sums = _begin(self.solution.state, self._shared, self.spec)
         with successor.writer() as write:
             for first, contexts_BxD, start, inputs in self._chunks():
                 new_BxD, sums = _renew(
@@ -174,7 +174,7 @@ def _range(contexts_BxD: jax.Array, start: _Start | None, inputs: Inputs, spec: 
 @functools.partial(jax.jit, static_argnames="spec", donate_argnames="state")
 def _start(state: State, inputs: Inputs, spec: Phase1Spec) -> Solution:
     def sums_only(state: State, index: jax.Array, inputs: Inputs) -> StepResult:
-        _, sums = begin_step(state.params, inputs, spec)
+        _, sums = begin_step(state, inputs, spec)
         return finish_step(state, sums, index, inputs, spec)
 
     def start(state: State, inputs: Inputs) -> Solution:
@@ -196,8 +196,8 @@ def advance_in_memory(solution: Solution, inputs: Inputs, until: jax.Array, spec
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def _begin(params: Any, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Accumulators]:
-    return begin_step(params, inputs, spec)
+def _begin(state: State, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Accumulators]:
+    return begin_step(state, inputs, spec)
 
 
 @functools.partial(jax.jit, static_argnames="spec")

@@ -16,6 +16,8 @@ from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import ContextBlock
 from cvfp_jax.core.optimizer import GradientClip, clip_by_global_norm
 from cvfp_jax.core.token_stream import TokenStream
+from cvfp_jax.phase1.lagged_task import LaggedTask
+from cvfp_jax.phase1.step import Variant
 from cvfp_jax.phase1.train import Phase1Result, learn_contexts
 
 # Makes what clips the next block's gradients, given the results of the blocks before it.
@@ -49,6 +51,7 @@ def learn_blocks(
     val_stream: TokenStream | None = None,
     runtime: Runtime | None = None,
     next_clip: NextClip = lambda results: clip_by_global_norm,
+    task: LaggedTask | None = None,
 ) -> list[Phase1Result]:
     """Learns each block on its share of a stream, one after the other.
 
@@ -60,6 +63,7 @@ def learn_blocks(
       val_stream: the validation tokens, for ``stop=val_effective_rank``.
       runtime: where the blocks are learned, and what watches it.
       next_clip: makes what clips a block's gradients; by default each is clipped by its own norm.
+      task: what ``config.lagged_task_weight`` has learned along, with one block.
 
     Returns:
       A result a block; none after a block that was not finite.
@@ -80,7 +84,7 @@ def learn_blocks(
             val_stream=val_stream,
             runtime=runtime,
             block_index=index,
-            gradient_clip=next_clip(results),
+            variant=Variant(next_clip(results), task=task),
         )
         results.append(result)
         if result.status == Status.NON_FINITE:

@@ -47,7 +47,8 @@ from cvfp_jax.kernels.diversity_vjp import (
     of_moments,
 )
 from cvfp_jax.kernels.token_tables import LayerTables, add_terms, terms_of, token_tables, without_token_rows
-from cvfp_jax.phase1 import stop_rules
+from cvfp_jax.phase1 import lagged_task, stop_rules
+from cvfp_jax.phase1.lagged_task import LaggedTask, TaskInputs, TaskSpec, TaskState, TaskSums
 from cvfp_jax.phase1.micro_batches import (
     Batch,
     Range,
@@ -69,6 +70,14 @@ Noise = Callable[[jax.Array, jax.Array], jax.Array]
 _FOR_DIVERSITY = 1
 
 
+class Variant(NamedTuple):
+    """What an iteration does that its settings do not say."""
+
+    gradient_clip: GradientClip = clip_by_global_norm  # given ``config.gradient_clip``
+    noise: Noise | None = None  # in the place of normal noise
+    task: LaggedTask | None = None  # what ``config.lagged_task_weight`` weighs
+
+
 @dataclasses.dataclass(frozen=True)
 class Phase1Spec:
     """What the compiled iteration depends on beside the shapes of arrays."""
@@ -78,6 +87,7 @@ class Phase1Spec:
     layout: Layout
     noise: Noise | None = None
     gradient_clip: GradientClip = clip_by_global_norm
+    task: TaskSpec | None = None
 
     @property
     def wraps(self) -> bool:
@@ -95,6 +105,7 @@ class Inputs(NamedTuple):
     tokens: Tokens
     limits: StopThresholds
     key: jax.Array
+    task: TaskInputs | None = None
 
 
 class State(NamedTuple):
@@ -106,6 +117,7 @@ class State(NamedTuple):
     # ``matmul.as_kept``); None while they stand in a ``ContextStore``.
     contexts_NxD: Any
     watch: StopState
+    task: TaskState | None = None
 
 
 class _Scratch(NamedTuple):
@@ -122,6 +134,7 @@ class Accumulators(NamedTuple):
     gradients: list[LayerGradient]
     tables: list[LayerTables]  # the gradient of the token tables
     scratch: _Scratch
+    task: TaskSums | None
 
 
 def _forward_tile(block: ContextBlock, tables: list[LayerTables], tile: Tile) -> tuple[jax.Array, _Scratch]:
@@ -240,6 +253,18 @@ def _update_micro_batch(
     rest_BxD = diversity_gradient.rest_BxD
     if rest_BxD is not None:
         rest_BxD = jnp.pad(rest_BxD, ((0, tiles * rows - layout.rows), (0, 0)))
+    task, task_loss = sums.task, jnp.zeros_like(cvfp_loss)
+    if task is not None:
+        assert spec.task is not None
+        assert inputs.task is not None
+        drawn = lagged_task.draw(
+            key, batch.batch_index, inputs.tokens.num_tokens, config.lagged_task_places, layout
+        )
+        scale = config.lagged_task_weight / batches
+        task, task_loss, task_BxD = lagged_task.add_task(
+            task, contexts_BxD, drawn, scale, inputs.task, spec.task
+        )
+        task_loss = whole(task_loss)
 
     def backward_tile(
         tile_index: jax.Array, carry: tuple[list[LayerGradient], list[LayerTables]]
@@ -255,6 +280,8 @@ def _update_micro_batch(
         gradient_TxD = diversity_gradient.of_rows(contexts_TxD, rest)
         if weight < 1:
             gradient_TxD += cvfp_scale * (contexts_TxD - tile.old_TxD)
+        if task is not None:
+            gradient_TxD += lax.dynamic_slice_in_dim(task_BxD, first, rows)
         valid = lax.dynamic_slice_in_dim(batch.valid_B, first, rows)
         gradient_TxD = jnp.where(valid[:, None], gradient_TxD, 0)
         added, of_terms = backward(block, tile.shifted_TxD, residuals, gradient_TxD)
@@ -268,24 +295,30 @@ def _update_micro_batch(
     converged_B = batch.valid_B & has_converged(change_B, config)
     # What is logged is weighed by the number of tokens, each piece's own.
     own = batch.valid_B.sum().astype(n.dtype)
+    total_loss = (1 - weight) * cvfp_loss + weight * diversity_loss
+    if task is not None:
+        total_loss += config.lagged_task_weight * task_loss
+        task = task._replace(loss=task.loss + task_loss * own)
     metrics = {
-        "loss": ((1 - weight) * cvfp_loss + weight * diversity_loss) * own,
+        "loss": total_loss * own,
         "cvfp_loss": cvfp_loss * own,
         "diversity_loss": diversity_loss * own,
         "converged_tokens": converged_B.sum(dtype=jnp.int32),
     }
     metrics = jax.tree.map(jnp.add, sums.metrics, metrics)
-    return contexts_BxD, Accumulators(metrics, gradients, of_tables, scratch)
+    return contexts_BxD, Accumulators(metrics, gradients, of_tables, scratch, task)
 
 
-def begin_step(params: Any, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Accumulators]:
+def begin_step(state: State, inputs: Inputs, spec: Phase1Spec) -> tuple[list[LayerTables], Accumulators]:
     """The token tables of an iteration, and its sums before the first micro-batch."""
-    block, vectors_UxE = nnx.merge(spec.block, params), inputs.tokens.vectors_UxE
+    block, vectors_UxE = nnx.merge(spec.block, state.params), inputs.tokens.vectors_UxE
     tables = token_tables(block, vectors_UxE)
     zero = jnp.zeros((), vectors_UxE.dtype)
     metrics = {"loss": zero, "cvfp_loss": zero, "diversity_loss": zero, "converged_tokens": jnp.int32(0)}
     scratch = _no_scratch(block, tables, inputs, spec)
-    return tables, Accumulators(metrics, no_gradient(block), jax.tree.map(jnp.zeros_like, tables), scratch)
+    task = None if state.task is None else lagged_task.no_sums(state.task.params, zero.dtype)
+    no_tables = jax.tree.map(jnp.zeros_like, tables)
+    return tables, Accumulators(metrics, no_gradient(block), no_tables, scratch, task)
 
 
 def update_contexts(
@@ -317,25 +350,33 @@ def finish_step(
     )
     (of_terms,) = of_params(sums.tables)
     # The only all-reduce beside a row of contexts each, however many tokens there are.
-    gradient, sums_of_all = psum((into_params(spec.block, of_terms, sums.gradients), sums.metrics))
+    own = into_params(spec.block, of_terms, sums.gradients), sums.metrics
+    of_task = None if sums.task is None else (sums.task.gradient, sums.task.loss)
+    (gradient, sums_of_all), of_task = psum((own, of_task))
     n = inputs.tokens.num_tokens.astype(vectors_UxE.dtype)
     metrics = {name: sums_of_all[name] / n for name in ("loss", "cvfp_loss", "diversity_loss")}
     metrics["converged_tokens"] = converged = sums_of_all["converged_tokens"]
     metrics["grad_norm"] = optax.tree.norm(gradient)
+    task, finite = state.task, jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    if task is not None and of_task is not None:
+        token_gradient, task_loss = of_task
+        task = lagged_task.finish(task, token_gradient, config)
+        metrics["task_loss"] = task_loss / n
+        finite &= jnp.isfinite(optax.tree.norm(token_gradient))
     updates, optimizer_state = spec.optimizer().update(gradient, state.optimizer, state.params)
     iteration = index + 2  # the start was iteration 1
     status, watch = stop_rules.check_stop(converged, iteration, state.watch, inputs.limits, config)
     return StepResult(
-        State(optax.apply_updates(state.params, updates), optimizer_state, state.contexts_NxD, watch),
+        State(optax.apply_updates(state.params, updates), optimizer_state, state.contexts_NxD, watch, task),
         metrics,
         status,
-        finite=jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"]),
+        finite=finite,
     )
 
 
 def step(state: State, index: jax.Array, inputs: Inputs, spec: Phase1Spec) -> StepResult:
     """One iteration: every context anew from its predecessor's old one, then one optimizer step."""
-    tables, sums = begin_step(state.params, inputs, spec)
+    tables, sums = begin_step(state, inputs, spec)
     own = own_range(state.contexts_NxD, inputs.tokens, spec.layout, spec.wraps)
     contexts_NxD, sums = update_contexts(
         state.contexts_NxD, own, state.params, tables, sums, index, inputs, spec

@@ -22,8 +22,7 @@ from cvfp_jax.contexts.store import ContextStore
 from cvfp_jax.contexts.windows import StreamWindows
 from cvfp_jax.core.fixed_point import Solution, Status
 from cvfp_jax.core.matmul import as_kept
-from cvfp_jax.core.model import ContextBlock
-from cvfp_jax.core.optimizer import GradientClip, clip_by_global_norm
+from cvfp_jax.core.model import ContextBlock, TokenBlock
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.layout import Layout, lay_out
@@ -36,9 +35,10 @@ from cvfp_jax.distributed.mesh import (
     single_device_mesh,
     to_local_device,
 )
+from cvfp_jax.phase1 import lagged_task
 from cvfp_jax.phase1.iteration import Iteration
 from cvfp_jax.phase1.micro_batches import Tokens
-from cvfp_jax.phase1.step import Inputs, Noise, Phase1Spec, State
+from cvfp_jax.phase1.step import Inputs, Phase1Spec, State, Variant
 from cvfp_jax.phase1.stop_rules import RankWatch, StopState, StopThresholds
 
 INITIAL_STD = 0.01
@@ -52,11 +52,13 @@ class Phase1Result(NamedTuple):
     contexts: ContextStore  # made with the parameters before the last step; zeros beyond the stream
     status: Status
     iterations: int  # counts the start as 1, so it is one more than the steps
-    trace: dict[str, np.ndarray]  # loss, cvfp_loss, diversity_loss, converged_tokens, grad_norm; a step each
+    # A step each: loss, cvfp_loss, diversity_loss, converged_tokens, grad_norm, and task_loss if it has one.
+    trace: dict[str, np.ndarray]
     convergence_rate: float  # share of the tokens that had converged at the last step
     residual_mean: float  # over tokens, of mean_j (F(P)_tj - P_tj)^2 with the final parameters
     residual_max: float
     val_ranks: list[float]  # of the checks that stop=val_effective_rank made
+    token_block: TokenBlock | None = None  # learned along, with ``lagged_task_weight``
 
     @property
     def contexts_NxD(self) -> jax.Array:
@@ -131,8 +133,7 @@ def begin_iteration(
     *,
     runtime: Runtime | None = None,
     initial_contexts: np.ndarray | jax.Array | None = None,
-    noise: Noise | None = None,
-    gradient_clip: GradientClip = clip_by_global_norm,
+    variant: Variant = Variant(),  # noqa: B008 (immutable)
 ) -> Iteration:
     """Returns the iteration before its first step.
 
@@ -143,8 +144,7 @@ def begin_iteration(
       key: the random key.
       runtime: where it runs.
       initial_contexts: float [N, D] or fewer rows, in the place of those that the settings ask for.
-      noise: in the place of normal noise.
-      gradient_clip: makes what clips gradients.
+      variant: what it does beside.
     """
     runtime = runtime or Runtime()
     layout = lay_out(runtime.mesh, stream.num_rows, config.batch_size)
@@ -162,10 +162,17 @@ def begin_iteration(
     num_tokens = len(stream)
     tokens = Tokens(windows.vectors_UxE, None, place(jnp.int32(num_tokens)))
     inputs = Inputs(tokens, place(StopThresholds.of(num_tokens, config)), place(noise_key))
-    spec = Phase1Spec(config, graphdef, layout, noise, gradient_clip)
+    spec = Phase1Spec(config, graphdef, layout, variant.noise, variant.gradient_clip)
     # The state is donated, and the caller keeps the untrained block.
     params = jax.tree.map(jnp.copy, params)
     state = State(*place((params, spec.optimizer().init(params))), None, place(StopState.start()))
+    if config.lagged_task_weight > 0:
+        if variant.task is None:
+            raise ValueError("lagged_task_weight needs a token block and a head")
+        ids_M = jnp.asarray(np.pad(stream.ids_N, (0, layout.all_rows - num_tokens)), jnp.int32)
+        task_spec, of_task, of_state = lagged_task.prepare(variant.task, stream.vectors_VxE, ids_M, config)
+        spec = dataclasses.replace(spec, task=task_spec)
+        inputs, state = inputs._replace(task=place(of_task)), state._replace(task=place(of_state))
     return Iteration(state, contexts, windows, inputs, spec)
 
 
@@ -178,7 +185,7 @@ def learn_contexts(
     val_stream: TokenStream | None = None,
     runtime: Runtime | None = None,
     block_index: int = 0,
-    gradient_clip: GradientClip = clip_by_global_norm,
+    variant: Variant = Variant(),  # noqa: B008 (immutable)
 ) -> Phase1Result:
     """Learns a context block by fixed-point iteration over a whole token stream.
 
@@ -197,7 +204,7 @@ def learn_contexts(
       runtime: where it runs, and what watches it; JAX's first device by default. What comes out does not
         depend on it, up to rounding.
       block_index: which block it is of several, by which its state is saved.
-      gradient_clip: makes what clips gradients, given ``config.gradient_clip``.
+      variant: what clips gradients, and the token block that ``config.lagged_task_weight`` has learned along.
 
     Returns:
       A ``Phase1Result``; its status is CONVERGED, STALLED, MAX_STEPS or NON_FINITE.
@@ -217,7 +224,7 @@ def learn_contexts(
     # What was saved takes their place.
     none = None if saved is None else np.zeros((0, block.context_dim), np.float32)
     iteration = begin_iteration(
-        block, stream, config, key, runtime=runtime, initial_contexts=none, gradient_clip=gradient_clip
+        block, stream, config, key, runtime=runtime, initial_contexts=none, variant=variant
     )
     saved_rows = lay_out(single_device_mesh(), stream.num_rows, config.batch_size).all_rows
     if saved is not None:
@@ -290,4 +297,10 @@ def conclude(iteration: Iteration, val_ranks: list[float] | None = None) -> Phas
         residual_mean,
         residual_max,
         val_ranks or [],
+        _learned_token_block(iteration),
     )
+
+
+def _learned_token_block(iteration: Iteration) -> TokenBlock | None:
+    task, state = iteration.spec.task, iteration.solution.state.task
+    return None if task is None else nnx.merge(task.token_block, to_local_device(state.params))

@@ -6,7 +6,7 @@ Shapes: D context width, V tokens, E embedding width.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,19 +15,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvfp_jax.checkpointing.checkpointer import Checkpointer, Facts
 from cvfp_jax.config.settings import Phase2Config
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.contexts.runtime import Phase2Progress, Runtime
-from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.matmul import as_kept, operand
 from cvfp_jax.core.model import Head, LanguageModel, TokenBlock
 from cvfp_jax.core.token_stream import TokenStream
-from cvfp_jax.distributed import processes
 from cvfp_jax.distributed.mesh import VOCABULARY, device_put, model_size, to_local_device
+from cvfp_jax.phase2.epochs import AfterBatch, Course, Measure, on_host, run_epochs
 from cvfp_jax.phase2.step import FrozenInputs, Phase2Spec, TrainableParams, TrainState, compile_steps
 from cvfp_jax.phase2.stream import Stream
-from cvfp_jax.runtime.floats import exp
 
 PART = "phase 2"  # the name under which training is saved
 # The host waits for the device every so many batches, so that progress tells of work done.
@@ -35,31 +32,10 @@ _BATCHES_BETWEEN_REPORTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Epoch:
-    """Measures of one epoch; losses are means in nats a token."""
-
-    train_loss: float  # of each batch before its step: the weights change meanwhile
-    val_loss: float
-    val_acc: float  # share of the targets that got the largest logit
-
-
-# The loss and the gradient norm of a batch.
-Measure = tuple[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase2Result:
-    """The weights of the best epoch, and the course of training."""
+class Phase2Result(Course):
+    """The course of training, and the token block of its best epoch."""
 
     token_block: TokenBlock
-    best_params: TrainableParams
-    last_params: TrainableParams  # of the last epoch, as the original leaves them
-    epochs: list[Epoch]
-    best_epoch: int  # from 1; 0 if no epoch ended with finite losses
-    status: Status  # CONVERGED: stopped early; MAX_STEPS: all epochs ran; NON_FINITE
-    batch_losses: np.ndarray  # before each step
-    grad_norms: np.ndarray  # before clipping
-    failed_batch: int | None  # of the last epoch, from 1: the first whose loss or gradient was not finite
 
 
 def with_best_epoch(model: LanguageModel, result: Phase2Result) -> LanguageModel:
@@ -80,48 +56,6 @@ def with_best_epoch(model: LanguageModel, result: Phase2Result) -> LanguageModel
         if best.bias_V is not None:
             trained.head.bias[...] = best.bias_V
     return trained
-
-
-class EarlyStopping:
-    """Which epoch is the best, and whether training still gains.
-
-    An epoch gains if its validation loss is lower than the best epoch's, and its perplexity by more
-    than ``min_ppl_improvement``. Training stops after ``patience`` epochs in a row that did not. An
-    epoch that is better by less is not the best (``small_gain=dropped``, as R5's scripts have it), or
-    it is (``kept``, as the original's library has it).
-
-    References:
-      rato-tokyo/new-llm, report of 2025-12-03.
-
-    >>> rule = EarlyStopping(Phase2Config(patience=1, min_ppl_improvement=0.5))
-    >>> [rule.is_best(epoch, math.log(ppl)) for epoch, ppl in ((1, 9.0), (2, 8.0), (3, 7.9))]
-    [True, True, False]
-    >>> rule.best_epoch, rule.is_over
-    (2, True)
-    """
-
-    def __init__(self, config: Phase2Config) -> None:
-        """No epoch has been seen."""
-        self._config = config
-        self._best_loss = math.inf
-        self._failures = 0
-        self.best_epoch = 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether patience has run out."""
-        return self._failures >= self._config.patience
-
-    def is_best(self, epoch: int, val_loss: float) -> bool:
-        """Notes an epoch and says whether it is the best so far."""
-        lower = val_loss < self._best_loss
-        least = self._config.min_ppl_improvement
-        gained = lower and (least == 0.0 or exp(self._best_loss) - exp(val_loss) > least)
-        self._failures = 0 if gained else self._failures + 1
-        best = gained or (lower and self._config.small_gain == "kept")
-        if best:
-            self._best_loss, self.best_epoch = val_loss, epoch
-        return best
 
 
 def _evaluate(
@@ -212,99 +146,49 @@ def learn_tokens(
       rato-tokyo/new-llm, reports of 2025-11-27 to 2025-12-03.
     """
     runtime = runtime or Runtime()
-    mesh, checkpointer = runtime.mesh, runtime.checkpointer
+    mesh = runtime.mesh
     state, frozen, spec = begin_training(model, config, mesh, jax.random.key(0) if key is None else key)
     show = runtime.progress.phase2(train.num_rows + 1)
-    train, val = train.on(mesh), val.on(mesh)
-    best = jax.tree.map(jnp.copy, state.params)
-    batches = train.batches(config.batch_size)
-    per_epoch = len(batches)
-    epochs: list[Epoch] = []
-    steps: list[Measure] = []
-    if saved := checkpointer.facts(PART):
-        losses_T = jax.ShapeDtypeStruct((saved["batches"],), frozen.table_VxE.dtype)
-        state, best, losses_T, norms_T = checkpointer.restore(PART, (state, best, losses_T, losses_T))
-        state, best = device_put((state, best), mesh)
-        steps = [
-            (float(loss), float(norm))
-            for loss, norm in zip(np.asarray(losses_T), np.asarray(norms_T), strict=True)
-        ]
-        epochs = [Epoch(*measures) for measures in saved["epochs"]]
-    rule = EarlyStopping(config)
-    for epoch, measures in enumerate(epochs, 1):
-        rule.is_best(epoch, measures.val_loss)
-    status, failed_batch = Status.MAX_STEPS, None
-    before, done = steps[: len(epochs) * per_epoch], steps[len(epochs) * per_epoch :]
-    for epoch in range(len(epochs) + 1, config.epochs + 1):
-        maybe_save = functools.partial(_maybe_save, checkpointer, best, epochs, before)
-        state, losses = train_epoch(
-            state, frozen, train, spec, epoch, progress=show, done=done, after_batch=maybe_save
+    trainer = _Trainer(frozen, spec, train.on(mesh), val.on(mesh), show)
+    course = run_epochs(trainer, state, config, runtime)
+    token_block = nnx.merge(spec.token_block, to_local_device(course.best_params.token_block))
+    return Phase2Result(**vars(course), token_block=token_block)
+
+
+class _Trainer:
+    """The token block, batch by batch."""
+
+    part = PART
+
+    def __init__(
+        self, frozen: FrozenInputs, spec: Phase2Spec, train: Stream, val: Stream, show: Phase2Progress
+    ) -> None:
+        self._frozen, self._spec, self._train, self._val, self._show = frozen, spec, train, val, show
+        self.rows = [rows for _, rows in train.batches(spec.config.batch_size)]
+        self.dtype = frozen.table_VxE.dtype
+
+    def params(self, state: TrainState) -> TrainableParams:
+        return state.params
+
+    def place(self, tree: Any) -> Any:
+        return device_put(tree, self._spec.mesh)
+
+    def train(
+        self, state: TrainState, epoch: int, done: Sequence[Measure], after_batch: AfterBatch
+    ) -> tuple[TrainState, list[Measure]]:
+        return train_epoch(
+            state,
+            self._frozen,
+            self._train,
+            self._spec,
+            epoch,
+            progress=self._show,
+            done=done,
+            after_batch=after_batch,
         )
-        before, done = before + losses, []
-        failed_batch = _first_broken(losses)
-        if failed_batch is not None:
-            epochs.append(Epoch(math.nan, math.nan, math.nan))
-            status = Status.NON_FINITE
-            break
-        weighed = (loss * rows for (loss, _), (_, rows) in zip(losses, batches, strict=True))
-        train_loss = math.fsum(weighed) / train.num_rows
-        # Other hosts' last digits may differ, and all must stop at the same epoch.
-        val_loss, val_acc = processes.broadcast(_evaluate(state.params, frozen, val, spec))
-        epochs.append(Epoch(train_loss, val_loss, val_acc))
-        runtime.progress.epoch(epoch, dataclasses.asdict(epochs[-1]))
-        if not math.isfinite(val_loss):
-            status = Status.NON_FINITE
-            break
-        if rule.is_best(epoch, val_loss):
-            best = jax.tree.map(jnp.copy, state.params)
-        if rule.is_over:
-            status = Status.CONVERGED
-            break
-    return Phase2Result(
-        nnx.merge(spec.token_block, to_local_device(best.token_block)),
-        best,
-        state.params,
-        epochs,
-        rule.best_epoch,
-        status,
-        np.array([loss for loss, _ in before]),
-        np.array([norm for _, norm in before]),
-        failed_batch,
-    )
 
-
-def _maybe_save(
-    checkpointer: Checkpointer,
-    best: TrainableParams,
-    epochs: list[Epoch],
-    before: list[Measure],
-    state: TrainState,
-    losses: list[tuple[jax.Array, jax.Array]],
-) -> None:
-    """Saves the state after a batch if it is time; one after a number that is not finite is not worth it."""
-
-    def make() -> tuple[Facts, Any] | None:
-        measures = before + _on_host(losses)
-        if _first_broken(measures) is not None:
-            return None
-        dtype = state.context_D.dtype
-        arrays = state, best, *(np.array([pair[index] for pair in measures], dtype) for index in (0, 1))
-        facts = {"epochs": [dataclasses.astuple(epoch) for epoch in epochs], "batches": len(measures)}
-        return facts, arrays
-
-    checkpointer.maybe_save(PART, make)
-
-
-def _on_host(losses: list[Any]) -> list[Measure]:
-    return [(float(loss), float(norm)) for loss, norm in jax.device_get(losses)]
-
-
-def _first_broken(losses: list[Measure]) -> int | None:
-    """The first batch, from 1, whose loss or gradient is not finite."""
-    for batch, pair in enumerate(losses, 1):
-        if not all(map(math.isfinite, pair)):
-            return batch
-    return None
+    def evaluate(self, params: TrainableParams) -> tuple[float, float]:
+        return _evaluate(params, self._frozen, self._val, self._spec)
 
 
 def train_epoch(
@@ -316,7 +200,7 @@ def train_epoch(
     *,
     progress: Phase2Progress = lambda epoch, rows, loss: None,
     done: Sequence[Measure] = (),
-    after_batch: Callable[[TrainState, list[Any]], None] = lambda state, measures: None,
+    after_batch: AfterBatch = lambda state, measures: None,
 ) -> tuple[TrainState, list[Measure]]:
     """Trains on the batches of an epoch that are not done, or up to a loss that is seen not to be finite.
 
@@ -333,4 +217,4 @@ def train_epoch(
                 break
             progress(epoch, int(first) + rows, float(loss))
         after_batch(state, measures)
-    return state, _on_host(measures)
+    return state, on_host(measures)

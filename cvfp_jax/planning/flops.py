@@ -20,8 +20,11 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cvfp_jax.config.settings import ModelConfig, Phase2Config
-from cvfp_jax.core.widths import FFN_EXPANSION, context_widths, token_context_widths, token_widths
+import numpy as np
+
+from cvfp_jax.baselines.widths import gru_shape, transformer_shape
+from cvfp_jax.config.settings import ModelConfig, Phase2Config, RunConfig
+from cvfp_jax.core.widths import FFN_EXPANSION, context_widths, num_params, token_context_widths, token_widths
 
 
 class _Layer(NamedTuple):
@@ -148,3 +151,84 @@ def effective_rank(rows: int, width: int) -> int:
     234
     """
     return 2 * rows * width**2 + 2 * width**3
+
+
+def cvfp_training(
+    config: RunConfig, train_ids: np.ndarray, vocab_size: int, iterations: int, epochs: int
+) -> float:
+    """Returns the operations that have trained a cell: iterations, the contexts of phase 2, and epochs.
+
+    Args:
+      config: the cell.
+      train_ids: int [N].
+      vocab_size: V.
+      iterations: of phase 1, the start counted as one; 0 if it was not run.
+      epochs: of phase 2.
+
+    >>> config = RunConfig(model=ModelConfig(context_dim=3, embed_dim=5))
+    >>> cvfp_training(config, np.array([0, 1, 1]), vocab_size=7, iterations=3, epochs=2)
+    1746.0
+    """
+    model, phase2, N = config.model, config.phase2, len(train_ids)
+    distinct = len(np.unique(train_ids))
+    iteration = phase1_iteration(model, N, distinct)
+    if config.phase1.lagged_task_weight > 0:
+        iteration += _lagged_task(config, vocab_size, N)
+    total = max(0, iterations - 1) * iteration
+    if phase2.contexts != "zero" and phase2.train_contexts != "recomputed":
+        total += parallel_pass(model, N, distinct)  # exact contexts need as many
+    return float(total + epochs * phase2_training(model, phase2, vocab_size, N - 1))
+
+
+def _lagged_task(config: RunConfig, vocab_size: int, num_tokens: int) -> int:
+    """Operations of an iteration's next-token loss: a step of phase 2 by which contexts learn too."""
+    size = config.phase1.batch_size or num_tokens
+    places = -(-num_tokens // size) * min(size, config.phase1.lagged_task_places)
+    to_contexts = 2 * places * sum(layer.constant for layer in _token_layers(config.model))
+    return phase2_training(config.model, config.phase2, vocab_size, places) + to_contexts
+
+
+def baseline_training(config: RunConfig, vocab_size: int, rows: int) -> float:
+    """Returns the operations of a baseline's training step, or of an epoch.
+
+    Each product has two gradients, but what reads token vectors has only that of its weights, and the frozen
+    head only that of its input. A transformer's attention is counted in full windows, as it is computed.
+
+    Args:
+      config: the cell.
+      vocab_size: V.
+      rows: predictions.
+
+    >>> from cvfp_jax.config.baseline import BaselineConfig
+    >>> config = RunConfig(architecture="gru", model=ModelConfig(3, 5), baseline=BaselineConfig(4))
+    >>> baseline_training(config, vocab_size=7, rows=2)
+    1156.0
+    """
+    E, baseline = config.model.embed_dim, config.baseline
+    match config.architecture:
+        case "gru":
+            H, layers = gru_shape(config)
+            reads, others = 3 * E * H, 3 * H * H * (2 * layers - 1) + H * E
+        case "transformer":
+            M, inner, layers, _ = transformer_shape(config)
+            attention = 2 * baseline.segment * M
+            reads, others = E * M, layers * (4 * M * M + 2 * M * inner + attention) + M * E
+        case _:
+            contexts, tokens = _context_layers(config.model), _token_layers(config.model)
+            reads = sum(layer.constant for layer in contexts) + tokens[0].state
+            others = sum(layer.state + layer.inside for layer in contexts)
+            others += sum(sum(layer) for layer in tokens) - tokens[0].state
+    return float(2 * rows * (2 * reads + 3 * others + 2 * E * vocab_size))
+
+
+def params_trained(config: RunConfig, vocab_size: int) -> int:
+    """Returns how many parameters both phases train; an embedding's LayerNorm that nothing trains is none.
+
+    >>> params_trained(RunConfig(model=ModelConfig(96, 96)), vocab_size=1000)
+    37440
+    """
+    model, phase2 = config.model, config.phase2
+    learned = phase2.train_contexts == "recomputed"
+    counts = num_params(model, vocab_size, phase2.freeze_embedding, count_embed_norm=learned)
+    trained = phase2.contexts in ("trained", "shuffled")
+    return counts["params_trainable_phase2"] + (counts["params_context_block"] if trained else 0)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.report import law_sections, power_law_sections, sections
 from cvfp_jax.report.against import Against, against_blocks
+from cvfp_jax.report.contrast_sections import contrast_blocks, verdicts
+from cvfp_jax.report.contrasts import Contrast, contrasts
 from cvfp_jax.report.curves import FILE_NAME as CURVES
 from cvfp_jax.report.curves import Curves
 from cvfp_jax.report.display import Display
@@ -47,9 +49,14 @@ class SweepReport(Display):
         return infer(self.summaries)
 
     @functools.cached_property
+    def contrasts(self) -> list[Contrast]:
+        """What each change does to the base, in a sweep of arms or of architectures."""
+        return contrasts(self.records)
+
+    @functools.cached_property
     def findings(self) -> list[str]:
         """What the numbers support."""
-        return findings(self.summaries, self.inference)
+        return verdicts(self.summaries, self.contrasts) + findings(self.summaries, self.inference)
 
     @functools.cached_property
     def warnings(self) -> list[str]:
@@ -85,6 +92,7 @@ class SweepReport(Display):
             "title": self.title,
             "summary": [summary.to_json() for summary in self.summaries],
             "inference": self.inference.to_json(),
+            "contrasts": [contrast.to_json() for contrast in self.contrasts],
             "findings": self.findings,
             "warnings": self.warnings,
             "laws": [row for analysis in self.laws for row in analysis.rows],
@@ -110,6 +118,7 @@ def report_page(report: SweepReport, figures: Figures) -> Page:
         [
             *sections.setting(report.records),
             *sections.overview(summaries, figures.by_name),
+            *contrast_blocks(report.records, summaries, report.contrasts, figures.by_name),
             *sections.conclusions(report.findings, report.warnings),
             *(block for summary in summaries for block in sections.cells(summary)),
             *sections.curves(figures.by_name),
@@ -164,6 +173,7 @@ def _draw(report: SweepReport, workdir: Path) -> Figures:
     folder = workdir / "figures"
     # Matplotlib takes half a second, and is only needed now.
     from cvfp_jax.report.against_figures import save_against_figures
+    from cvfp_jax.report.contrast_figures import save_contrast_figures
     from cvfp_jax.report.curve_figures import save_curve_figures
     from cvfp_jax.report.figures import save_figures
     from cvfp_jax.report.law_figures import save_law_figures
@@ -172,6 +182,7 @@ def _draw(report: SweepReport, workdir: Path) -> Figures:
     return Figures(
         save_figures(report.summaries, report.title, folder)
         | save_power_law_figures(report.inference, report.title, folder)
+        | save_contrast_figures(report.contrasts, report.title, folder)
         | save_curve_figures(_curves(report.records, workdir), folder),
         save_law_figures(report.laws, *law_sections.COLUMNS, folder, "laws"),
         save_against_figures(report.against, folder) if report.against else (),

@@ -102,6 +102,10 @@ _LATER = {
     "val_corpus": _or_null(_TEXT),  # null where the corpus validates too
     **dict.fromkeys(NGRAMS, _or_null(_POSITIVE)),
     **dict.fromkeys(SETTLING, _or_null(_NUMBER)),
+    "architecture": _or_null(_TEXT),
+    "params_trained": _or_null(_COUNT),
+    "train_flops": _or_null(_NUMBER),
+    "tuned": _or_null(_OBJECT),
 }
 
 

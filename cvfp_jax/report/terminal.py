@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cvfp_jax.report import power_law_tables, records, tables
+from cvfp_jax.report import contrast_sections, power_law_tables, records, tables
 from cvfp_jax.report.document import SweepReport
 from cvfp_jax.report.formats import duration
 from cvfp_jax.report.summary import PREDICT_AT
@@ -16,6 +16,8 @@ def show_report(report: SweepReport, folder: Path) -> None:
       folder: where it stands, beside the records that it is made of.
     """
     print(f"\n{tables.summary_table(report.summaries).text()}\n")
+    for table in contrast_sections.tables(report.records, report.summaries, report.contrasts):
+        print(f"{table.text()}\n{table.caption}\n")
     print(f"{power_law_tables.fits_table(report.summaries).text()}\n")
     if report.inference.laws:
         predictions = power_law_tables.predictions_table(report.inference.laws, PREDICT_AT)

@@ -1,11 +1,12 @@
 """A sweep: its cells one after the other, each finished cell a record, and the report of them all."""
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -14,8 +15,8 @@ from tqdm import tqdm
 from cvfp_jax.checkpointing.orbax import FOLDER as CHECKPOINTS
 from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
 from cvfp_jax.checkpointing.row_file import RowFiles
-from cvfp_jax.config.grid import Grid
-from cvfp_jax.config.overrides import flat_fields
+from cvfp_jax.config.grid import Changes, Grid
+from cvfp_jax.config.overrides import flat_fields, replace
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.contexts.runtime import Runtime
 from cvfp_jax.data import dataset
@@ -32,8 +33,9 @@ from cvfp_jax.report.records import Record
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.runtime import files, signals
 from cvfp_jax.runtime.memory import available_memory
-from cvfp_jax.sweeps import workdir
-from cvfp_jax.sweeps.cell import device_name, run_cell
+from cvfp_jax.sweeps import search, workdir
+from cvfp_jax.sweeps.cell import run_cell
+from cvfp_jax.sweeps.fields import device_name
 from cvfp_jax.sweeps.metrics import ScalarWriter, Sink, Together, open_sinks
 from cvfp_jax.sweeps.options import RunOptions
 from cvfp_jax.sweeps.profiler import FOLDER as PROFILES
@@ -89,7 +91,10 @@ def run_sweep(grid: Grid, folder: Path, options: RunOptions = RunOptions()) -> b
         files.locked(folder) if writes else contextlib.nullcontext(),
         open_sinks(folder, *watched) as sinks,
     ):
-        runner = _Runner(grid, folder, options, mesh, profiler, sinks)
+        launch = _Launch(folder, options, mesh, profiler, sinks)
+        runner = _Runner(grid, launch)
+        if grid.tuning is not None and runner.left():
+            runner.take(_searched(grid, launch))
         ended_well = runner.run()
     if profiler is not None and profiler.missing():
         print(f"no trace of {' and '.join(profiler.missing())}: --profile needs a cell that runs two steps")
@@ -107,13 +112,34 @@ def _launched(grid: Grid, options: RunOptions, mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def _claimed(grid: Grid, folder: Path, path: Path) -> list[Record]:
-    """Makes a folder the sweep's own and returns the records in it."""
+def _repaired(path: Path) -> list[Record]:
+    """The records of a file; a line that was left unfinished is cut off."""
     if records.repair(path):
         print(f"the last line of {path} was unfinished and is cut off; its cell runs again")
-    finished = records.read(path)
-    workdir.claim(folder, grid, device_name(), has_records=bool(finished))
+    return records.read(path)
+
+
+def _claimed(grid: Grid, folder: Path) -> list[Record]:
+    """Makes a folder the sweep's own and returns the records in it."""
+    finished, trials = (_repaired(folder / name) for name in (records.FILE_NAME, search.FILE_NAME))
+    workdir.claim(folder, grid, device_name(), has_records=bool(finished or trials))
     return finished
+
+
+def _searched(grid: Grid, launch: "_Launch") -> dict[Any, Changes]:
+    """Runs the trials that have no record yet, and returns what all of them choose."""
+    tuning = grid.tuning
+    assert tuning is not None
+    arms = search.combinations(tuning.options, tuning.trials, grid.base.seed)
+    trials = search.trial_grid(grid, arms)
+    runner = _Runner(trials, launch, search.FILE_NAME)
+    if runner.left():
+        print(
+            f"search of {', '.join(tuning.options)} on development samples {trials.base.data.val_samples}:"
+            f" {len(arms)} trials for each {tuning.axis}; their perplexities are of those samples"
+        )
+        runner.run_cells()
+    return search.choose(tuning, arms, runner.finished())
 
 
 def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
@@ -143,31 +169,59 @@ def cells_left(grid: Grid, done: dict[str, Record]) -> list[RunConfig]:
     return left
 
 
-class _Runner:
-    """A sweep on its way: a method a concern."""
+class _Launch(NamedTuple):
+    """Where a sweep and its search run, and what watches them."""
 
-    def __init__(
-        self,
-        grid: Grid,
-        folder: Path,
-        options: RunOptions,
-        mesh: Mesh,
-        profiler: Profiler | None,
-        sinks: Sequence[Sink],
-    ) -> None:
-        self._grid, self._folder, self._mesh, self._profiler = grid, folder, mesh, profiler
-        self._options, self._sinks = options, sinks
-        self._path = folder / records.FILE_NAME
-        finished = processes.on_process_0(lambda: _claimed(grid, folder, self._path))
+    folder: Path
+    options: RunOptions
+    mesh: Mesh
+    profiler: Profiler | None
+    sinks: Sequence[Sink]
+
+
+class _Runner:
+    """A sweep, or its search, on its way: a method a concern."""
+
+    def __init__(self, grid: Grid, launch: _Launch, file_name: str = records.FILE_NAME) -> None:
+        self._grid = grid
+        self._folder, self._options, self._mesh, self._profiler, self._sinks = launch
+        self._path = launch.folder / file_name
+        self._is_search = file_name != records.FILE_NAME
+        read = functools.partial(_repaired, self._path)
+        if not self._is_search:
+            read = functools.partial(_claimed, grid, launch.folder)
         # The records by cell, those of other launches first.
-        self._done: dict[str, Record] = {records.cell_key(record["cell"]): record for record in finished}
+        self._done: dict[str, Record] = {
+            records.cell_key(record["cell"]): record for record in processes.on_process_0(read)
+        }
         self._made: list[tuple[RunConfig, Record]] = []  # by this launch
+        self.tuned: dict[Any, Changes] = {}  # what a search chose, by the value of its axis
+
+    def take(self, tuned: dict[Any, Changes]) -> None:
+        """Takes what a search chose, and refuses to set cells beside those of another choice."""
+        assert self._grid.tuning is not None
+        for record in self.finished():
+            value = record["cell"][self._grid.tuning.axis]
+            if record["tuned"] != tuned[value]:
+                raise UserError(
+                    f"{self._path} has cells of {value} with {record['tuned']}, and the search now chooses"
+                    f" {tuned[value]}: use another --workdir."
+                )
+        self.tuned = tuned
+
+    def left(self) -> list[RunConfig]:
+        """Returns the cells that are still to be run."""
+        return cells_left(self._grid, self._done)
+
+    def finished(self) -> list[Record]:
+        """Returns the records of the sweep's cells."""
+        return [self._done[key] for key in map(self._key, self._grid.cells()) if key in self._done]
 
     def run(self) -> bool:
         """Runs the cells that are left, and writes the report of all."""
         wanted = [self._key(cell) for cell in self._grid.cells()]
-        if cells_left(self._grid, self._done):
-            self._run_cells()
+        if self.left():
+            self.run_cells()
         else:
             skipped = sum(key not in self._done for key in wanted)
             ended = f", and the search ended before the other {skipped}" if skipped else ""
@@ -184,10 +238,11 @@ class _Runner:
     def _key(self, cell: RunConfig) -> str:
         return records.cell_key(self._grid.place(cell))
 
-    def _run_cells(self) -> None:
+    def run_cells(self) -> None:
+        """Runs the cells that are left."""
         data, tokens = self._read_data()
         on_disk = self._plan(data, tokens)
-        while left := cells_left(self._grid, self._done):
+        while left := self.left():
             cell, number = left[0], f"[{len(self._made) + 1}/{len(self._made) + len(left)}]"
             record = self._run_cell(cell, number, data.cell(cell), self._key(cell) in on_disk)
             self._done[self._key(cell)] = record
@@ -215,7 +270,7 @@ class _Runner:
 
     def _plan(self, data: dataset.SweepData, tokens: dict[int, int]) -> set[str]:
         """Prints what the cells will take, and returns those whose contexts are kept on the disk."""
-        cells, left = self._grid.cells(), cells_left(self._grid, self._done)
+        cells, left = self._grid.cells(), self.left()
         vocab_size, most = data.vocabulary.size, max(tokens.values())
         check_counted(most)
         plans = [
@@ -237,7 +292,7 @@ class _Runner:
 
     def _kept_on_disk(self, plans: dict[str, CellPlan], most: int) -> set[str]:
         """Which of the cells that are left keep their contexts on the disk."""
-        waiting = {self._key(cell) for cell in cells_left(self._grid, self._done)}
+        waiting = set(map(self._key, self.left()))
         available = None if self._options.force else available_memory()
         if available is None:
             return waiting if self._options.contexts_in == "disk" else set()
@@ -251,6 +306,8 @@ class _Runner:
     def _run_cell(self, cell: RunConfig, number: str, data: dataset.CellData, on_disk: bool) -> Record:
         """Runs a cell from where it was left, and writes its record."""
         place, series = self._grid.place(cell), self._grid.series(cell)
+        tuned = self._tuned(cell)
+        cell = replace(cell, dict(tuned or {}))
         processes.check_same({"embedding": data.table_sha256})
         _check_same_table(cell, data, list(self._done.values()))
         title = f"{number} {series} {cell.num_samples} samples"
@@ -260,7 +317,7 @@ class _Runner:
         folder = RowFiles(self._folder / CONTEXTS) if on_disk else contextlib.nullcontext()
         # A signal waits until the state is saved.
         with signals.deferred():
-            saved = self._checkpointer(cell, data)
+            saved = self._checkpointer(cell, data, records.cell_key(place))
             if saved.resumed_from:
                 where = f"{number} {series}, {cell.num_samples} samples"
                 print(f"{where}: going on from {saved.resumed_from}", flush=True)
@@ -273,21 +330,27 @@ class _Runner:
                 ):
                     runtime = Runtime(self._mesh, saved, disk, progress)
                     result = run_cell(cell, data, runtime)
-                    record = {"cell": place, "series": series, **result.record}
-                    # Before its record, which says that the cell is finished.
-                    processes.on_process_0(
-                        lambda: result.save(kept, self._options.keep, self._folder / TABLES)
-                    )
+                    record = {"cell": place, "series": series, **result.record, "tuned": tuned}
+                    # Before its record, which says that the cell is finished; of trials nothing is kept.
+                    if not self._is_search:
+                        processes.on_process_0(
+                            lambda: result.save(kept, self._options.keep, self._folder / TABLES)
+                        )
             finally:
                 bar.close()
             return processes.on_process_0(lambda: self._finish(record, saved))
 
-    def _checkpointer(self, cell: RunConfig, data: dataset.CellData) -> OrbaxCheckpointer:
+    def _tuned(self, cell: RunConfig) -> dict[str, Any] | None:
+        """What a search chose for a cell."""
+        tuning = self._grid.tuning
+        return None if tuning is None else dict(self.tuned[self._grid.place(cell)[tuning.axis]])
+
+    def _checkpointer(self, cell: RunConfig, data: dataset.CellData, key: str) -> OrbaxCheckpointer:
         """The checkpoints of a cell, which are those of its config and its data only."""
         identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
         identity |= {"corpus_sha256": data.corpus_sha256, "embedding_sha256": data.table_sha256}
         where = {"device": device_name(), "jax": jax.__version__}
-        name = f"{cell.config_name}-{cell.num_samples}-{content_hash([self._key(cell)])[:12]}"
+        name = f"{cell.config_name}-{cell.num_samples}-{content_hash([key])[:12]}"
         folder = self._folder / CHECKPOINTS / name
         return OrbaxCheckpointer(folder, identity, self._options.checkpoint_minutes, where, self._profiler)
 
@@ -310,7 +373,7 @@ class _Runner:
 
         # What is compiled for one cell mostly serves the later ones too.
         busy = sum(records.seconds(record)[0] for _, record in self._made)
-        left = cells_left(self._grid, self._done)
+        left = self.left()
         return busy / total([cell for cell, _ in self._made]) * total(left)
 
 

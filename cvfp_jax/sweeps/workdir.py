@@ -111,11 +111,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_same(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    # What an earlier version did without a field is what its default does now.
-    old = {name: value for name, value in flat_fields(RunConfig()).items() if name in new} | old
+    # What a folder of an earlier version does not name had the effect of today's default.
+    defaults = json.loads(json.dumps(flat_fields(RunConfig())))
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
+        was = old.get(name, defaults.get(name))
+        if was != new.get(name):
             raise UserError(
-                f"{workdir} holds a sweep with config.{name}={old.get(name)}, not {new.get(name)}:"
+                f"{workdir} holds a sweep with config.{name}={was}, not {new.get(name)}:"
                 " give that value, or use another --workdir."
             )

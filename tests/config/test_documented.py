@@ -3,11 +3,12 @@ import pydoc
 
 import pytest
 
-from cvfp_jax.config import settings
+from cvfp_jax.config import baseline, data, settings
+from cvfp_jax.config.baseline import BaselineConfig
 from cvfp_jax.config.documented import attribute_docs, documented
 from cvfp_jax.config.settings import DataConfig, ModelConfig, Phase1Config, Phase2Config, RunConfig
 
-CONFIGS = (ModelConfig, Phase1Config, Phase2Config, DataConfig, RunConfig)
+CONFIGS = (ModelConfig, Phase1Config, Phase2Config, BaselineConfig, DataConfig, RunConfig)
 CHOICES = {
     "context_mode": settings.CONTEXT_MODES,
     "activation": settings.ACTIVATIONS,
@@ -19,11 +20,13 @@ CHOICES = {
     "stop": settings.STOPS,
     "train_contexts": settings.TRAIN_CONTEXTS,
     "small_gain": settings.SMALL_GAINS,
-    "vocabulary": settings.VOCABULARIES,
-    "turns": settings.TURNS,
-    "turn_separator": settings.SEPARATORS,
-    "sample": settings.SAMPLES,
-    "preference": settings.PREFERENCES,
+    "contexts": settings.CONTEXTS,
+    "architecture": baseline.ARCHITECTURES,
+    "vocabulary": data.VOCABULARIES,
+    "turns": data.TURNS,
+    "turn_separator": data.SEPARATORS,
+    "sample": data.SAMPLES,
+    "preference": data.PREFERENCES,
     "precision": settings.PRECISIONS,
     "corpus": ("pydocs", "ultrachat", "ultrachat:FOLDER", "text:PATH"),
     "embedding": ("gpt2", "file:PATH", "spectral", "random"),

@@ -64,3 +64,28 @@ def test_shared_fields_leave_the_axes_out():
     assert "seed" not in shared
     assert "model.context_dim" not in shared
     assert shared["model.embed_dim"] == 768
+
+
+ARMS = {"base": {}, "short": {"phase1.max_iterations": 10}, "zero": {"phase2.contexts": "zero"}}
+
+
+def test_an_arm_is_a_name_for_changes_that_are_made_together():
+    grid = Grid(RunConfig(), {"arm": tuple(ARMS), "num_samples": (50, 100)}, arms=ARMS)
+    cells = grid.cells()
+    assert [(cell.arm, cell.phase1.max_iterations, cell.phase2.contexts) for cell in cells[::2]] == [
+        ("base", 60, "trained"),
+        ("short", 10, "trained"),
+        ("zero", 60, "zero"),
+    ]
+    assert grid.place(cells[2]) == {"arm": "short", "num_samples": 50, "seed": 42}
+    assert grid.series(cells[2]) == "1L_768d_1tok, short"
+    some = grid.resolve({}, {"arm": "zero,short", "phase1.max_iterations": "20"})
+    assert [cell.phase1.max_iterations for cell in some.cells()[::2]] == [20, 10]
+
+
+def test_an_unknown_arm_is_refused():
+    grid = Grid(RunConfig(), {"arm": ("base",), "num_samples": (50,)}, arms=ARMS)
+    with pytest.raises(UserError, match="arm 'long' is unknown: choose base, short, zero"):
+        grid.resolve({}, {"arm": "long"})
+    with pytest.raises(UserError, match="arm 'zero' is unknown: this experiment has none"):
+        GRID.resolve({}, {"arm": "zero"})

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cvfp_jax.config.baseline import BaselineConfig
 from cvfp_jax.config.overrides import flat_fields, parse_changes, replace
 from cvfp_jax.config.settings import (
     DataConfig,
@@ -64,6 +65,14 @@ from cvfp_jax.errors import UserError
         ({"phase2.weight_decay": -1.0}, "0 or more"),
         ({"data.val_samples": "tail:1.5"}, "tail:SHARE"),
         ({"data.val_samples": "tail:x"}, "tail:SHARE"),
+        ({"architecture": "lstm"}, "config.architecture=lstm is not allowed: it must be cvfp, gru"),
+        ({"baseline.segment": 1}, "config.baseline.segment=1"),
+        ({"phase2.contexts": "none"}, "trained, untrained, zero or shuffled"),
+        ({"data.dev_samples": "9:x"}, "dev_samples='9:x' is not a range"),
+        ({"data.dev_samples": "1010:1030"}, "overlaps validation samples 1000:1020"),
+        ({"data.dev_samples": "1020:1030", "data.vocabulary": "corpus"}, "use samples before"),
+        ({"data.dev_samples": "40:60"}, "training samples 0:50 leave no room for development samples 40:60"),
+        ({"data.dev_samples": "40:60", "data.val_samples": "tail:0.1"}, "write START:STOP"),
     ],
 )
 def test_what_is_not_allowed_is_refused_in_one_line(changes, part):
@@ -77,8 +86,8 @@ def test_fields_are_flattened_by_dotted_name():
     flat = flat_fields(RunConfig())
     assert flat["phase1.dist_reg_weight"] == 0.9
     assert flat["data.corpus"] == "pydocs"
-    sections = {"model": ModelConfig, "phase1": Phase1Config, "phase2": Phase2Config, "data": DataConfig}
-    leaves = sum(len(dataclasses.fields(section)) for section in sections.values())
+    sections = (ModelConfig, Phase1Config, Phase2Config, BaselineConfig, DataConfig)
+    leaves = sum(len(dataclasses.fields(section)) for section in sections)
     assert len(flat) == leaves + len(dataclasses.fields(RunConfig)) - len(sections)
 
 
@@ -175,6 +184,22 @@ def test_unknown_embeddings(name):
             {"model.use_weight_tying": False, "phase2.freeze_embedding": False},
             "model.use_weight_tying=False", "phase2.freeze_embedding=False",
         ),
+        (
+            {"architecture": "gru", "model.use_weight_tying": False},
+            "architecture=gru", "model.use_weight_tying=False",
+        ),
+        (
+            {"architecture": "bptt", "model.prev_context_steps": 1, "model.context_mode": "A"},
+            "architecture=bptt", "model.prev_context_steps=1",
+        ),
+        (
+            {"architecture": "gru", "phase2.batch_size": 32},
+            "baseline.segment=64", "phase2.batch_size=32",
+        ),
+        (
+            {"phase2.contexts": "zero", "model.num_layers": 2},
+            "phase2.contexts=zero", "model.num_layers=2",
+        ),
     ],
 )  # fmt: skip
 def test_what_means_nothing_together_is_refused_naming_both(changes, one, other):
@@ -187,3 +212,19 @@ def test_what_means_nothing_together_is_refused_naming_both(changes, one, other)
 
 def test_a_tail_overlaps_nothing():
     assert replace(RunConfig(), {"data.val_samples": "tail:0.1", "num_samples": 5000}).data.val_tail == 0.1
+
+
+def test_development_samples_are_those_before_validation():
+    trial = replace(RunConfig(), {"data.val_samples": "200:220"}).on_development()
+    assert (trial.data.val_range(), trial.num_samples) == ((180, 200), 50)
+    apart = {"data.val_corpus": "text:v", "data.val_samples": "all"}
+    own = replace(RunConfig(), {**apart, "data.dev_samples": "60:70"}).on_development().data
+    assert (own.val_corpus, own.val_samples) == ("", "60:70")
+    with pytest.raises(UserError, match="with val_corpus the development samples are the corpus's own"):
+        replace(RunConfig(), apart).on_development()
+    given = replace(RunConfig(), {"data.dev_samples": "1500:1510"}).on_development()
+    assert given.data.val_samples == "1500:1510"
+    with pytest.raises(
+        UserError, match="training samples 0:190 leave no room for development samples 180:200"
+    ):
+        replace(RunConfig(), {"num_samples": 190, "data.val_samples": "200:220"}).on_development()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvfp_jax.config.settings import SEPARATORS, DataConfig, ModelConfig, RunConfig
+from cvfp_jax.config.data import SEPARATORS
+from cvfp_jax.config.settings import DataConfig, ModelConfig, RunConfig
 from cvfp_jax.data import cache, corpus, dataset, tokenizer
 from cvfp_jax.errors import UserError
 

@@ -11,14 +11,18 @@ import numpy as np
 from flax import nnx
 
 from cvfp_jax.config.overrides import replace
+from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.contexts.effective_rank import effective_rank
 from cvfp_jax.contexts.parallel import parallel_contexts
 from cvfp_jax.contexts.recurrence import sequential_contexts
 from cvfp_jax.contexts.runtime import Runtime
+from cvfp_jax.core.model import TokenBlock
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.distributed.layout import lay_out
 from cvfp_jax.distributed.mesh import line_mesh, make_mesh, resize_rows, single_device_mesh
 from cvfp_jax.phase1.iteration import advance_in_memory
+from cvfp_jax.phase1.lagged_task import LaggedTask
+from cvfp_jax.phase1.step import Variant
 from cvfp_jax.phase1.train import begin_iteration, learn_contexts
 from cvfp_jax.sweeps.cell import run_cell
 from tests.end_to_end.test_resume import StoppedError, Stopping
@@ -32,12 +36,23 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 MET = {"rtol": 0, "atol": 2 * 3 * 64 * 2.0**-23}
 
 
+def task_of(block, stream):
+    """A token block for a context block, and a head."""
+    vocab, dim = stream.vectors_VxE.shape
+    model = ModelConfig(
+        block.context_dim, dim, 1, block.num_input_tokens, num_token_layers=1, context_mode="A"
+    )
+    table = jnp.asarray(np.random.default_rng(5).normal(size=(vocab, dim)), jnp.float32)
+    return LaggedTask(model, TokenBlock(model, rngs=nnx.Rngs(2)), table, "f32")
+
+
 def same_phase1(tokens, pieces, **changes):
     block, stream, config = stream_problem(tokens, **changes)
     mesh = make_mesh()
     assert lay_out(mesh, tokens, config.batch_size).pieces == pieces
+    variant = Variant(task=task_of(block, stream) if config.lagged_task_weight else None)
     one, many = (
-        learn_contexts(block, stream, config, jax.random.key(1), runtime=runtime)
+        learn_contexts(block, stream, config, jax.random.key(1), runtime=runtime, variant=variant)
         for runtime in (Runtime(), Runtime(mesh))
     )
     contexts_NxD = many.contexts.array
@@ -51,7 +66,8 @@ def same_phase1(tokens, pieces, **changes):
     for name in ("residual_mean", "residual_max"):
         np.testing.assert_allclose(getattr(many, name), getattr(one, name), rtol=1e-4)
     for ours, theirs in zip(
-        *(jax.tree.leaves(nnx.split(result.block)[1]) for result in (many, one)), strict=True
+        *(jax.tree.leaves(nnx.split((result.block, result.token_block))[1]) for result in (many, one)),
+        strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, **CLOSE)
 
@@ -69,6 +85,13 @@ def phase1_pieces():
     same_phase1(40, 2)  # 3 micro-batches of 16 rows, on 2 devices each; two devices have none
     same_phase1(37, 8, batch_size=0, diversity="OACD", context_noise=0.1)
     same_phase1(40, 2, diversity="ODCM", context_noise=0.1)
+
+
+def lagged_task():
+    # Small steps: where a gradient is next to nothing Adam's are of rounding.
+    small = {"max_iterations": 5, "learning_rate": 1e-4, "lagged_task_weight": 1.0}
+    same_phase1(131, 1, **small)
+    same_phase1(40, 2, **small, lagged_task_places=6)
 
 
 def contexts():

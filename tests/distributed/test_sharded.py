@@ -14,6 +14,7 @@ CASES = [
     "phase1_whole_batches",
     "phase1_starts",
     "phase1_pieces",
+    "lagged_task",
     "contexts",
     "contexts_that_never_forget",
     "ranks",

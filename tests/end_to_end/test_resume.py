@@ -15,6 +15,7 @@ from flax import nnx
 
 from cvfp_jax.checkpointing.checkpointer import Checkpointer
 from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
+from cvfp_jax.config.baseline import ARCHITECTURES
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import ModelConfig, Phase1Config
 from cvfp_jax.contexts import recurrence
@@ -204,6 +205,9 @@ def test_phase2_stopped_after_every_kth_batch(resumed, name):
             },
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            {"phase1.lagged_task_weight": 1.0, "phase2.token_block": "phase1"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_cell_stopped_now_and_then(resumed, monkeypatch, tmp_path, changes):
@@ -238,6 +242,22 @@ def test_a_cell_stopped_now_and_then(resumed, monkeypatch, tmp_path, changes):
     for stage in ("phase1", "contexts", "diagnostics"):
         assert 0 < before[stage][0] <= record[f"{stage}_seconds"] + 5e-4
     assert record["phase2_seconds"] > before["phase2"][0] > 0
+
+
+@pytest.mark.parametrize("architecture", cases(ARCHITECTURES[1:], fast=["gru"]))
+def test_a_baseline_stopped_within_an_epoch_and_between_two(resumed, tmp_path, architecture):
+    changes = {"architecture": architecture, "baseline.segment": 16, "phase2.dropout": 0.2}
+    config = replace(CONFIG, changes)
+    whole = run_cell(config, data_of())
+    again = resumed(
+        lambda checkpointer: run_cell(config, data_of(), Runtime(checkpointer=checkpointer)), every=5
+    )
+    assert whole.record["phase2_epochs"] == 3, "the case must go on after both kinds of stops"
+    for name, value in whole.record.items():
+        if name not in TIMES:
+            assert again.record[name] == value, name
+    for name, curve in whole.curves.items():
+        np.testing.assert_array_equal(again.curves[name], curve, err_msg=name, strict=True)
 
 
 def finite(folder):

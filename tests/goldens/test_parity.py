@@ -14,6 +14,7 @@ from cvfp_jax.contexts.store import as_store
 from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.model import token_windows
 from cvfp_jax.core.token_stream import TokenStream
+from cvfp_jax.phase1.step import Variant
 from cvfp_jax.phase1.train import begin_iteration, conclude
 from cvfp_jax.phase2.stream import Stream
 from cvfp_jax.phase2.train import learn_tokens
@@ -96,7 +97,7 @@ def replay(request, golden):
         config,
         jax.random.key(0),
         initial_contexts=arrays["p1/prev0"],
-        noise=noise_of(case, arrays),
+        variant=Variant(noise=noise_of(case, arrays)),
     )
     early = {}
     for step in (1, 2, 5):

@@ -18,6 +18,7 @@ from cvfp_jax.core.fixed_point import Status
 from cvfp_jax.core.optimizer import clip_by_global_norm
 from cvfp_jax.core.token_stream import TokenStream
 from cvfp_jax.phase1.multi_block import exact_contexts, shares
+from cvfp_jax.phase1.step import Variant
 from cvfp_jax.phase1.stop_rules import RankWatch
 from cvfp_jax.phase1.train import _check_rank, begin_iteration, conclude
 from cvfp_jax.phase2.stream import Stream
@@ -106,10 +107,12 @@ def run_phase1(block, stream, val_stream, config, arrays, prefix, gradient_clip)
         config,
         jax.random.key(0),
         initial_contexts=None if recorded is None else recorded.astype(stream.vectors_VxE.dtype),
-        noise=noise_of(
-            arrays, prefix, config.context_noise, min(config.batch_size, len(stream)) or len(stream)
+        variant=Variant(
+            gradient_clip,
+            noise_of(
+                arrays, prefix, config.context_noise, min(config.batch_size, len(stream)) or len(stream)
+            ),
         ),
-        gradient_clip=gradient_clip,
     )
     start = iteration.contexts.host_rows(0, len(stream)).copy()
     iteration.advance(1)

@@ -15,7 +15,7 @@ from cvfp_jax.core.model import ContextBlock, TokenBlock
 from cvfp_jax.distributed.mesh import single_device_mesh
 from cvfp_jax.phase2 import step, train
 from cvfp_jax.phase2.stream import Stream
-from cvfp_jax.phase2.train import EarlyStopping, begin_training, learn_tokens
+from cvfp_jax.phase2.train import begin_training, learn_tokens
 from tests.original import load_block, make_model, named
 from tests.tiers import cases
 
@@ -176,32 +176,6 @@ def test_the_callers_arrays_are_left_as_they_are():
     for ours, theirs in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert (np.asarray(result.best_params.table_VxE) != before[1]).any()
-
-
-def stops(losses, **changes):
-    """The best epoch and the number of epochs that a rule lets run."""
-    rule = EarlyStopping(Phase2Config(**changes))
-    for number, ppl in enumerate(losses, 1):
-        rule.is_best(number, math.log(ppl))
-        if rule.is_over:
-            return rule.best_epoch, number
-    return rule.best_epoch, None
-
-
-def test_patience_counts_epochs_without_a_lower_loss():
-    assert stops([9, 8, 8, 7]) == (2, 3)
-    assert stops([9, 8, 8, 7, 7.5, 7.6], patience=2) == (4, 6)
-    assert stops([9, 8, 7.99999, 7]) == (4, None)
-
-
-def test_a_small_gain_is_dropped_or_kept():
-    small = {"min_ppl_improvement": 0.4}
-    assert stops([9, 8, 7.7, 5], **small) == (2, 3)
-    assert stops([9, 8, 7.7, 5], **small, small_gain="kept") == (3, 3)
-    # Dropped epochs do not move what the next one must beat; kept ones do.
-    assert stops([9, 8, 7.7, 7.5, 7.3], **small, patience=2) == (4, None)
-    assert stops([9, 8, 7.7, 7.5, 7.3], **small, patience=2, small_gain="kept") == (4, 4)
-    assert stops([1e300, 1e200, 1e100], **small) == (3, None)
 
 
 def test_weight_decay_takes_its_share_off_every_parameter():

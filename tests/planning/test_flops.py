@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvfp_jax.config.settings import ModelConfig, Phase2Config
+from cvfp_jax.baselines.train import Frozen, Segment, make_network, segment_loss
+from cvfp_jax.baselines.widths import transformer_shape
+from cvfp_jax.config.baseline import ARCHITECTURES, BaselineConfig
+from cvfp_jax.config.overrides import replace
+from cvfp_jax.config.settings import ModelConfig, Phase2Config, RunConfig
 from cvfp_jax.core import reference
 from cvfp_jax.core.model import ContextBlock, TokenBlock
 from cvfp_jax.core.widths import context_widths, token_context_widths
@@ -111,3 +115,40 @@ def test_blocks_read_all_tokens_and_learn_on_their_shares():
     assert flops.exact_contexts(three, N) == 3 * flops.exact_contexts(one, N)
     of_tables = 2 * flops.token_terms(one, U)
     assert flops.phase1_iteration(three, N, U) == flops.phase1_iteration(one, N, U) + 2 * of_tables
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES[1:])
+def test_a_baseline_multiplies_what_is_counted(architecture):
+    config = RunConfig(
+        architecture=architecture,
+        model=ModelConfig(context_dim=8, embed_dim=6),
+        baseline=BaselineConfig(4, num_layers=2 if architecture != "bptt" else 1, num_heads=2),
+    )
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: make_network(config, nnx.Rngs(0))))
+    ids = np.zeros((3, 4), np.int32)
+    segment, table = Segment(ids, ids, np.ones((3, 4), bool)), jnp.zeros((V, 6))
+
+    def loss(params):
+        network = nnx.merge(graphdef, params)
+        return segment_loss(network, network.start(3), Frozen(table, table), segment)[0]
+
+    made = products(jax.grad(loss), params)
+    attention = 0
+    if architecture == "transformer":  # products of many matrices at once: scores and sums, each three times
+        M, _, layers, _ = transformer_shape(config)
+        attention = 3 * layers * 2 * (2 * 12 * 4 * M)
+    assert made + attention == flops.baseline_training(config, V, 12)
+
+
+def test_a_cells_training_is_its_phases():
+    config = RunConfig(model=MODELS["one layer"])
+    ids = np.array([0, 1, 1, 2])
+    epoch = flops.phase2_training(config.model, config.phase2, V, 3)
+    iteration = flops.phase1_iteration(config.model, 4, 3)
+    contexts = flops.parallel_pass(config.model, 4, 3)
+    assert flops.cvfp_training(config, ids, V, iterations=5, epochs=2) == 4 * iteration + contexts + 2 * epoch
+    lagged = replace(config, {"phase1.lagged_task_weight": 1.0, "phase1.lagged_task_places": 3})
+    more = flops.cvfp_training(lagged, ids, V, 5, 2) - flops.cvfp_training(config, ids, V, 5, 2)
+    assert more == 4 * (epoch + 2 * 3 * 3 * 5), "a step on three places, and the gradient of their contexts"
+    zero = replace(config, {"phase2.contexts": "zero"})
+    assert flops.cvfp_training(zero, ids, V, iterations=0, epochs=2) == 2 * epoch

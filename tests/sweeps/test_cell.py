@@ -5,11 +5,13 @@ import jax
 import numpy as np
 import pytest
 
+from cvfp_jax.config.baseline import ARCHITECTURES
 from cvfp_jax.config.overrides import replace
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.data.dataset import CellData
 from cvfp_jax.report import records
 from cvfp_jax.sweeps.cell import run_cell
+from tests.tiers import cases
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONFIG = replace(
@@ -151,3 +153,51 @@ def test_rounded_numbers_change_the_perplexity_by_less_than_half_a_per_cent(chan
     assert rounded["val_ppl"] == pytest.approx(exact["val_ppl"], rel=5e-3)
     assert rounded["val_ppl"] != exact["val_ppl"]
     assert rounded["val_effective_rank"] == pytest.approx(exact["val_effective_rank"], rel=1e-2)
+
+
+@pytest.mark.parametrize("contexts", ["untrained", "zero", "shuffled"])
+def test_token_layers_can_read_other_contexts(record, contexts, tmp_path):
+    result = run_cell(replace(CONFIG, {"phase2.contexts": contexts}), data_of())
+    other = append(tmp_path, result.record)
+    assert other["status"] == "ok"
+    assert (other["phase1_iterations"] > 0) == (contexts == "shuffled")
+    assert (other["val_effective_rank"] is None) == (contexts == "zero")
+    assert other["val_loss"] != record["val_loss"]
+    assert (other["params_trained"] < record["params_trained"]) == (contexts != "shuffled")
+    assert other["train_flops"] > 0
+    assert (result.model is None) == (contexts != "untrained"), "others' contexts are not their block's"
+    train, val = result.contexts.train.array[:200], result.contexts.val.array[:99]
+    zero = not np.any(train), not np.any(val)
+    assert zero == (contexts == "zero",) * 2
+    if contexts == "shuffled":
+        assert other["phase1_loss"] == record["phase1_loss"]
+        # The measures are of the right contexts, which come from the same tokens.
+        assert other["val_effective_rank"] == record["val_effective_rank"]
+
+
+@pytest.mark.parametrize("architecture", cases(ARCHITECTURES[1:], fast=["gru"]))
+def test_a_baselines_record_is_complete_and_says_that_there_is_no_phase1(record, architecture, tmp_path):
+    changes = {"architecture": architecture, "baseline.segment": 16, "baseline.num_heads": 2}
+    result = run_cell(replace(CONFIG, changes), data_of())
+    found = append(tmp_path, result.record)
+    assert records.read(tmp_path / "records.jsonl") == [found]
+    assert (found["status"], found["architecture"]) == ("ok", architecture)
+    assert found["config_name"] == f"{architecture}_1L_10d_1tok"
+    assert (found["phase1_iterations"], found["phase1_status"]) == (0, "not run")
+    assert found["val_effective_rank"] is found["rank_verdict"] is found["residual_mean"] is None
+    assert found["params_trained"] == pytest.approx(record["params_trained"], rel=0.15)
+    assert found["params_total"] == found["params_trained"] + 12 * 8 + 16
+    assert found["train_flops"] > 0
+    assert 1 <= found["best_epoch"] <= found["phase2_epochs"] <= 3
+    assert found["val_ppl"] == pytest.approx(math.exp(found["val_loss"])) != record["val_ppl"]
+    assert found["unigram_loss"] == record["unigram_loss"]
+    assert result.model is None
+    batches = len(result.curves["batch_loss"])
+    assert batches == found["phase2_epochs"] * -(-100 // 16)
+    assert len(result.curves["phase1_loss"]) == 0
+
+
+def test_a_baseline_that_breaks_down_is_recorded(tmp_path):
+    changes = {"architecture": "bptt", "baseline.segment": 16, "phase2.learning_rate": 1e30}
+    broken = append(tmp_path, run(replace(CONFIG, changes)))
+    assert broken["status"].startswith("failed: bptt was not finite in epoch ")

@@ -111,3 +111,17 @@ def test_another_projects_commit_is_not_taken_for_this_ones(tmp_path, monkeypatc
     assert workdir.git_revision() is None
     subprocess.run(["git", "add", "workdir.py"], cwd=tmp_path, check=True)
     assert workdir.git_revision() is not None
+
+
+def test_a_folder_of_an_earlier_version_had_todays_defaults(tmp_path):
+    workdir.claim(tmp_path, GRID, "cpu", has_records=False)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    for name in ("architecture", "phase2.contexts", "baseline.segment"):
+        del content["config"][name]
+    path.write_text(json.dumps(content))
+    workdir.claim(tmp_path, GRID, "cpu", has_records=True)
+    path.write_text(json.dumps(content))
+    other = GRID.resolve({}, {"phase2.contexts": "zero"})
+    with pytest.raises(UserError, match=r"config\.phase2\.contexts=trained, not zero"):
+        workdir.claim(tmp_path, other, "cpu", has_records=True)

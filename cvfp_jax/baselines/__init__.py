@@ -1,0 +1,1 @@
+"""What ordinary models get on the same tokens, with the same embedding and head."""
