@@ -44,8 +44,8 @@ _AXES = {"arm": tuple(_ARMS), "seed": (42, 43, 44, 45, 46)}
 
 PRESETS: dict[str, Grid] = {
     "quick": Grid(
-        replace(_REPORT, {**SMALL, **_SIZES, "num_samples": 45, "baseline.segment": 32}),
-        {"num_samples": (45,), **_AXES},
+        replace(_REPORT, {**SMALL, **_SIZES, "num_samples": 36, "baseline.segment": 32}),
+        {"num_samples": (36,), **_AXES},
         arms=_ARMS,
     ),
     "r3": Grid(_REPORT, {"num_samples": (200,), **_AXES}, arms=_ARMS),

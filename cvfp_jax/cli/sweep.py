@@ -23,6 +23,7 @@ PREFIX = "config."  # of the flags that set a field
 _SHORT = {
     "corpus": "data.corpus",
     "val_samples": "data.val_samples",
+    "dev_samples": "data.dev_samples",
     "embedding": "data.embedding",
     "precision": "precision",
     "seed": "seed",
@@ -32,6 +33,8 @@ FLAGS = {
     "corpus": "pydocs, ultrachat, ultrachat:FOLDER or text:PATH (.txt .md .json .jsonl .parquet)",
     "samples": "training sizes in samples, for example 50,100",
     "val_samples": "validation samples, START:STOP, behind the training samples",
+    "dev_samples": "samples on which a search chooses settings, START:STOP (default: those right before"
+    " validation)",
     "context_dims": "context widths, for example 256,576",
     "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
     "precision": "f32, or bf16: faster matrix products of operands rounded to 8 bits (default: f32)",
