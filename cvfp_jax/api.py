@@ -71,9 +71,11 @@ def train(
     compilation.request_determinism()
     compilation.enable_disk_cache()
     base = load_experiments()["context_dim"].PRESETS["quick"].base
-    if val_samples is None and corpus != base.data.corpus:
-        val_samples = "tail:0.1"
     known, wanted = flat_fields(base), dict(config or {})
+    if val_samples is None and wanted.get("data.val_corpus"):
+        val_samples = "all"
+    elif val_samples is None and corpus != base.data.corpus:
+        val_samples = "tail:0.1"
     for name in wanted.keys() - known.keys():
         raise UserError(f"config {name!r} is no setting: they are {', '.join(known)}.")
     named = {
@@ -85,7 +87,10 @@ def train(
         **({} if val_samples is None else {"data.val_samples": val_samples}),
     }
     cell = replace(base, {**named, **wanted})
-    data = dataset.load(cell.data, [cell.num_samples]).cell(cell)
+    read = dataset.load(cell.data, [cell.num_samples])
+    for line in read.notes if progress else ():
+        print(line)
+    data = read.cell(cell)
     bar = CellProgress(f"{cell.config_name} {cell.num_samples} samples", cell) if progress else NoProgress()
     try:
         result = run_cell(cell, data, Runtime(progress=bar))

@@ -57,7 +57,7 @@ def test_the_package_imports_nothing_above_it():
             },
         ),
         ("orbax", {"checkpointing/orbax.py"}),
-        ("datasets", {"data/corpus.py"}),
+        ("datasets", {"data/ultrachat.py"}),
         ("jinja2", {"report/webpage.py"}),
     ],
 )

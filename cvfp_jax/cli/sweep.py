@@ -24,17 +24,26 @@ _SHORT = {
     "corpus": "data.corpus",
     "val_samples": "data.val_samples",
     "dev_samples": "data.dev_samples",
+    "val_corpus": "data.val_corpus",
+    "sample": "data.sample",
+    "text_field": "data.text_field",
+    "skip_bad_rows": "data.skip_bad_rows",
     "embedding": "data.embedding",
     "precision": "precision",
     "seed": "seed",
 }
 FLAGS = {
     "preset": "settings of the experiment (default: its first; see --list)",
-    "corpus": "pydocs, ultrachat, ultrachat:FOLDER or text:PATH (.txt .md .json .jsonl .parquet)",
+    "corpus": "pydocs, ultrachat, ultrachat:FOLDER or text:PATH (.txt .md .json .jsonl .ndjson .csv .tsv"
+    " .parquet .arrow, and .gz or .zst of them; docs/data.md has the formats)",
     "samples": "training sizes in samples, for example 50,100",
     "val_samples": "validation samples, START:STOP, behind the training samples",
     "dev_samples": "samples on which a search chooses settings, START:STOP (default: those right before"
     " validation)",
+    "val_corpus": "a corpus of its own that validates; all of it, or the --val_samples of it",
+    "sample": "what a sample of a .txt or .md file is: line, paragraph or file (default: a file of a folder,"
+    " a paragraph of a file given alone)",
+    "text_field": "the field or column that is a record's text (default: the known ones)",
     "context_dims": "context widths, for example 256,576",
     "embedding": "gpt2, file:PATH (.npy .npz .safetensors), spectral or random",
     "precision": "f32, or bf16: faster matrix products of operands rounded to 8 bits (default: f32)",
@@ -55,6 +64,7 @@ SWITCHES = {
     "dry_run": "print the plan only: nothing is downloaded, read or trained",
     "json": "print the plan of --dry_run as JSON",
     "force": "run cells that are expected not to fit in memory, too",
+    "skip_bad_rows": "leave out rows that cannot be used, and count them, instead of refusing the corpus",
     "profile": "trace three steps of each phase with JAX's profiler, into profile/ of the workdir",
     "tensorboard": "write both phases' scalars as they run, for TensorBoard, in tensorboard/ of the workdir",
     "log_compiles": "name each function that is compiled, and the seconds it took",
@@ -116,7 +126,9 @@ def sweep_request(experiment: str, presets: Mapping[str, Grid], given: Mapping[s
     for flag in _SHORT.keys() & given.keys():
         if _SHORT[flag] in changes:
             raise UserError(f"--{flag} and --{PREFIX}{_SHORT[flag]} set the same field: give one of them.")
-        changes[_SHORT[flag]] = given[flag]
+        changes[_SHORT[flag]] = str(given[flag])
+    if changes.get("data.val_corpus"):
+        changes.setdefault("data.val_samples", "all")
     grid = presets[preset]
     lists = {name: flag for name, flag in AXIS_FLAGS.items() if name != "seed"}
     axes = {name: read_axis(flag, given[flag]) for name, flag in lists.items() if flag in given}

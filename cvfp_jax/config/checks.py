@@ -57,7 +57,9 @@ def known_source(
     """Refuses a source that is no known name, and no known kind with a place behind a colon."""
     head, _, place = name.partition(":")
     if name not in alone and not (head in with_place and place):
-        raise UserError(f"unknown {kind} {name!r}: choose {choices}.")
+        is_path = not place and ("/" in name or "." in name or name.startswith("~"))
+        meant = f" for a path write {with_place[-1]}:{name};" if is_path else ""
+        raise UserError(f"unknown {kind} {name!r}:{meant} choose {choices}.")
 
 
 def refuse(both: bool, field: str, value: object, other: str, other_value: object, why: str) -> None:

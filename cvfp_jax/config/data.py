@@ -10,6 +10,8 @@ from cvfp_jax.errors import UserError
 VOCABULARIES = ("full", "corpus")
 TURNS = ("all", "first")
 SEPARATORS = ("newline", "space")
+SAMPLES = ("auto", "line", "paragraph", "file")
+PREFERENCES = ("chosen", "rejected")
 CORPORA = "pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH"
 EMBEDDINGS = "gpt2, file:PATH, spectral or random"
 
@@ -32,7 +34,9 @@ class DataConfig:
     """Text: pydocs, ultrachat, ultrachat:FOLDER (a local copy) or text:PATH."""
     val_samples: str = "1000:1020"
     """Validation samples: START:STOP, in samples from 0, or tail:SHARE, the last share of each cell's own
-    training tokens."""
+    training tokens, or all (of val_corpus)."""
+    val_corpus: str = ""
+    """Text that validates, of the same kinds as corpus; val_samples counts its samples. Empty: the corpus."""
     dev_samples: str = ""
     """Development samples, START:STOP, on which a search chooses settings; by default as many samples as
     validate, right before those."""
@@ -40,6 +44,17 @@ class DataConfig:
     """Messages of a conversation that are read: all or first."""
     turn_separator: str = "newline"
     """What stands between two messages: newline or space."""
+    roles: bool = False
+    """Whether each message begins with its role, as in 'user: Hi'."""
+    sample: str = "auto"
+    """What a sample of a .txt or .md file is: line, paragraph, file or auto (a file of a folder, a paragraph
+    of a file given alone)."""
+    text_field: str = ""
+    """Field or column that is a record's text; empty: the known ones."""
+    preference: str = "chosen"
+    """Which answer of a preference pair is read: chosen or rejected."""
+    skip_bad_rows: bool = False
+    """Whether rows that cannot be used are left out and counted, instead of refused."""
     max_sample_tokens: int = 0
     """Tokens after which a sample is cut off; 0: samples are whole."""
     embedding: str = "spectral"
@@ -52,14 +67,34 @@ class DataConfig:
         one_of(VOCABULARIES, "data", self, "vocabulary")
         one_of(TURNS, "data", self, "turns")
         one_of(SEPARATORS, "data", self, "turn_separator")
+        one_of(SAMPLES, "data", self, "sample")
+        one_of(PREFERENCES, "data", self, "preference")
         cut = self.max_sample_tokens
         require(cut >= 0, "data.max_sample_tokens", cut, "0 (whole samples) or a number of tokens")
-        known_source("corpus", self.corpus, ("pydocs", "ultrachat"), ("ultrachat", "text"), CORPORA)
+        for name in ("corpus", *(("val_corpus",) if self.val_corpus else ())):
+            place = getattr(self, name)
+            known_source(name, place, ("pydocs", "ultrachat"), ("ultrachat", "text"), CORPORA)
         known_source("embedding", self.embedding, ("gpt2", "spectral", "random"), ("file",), EMBEDDINGS)
-        if self.val_tail is None:
+        if self.val_corpus and self.val_tail is not None:
+            raise UserError(
+                f"val_samples={self.val_samples} and val_corpus={self.val_corpus} do not go together:"
+                " leave out one of them."
+            )
+        if self.val_tail is None and not self.val_whole:
             self.val_range()
         if self.dev_samples:
             self.dev_range()
+
+    @property
+    def val_whole(self) -> bool:
+        """Whether all samples of a corpus of its own validate.
+
+        >>> DataConfig(val_corpus="text:a.txt", val_samples="all").val_whole
+        True
+        """
+        if self.val_samples == "all" and not self.val_corpus:
+            raise UserError("val_samples=all is for a corpus of its own: give --val_corpus=text:PATH.")
+        return self.val_samples == "all"
 
     @property
     def val_tail(self) -> float | None:
@@ -92,7 +127,7 @@ class DataConfig:
         if found is None:
             raise UserError(
                 f"val_samples={self.val_samples!r} is not a range: write START:STOP with START < STOP,"
-                " for example --val_samples=1000:1020, or tail:SHARE."
+                " for example --val_samples=1000:1020, or tail:SHARE, or all with --val_corpus."
             )
         return found
 
@@ -111,6 +146,8 @@ class DataConfig:
                 f"val_samples={self.val_samples} validates each size on tokens of its own, of which a search"
                 " would see some: write START:STOP, for example --val_samples=1000:1020."
             )
+        if self.val_corpus:
+            return self._dev_range_of_the_corpus()
         start, stop = self.val_range()
         if not self.dev_samples:
             return max(0, 2 * start - stop), start
@@ -129,5 +166,15 @@ class DataConfig:
             raise UserError(
                 f"{shown} lies behind validation samples {start}:{stop}, and vocabulary=corpus knows all text"
                 " before the development samples: use samples before, or --config.data.vocabulary=full."
+            )
+        return found
+
+    def _dev_range_of_the_corpus(self) -> tuple[int, int]:
+        """Returns the development samples where another corpus validates: they are the corpus's own."""
+        found = _range(self.dev_samples)
+        if found is None:
+            raise UserError(
+                f"dev_samples={self.dev_samples!r} is not a range: with val_corpus the development samples"
+                " are the corpus's own, behind the training samples: write --dev_samples=START:STOP."
             )
         return found

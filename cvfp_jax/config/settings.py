@@ -307,7 +307,7 @@ class RunConfig:
         self._check_architecture()
         self._check_contexts()
         self._check_lagged_task()
-        if self.data.val_tail is None:
+        if self.data.val_tail is None and not self.data.val_corpus:
             self._check_overlap()
         if self.data.dev_samples:
             self.check_development()
@@ -363,7 +363,7 @@ class RunConfig:
         """
         self.check_development()
         start, stop = self.data.dev_range()
-        data = dataclasses.replace(self.data, val_samples=f"{start}:{stop}", dev_samples="")
+        data = dataclasses.replace(self.data, val_samples=f"{start}:{stop}", val_corpus="", dev_samples="")
         return dataclasses.replace(self, data=data)
 
     def check_development(self) -> None:

@@ -3,12 +3,11 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
-from cvfp_jax.data import pydocs, textfiles
+from cvfp_jax.data import pydocs, ultrachat
+from cvfp_jax.data.text import samples as files
+from cvfp_jax.data.text.reading import AS_IT_IS, Reading, ReadingLog
 from cvfp_jax.errors import UserError
-
-ULTRACHAT = "HuggingFaceH4/ultrachat_200k"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,29 +16,30 @@ class Samples:
 
     Args:
       corpus: ``pydocs``, ``text:PATH``, ``ultrachat`` or ``ultrachat:FOLDER``.
-      ranges: sample indices, counted from 0 in the corpus's own order, each range behind the last.
-      turns: how a conversation becomes a text; samples of other kinds are texts already.
+      ranges: sample indices, counted from 0 in the corpus's own order, each range behind the last; None for
+        all samples of a corpus of files.
+      reading: how records become texts.
       gaps: whether what lies before and between the ranges is read too.
+      log: told of what an iteration leaves out.
 
     Raises:
       ValueError: the ranges are not in order.
     """
 
     corpus: str
-    ranges: tuple[range, ...]
-    turns: textfiles.Turns = textfiles.ALL_TURNS
+    ranges: tuple[range, ...] | None
+    reading: Reading = AS_IT_IS
     gaps: bool = False
+    log: ReadingLog = dataclasses.field(default_factory=ReadingLog, compare=False)
 
     def __post_init__(self) -> None:
         """Leaves out empty ranges and checks the order of the others."""
+        if self.ranges is None:
+            return
         ranges = tuple(filter(None, self.ranges))
         if any(after.start < before.stop for before, after in itertools.pairwise(ranges)):
             raise ValueError(f"ranges {ranges} overlap or are out of order")
         object.__setattr__(self, "ranges", ranges)
-
-    def __len__(self) -> int:
-        """Returns the number of samples."""
-        return self.ranges[-1].stop if self.gaps else sum(map(len, self.ranges))
 
     def __iter__(self) -> Iterator[str]:
         """Yields one text a sample, as it is read.
@@ -48,47 +48,34 @@ class Samples:
           UserError: the corpus cannot be read, or has too few samples.
         """
         kind, _, place = self.corpus.partition(":")
-        if kind == "ultrachat":
-            rows = _ultrachat_rows(self.corpus, place or ULTRACHAT)
-            for part in self.ranges:
-                _check_enough(self.corpus, len(rows), part)
-            for part in (range(len(self)),) if self.gaps else self.ranges:
-                for index, row in zip(part, rows.select(part), strict=True):
-                    yield textfiles.sample_text(row, f"{self.corpus}, row {index}", self.turns)
+        if kind == "ultrachat" and not place and self.ranges is not None:
+            yield from ultrachat.read_ranges(self.ranges, self.gaps, self.reading, self.log)
             return
         if kind == "pydocs":
-            texts = iter(pydocs.read_samples(max(part.stop for part in self.ranges)))
+            stop = None if self.ranges is None else max(part.stop for part in self.ranges)
+            texts = iter(pydocs.read_samples(stop))
+        elif kind == "ultrachat":
+            texts = ultrachat.iterate_samples(place, self.reading, self.log)
         else:
-            texts = textfiles.iterate_samples(place, self.turns)
+            texts = files.iterate_samples(place, self.reading, self.log)
+        if self.ranges is None:
+            yield from texts
+            return
         num_read = 0
         for part in self.ranges:
             for text in itertools.islice(texts, part.stop - num_read):
                 num_read += 1
                 if num_read > part.start or self.gaps:
                     yield text
-            _check_enough(self.corpus, num_read, part)
+            _check_enough(self.corpus, num_read, part, self.reading)
 
 
-def _check_enough(corpus: str, available: int, wanted: range) -> None:
+def _check_enough(corpus: str, available: int, wanted: range, reading: Reading) -> None:
     if wanted.stop > available:
+        lines = " or, with --sample=line, lines" if reading.sample == "auto" else ""
+        units = f"in a single .txt or .md file paragraphs{lines} are samples"
         raise UserError(
             f"corpus {corpus} has {available} samples, but samples {wanted.start}:{wanted.stop} are asked"
-            f" for: use more text (in a single .txt or .md file blank lines part the samples), or lower"
-            f" --samples and --val_samples=START:STOP until both lie within 0:{available}."
+            f" for: use more text ({units}), or lower --samples and --val_samples=START:STOP until both lie"
+            f" within 0:{available}."
         )
-
-
-def _ultrachat_rows(corpus: str, source: str) -> Any:
-    """Opens UltraChat's conversations, in the order of the data set, from the hub or a local copy."""
-    offline = "for an offline run use --corpus=pydocs or --corpus=text:PATH"
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"corpus {corpus} needs an extra: pip install 'cvfp-jax[hub]'; {offline}.") from None
-    try:
-        return datasets.load_dataset(source, split="train_sft")
-    except Exception as error:  # the library raises many kinds for no network, no folder and no split
-        raise UserError(
-            f"corpus {corpus} could not be loaded ({type(error).__name__}: {error}); check the network,"
-            f" or {offline}."
-        ) from None

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from cvfp_jax.config.settings import DataConfig, RunConfig
-from cvfp_jax.data import cache, corpus, embedding, ngram, stream, textfiles, unigram
+from cvfp_jax.data import cache, corpus, embedding, ngram, stream, unigram
+from cvfp_jax.data.leakage import UNMEASURED, Leakage, measure_leakage
+from cvfp_jax.data.text.reading import Reading, ReadingLog
 from cvfp_jax.errors import UserError
 
 # Training tokens up to which n-grams are counted, which takes 6 s and 1.4 GB for 10 million.
@@ -32,6 +35,9 @@ class CellData:
     ngram_losses: tuple[float, ...] | None = None
     # What the numbers stand for; by default the first of GPT-2's.
     vocabulary: stream.Vocabulary | None = None
+    leakage: Leakage = UNMEASURED  # what training holds of validation
+    # Rows of the sweep's text that --skip_bad_rows left out, by reason; None if they would have been refused.
+    skipped_rows: Mapping[str, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +50,8 @@ class SweepData:
     tokens: stream.TokenizedText  # the largest cell's samples first and the validation samples last
     vocabulary: stream.Vocabulary
     hashes: Mapping[int, str]  # by a cell's number of samples
+    notes: Sequence[str] = ()  # what a user should know of the reading, a line each
+    skipped_rows: Mapping[str, int] | None = None
 
     def _split(self, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the training and validation tokens of a cell."""
@@ -97,7 +105,30 @@ class SweepData:
             *self.capacities,
             self._ngram_losses(run.num_samples),
             self.vocabulary,
+            self.leakage(run.num_samples),
+            self.skipped_rows,
         )
+
+    def leakage(self, num_samples: int) -> Leakage:
+        """Returns what the training tokens of a cell hold of its validation tokens, kept on disk."""
+        train_ids, val_ids = self._split(num_samples)
+        starts = self.tokens.boundaries
+        train_starts = starts[starts <= len(train_ids)][: num_samples + 1]
+        if self.config.val_tail is None:
+            val_starts = starts[-1 - self.num_held_out :] - starts[-1 - self.num_held_out]
+        else:  # the samples that lie in the tail as a whole
+            ends = starts[: num_samples + 1]
+            val_starts = ends[ends >= len(train_ids)] - len(train_ids)
+
+        def measure() -> dict[str, np.ndarray]:
+            found = measure_leakage(
+                stream.TokenizedText(train_ids, train_starts, ""),
+                stream.TokenizedText(val_ids, val_starts, ""),
+            )
+            return {"found": np.array(found.as_numbers())}
+
+        key = [self.tokens.made_from, self.sha256(num_samples)]
+        return Leakage.of_numbers(cache.cached_arrays("leakage", {"found"}, key, measure)["found"])
 
     def _ngram_losses(self, num_samples: int) -> tuple[float, ...] | None:
         """The losses of n-gram models of a cell's tokens, kept on disk; None if there are too many tokens."""
@@ -127,49 +158,88 @@ def load(config: DataConfig, sample_counts: Sequence[int]) -> SweepData:
     Raises:
       UserError: the corpus cannot be read, is too small, or leaves nothing to predict.
     """
-    largest = range(max(sample_counts))
-    held_out = range(0) if config.val_tail is not None else range(*config.val_range())
-    # A corpus vocabulary knows all text up to the end of the validation range, so that it does not depend
-    # on the grid; with tails it must, because nothing else says where the text ends.
-    gaps = config.vocabulary == "corpus"
-    turns = textfiles.Turns(config.turns == "first", _SEPARATORS[config.turn_separator])
-    texts = corpus.Samples(config.corpus, (largest, held_out), turns, gaps)
-    texts_hash, cells = _hash_texts(texts, sample_counts, len(held_out), config)
+    log = ReadingLog()
+    texts = _texts(config, max(sample_counts), log)
+    texts_hash, cells, num_texts = _hash_texts(texts, sample_counts, config)
+    notes, skipped = log.lines(), dict(log.skipped)
     tokens = stream.tokenize(texts, texts_hash, config.max_sample_tokens)
     vocabulary = stream.full_vocabulary()
-    if gaps:
+    if config.vocabulary == "corpus":
         vocabulary = stream.corpus_vocabulary(tokens.ids)
     for digest in cells.values():
         digest.add("vocabulary").add(vocabulary.token_ids.data)
     data = SweepData(
         config,
-        len(largest),
-        len(held_out),
+        max(sample_counts),
+        num_texts - texts.num_before,
         tokens.renumbered(vocabulary),
         vocabulary,
         {count: digest.hexdigest() for count, digest in cells.items()},
+        notes,
+        skipped if config.skip_bad_rows else None,
     )
     _check_enough(data, min(sample_counts))
     return data
 
 
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """The texts of a sweep, read anew at each iteration: those that train first."""
+
+    parts: Sequence[corpus.Samples]
+    num_before: int  # texts before the first that validates alone
+    log: ReadingLog
+
+    def __iter__(self) -> Iterator[str]:
+        self.log.clear()
+        return itertools.chain.from_iterable(self.parts)
+
+
+def _texts(config: DataConfig, most: int, log: ReadingLog) -> _Texts:
+    """Chooses what is read: the largest cell's samples, and those that validate."""
+    reading = Reading(
+        config.turns == "first",
+        _SEPARATORS[config.turn_separator],
+        config.roles,
+        config.sample,
+        config.text_field,
+        config.preference,
+        config.skip_bad_rows,
+    )
+    largest = range(most)
+    if config.val_corpus:
+        held_out = None if config.val_whole else (range(*config.val_range()),)
+        parts = [
+            corpus.Samples(config.corpus, (largest,), reading, log=log),
+            corpus.Samples(config.val_corpus, held_out, reading, log=log),
+        ]
+        return _Texts(parts, most, log)
+    held_out_range = range(0) if config.val_tail is not None else range(*config.val_range())
+    # A corpus vocabulary knows all text up to the end of the validation range, so that it does not depend
+    # on the grid; with tails it must, because nothing else says where the text ends.
+    gaps = config.vocabulary == "corpus"
+    samples = corpus.Samples(config.corpus, (largest, held_out_range), reading, gaps, log)
+    before = held_out_range.start if gaps and held_out_range else most
+    return _Texts([samples], before, log)
+
+
 def _hash_texts(
-    texts: corpus.Samples, sample_counts: Sequence[int], num_held_out: int, config: DataConfig
-) -> tuple[str, dict[int, cache.Digest]]:
-    """Reads all texts once and returns the hash of them all, and by its size the digest of each cell's."""
+    texts: _Texts, sample_counts: Sequence[int], config: DataConfig
+) -> tuple[str, dict[int, cache.Digest], int]:
+    """Reads all texts once and returns the hash of all, by its size each cell's digest, and their number."""
     whole, cells = cache.Digest(), {}
     # A tail is no text of its own: what tells one from another is where it is cut.
     cut = ["validation"] if config.val_tail is None else ["tail", config.val_samples]
-    trained = len(texts) - num_held_out
+    count = 0
     for count, text in enumerate(whole.over(texts), 1):
         if count in sample_counts:
             cells[count] = whole.copy()
             for part in cut:
                 cells[count].add(part)
-        if count > trained:
+        if count > texts.num_before:
             for digest in cells.values():
                 digest.add(text)
-    return whole.hexdigest(), cells
+    return whole.hexdigest(), cells, count
 
 
 def _check_enough(data: SweepData, smallest: int) -> None:

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import itertools
 import logging
 import os
 import sys
@@ -88,11 +89,11 @@ def iterate_samples(files: list[tuple[str, Path]]) -> Iterator[str]:
             yield sample.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def read_samples(stop: int) -> list[str]:
-    """Returns the first ``stop`` samples, or all if there are fewer.
+def read_samples(stop: int | None) -> list[str]:
+    """Returns the first ``stop`` samples, or all if there are fewer or it is None.
 
     Args:
-      stop: the number of samples wanted.
+      stop: the number of samples wanted, or None for all.
 
     Returns:
       Texts, one a module.
@@ -106,7 +107,7 @@ def read_samples(stop: int) -> list[str]:
 
     def make() -> dict[str, np.ndarray]:
         logging.info("reading the documentation of this Python and its packages (once)")
-        samples = [text for _, text in zip(range(stop), iterate_samples(files), strict=False)]
+        samples = list(itertools.islice(iterate_samples(files), stop))
         data = [text.encode() for text in samples]
         return {
             "text": np.frombuffer(b"".join(data), np.uint8),

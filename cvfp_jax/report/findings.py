@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
+from cvfp_jax.data.leakage import RUN
 from cvfp_jax.report.formats import interval, number, percent
 from cvfp_jax.report.inference import Inference
-from cvfp_jax.report.records import Record, label
+from cvfp_jax.report.records import LEAKAGE, Record, label
 from cvfp_jax.report.summary import PREDICT_AT, Summary
 
 _SIGNIFICANT = 0.05
+_LEAKED = 0.01  # of the validation samples, or of their runs of tokens, above which a reader is warned
 
 
 def findings(summaries: Sequence[Summary], inference: Inference) -> list[str]:
@@ -72,6 +74,9 @@ def warnings(summaries: Sequence[Summary]) -> list[str]:
 def _cell_warnings(record: Record) -> Iterator[str]:
     if record["status"] != "ok":
         yield record["status"]
+    leaked = leakage_warning(*(record[name] for name in LEAKAGE))
+    if leaked:
+        yield leaked
     converged = f"with {percent(record['phase1_convergence_rate'])} of the tokens converged"
     if record["phase1_status"] == "max steps":
         yield f"phase 1 ended at its last iteration, {record['phase1_iterations']}, {converged}"
@@ -94,6 +99,30 @@ def _cell_warnings(record: Record) -> Iterator[str]:
             f"phase 2 ended at its last epoch, {record['phase2_epochs']}, while the validation loss was"
             " still falling"
         )
+
+
+def leakage_warning(copies: int | None, val_samples: int | None, shared_runs: float | None) -> str | None:
+    """Returns what a user must know of what training holds of validation.
+
+    Args:
+      copies: validation samples that are equal to a training sample; None if that was not measured.
+      val_samples: all of them.
+      shared_runs: share of the validation text's runs of 13 tokens that training holds.
+
+    Returns:
+      A sentence without its end; None if both shares are 1 % or less, or not known.
+
+    >>> leakage_warning(2, 10, 0.001)
+    'training holds 2 of 10 validation samples, so the perplexity says little of new text'
+    """
+    parts = []
+    if copies and val_samples and copies / val_samples > _LEAKED:
+        parts.append(f"{copies:,} of {val_samples:,} validation samples")
+    if shared_runs is not None and shared_runs > _LEAKED:
+        parts.append(f"{percent(shared_runs)} of the runs of {RUN} tokens of the validation text")
+    return (
+        f"training holds {' and '.join(parts)}, so the perplexity says little of new text" if parts else None
+    )
 
 
 def _law_warnings(summary: Summary) -> Iterator[str]:

@@ -93,7 +93,13 @@ FIELDS: dict[str, Kind] = {
 NGRAMS = ("kn2_ppl", "kn3_ppl", "kn4_ppl")  # of Kneser-Ney models, on the same targets
 # How soon contexts forget where they started.
 SETTLING = ("val_lyapunov_exponent", "val_contraction_rate", "val_parallel_iterations")
+# What training holds of validation, and rows of the text that were left out, by reason.
+LEAKAGE = ("val_samples_in_train", "val_whole_samples", "val_runs_in_train")
 _LATER = {
+    **dict.fromkeys(LEAKAGE[:2], _or_null(_COUNT)),
+    LEAKAGE[2]: _or_null(_NUMBER),
+    "skipped_rows": _or_null(_OBJECT),
+    "val_corpus": _or_null(_TEXT),  # null where the corpus validates too
     **dict.fromkeys(NGRAMS, _or_null(_POSITIVE)),
     **dict.fromkeys(SETTLING, _or_null(_NUMBER)),
     "architecture": _or_null(_TEXT),

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cvfp_jax.data.leakage import RUN
 from cvfp_jax.report import tables
+from cvfp_jax.report.formats import percent
 from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Terms
 from cvfp_jax.report.records import Record, failed
 from cvfp_jax.report.summary import Summary
@@ -32,7 +34,31 @@ def setting(records: Sequence[Record]) -> list[Block]:
     num_failed = sum(map(failed, records))
     cells = f"{len(records)}, of which {num_failed} failed" if num_failed else f"{len(records)}"
     pairs = [(name, values([record[field] for record in records])) for name, field in _SHARED.items()]
-    return [Facts([("cells", cells), *pairs])]
+    return [Facts([("cells", cells), *pairs, *_text_facts(records)])]
+
+
+def _text_facts(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """What validates, how much of it training holds in the worst cell, and which rows were left out."""
+    facts = []
+    own = [record["val_corpus"] for record in records if record["val_corpus"] is not None]
+    if own:
+        facts.append(("validation corpus", values(own)))
+    measured = [record for record in records if record["val_samples_in_train"] is not None]
+    if measured:
+        most = max(
+            measured, key=lambda record: (record["val_runs_in_train"] or 0, record["val_samples_in_train"])
+        )
+        shared = most["val_runs_in_train"]
+        runs = "" if shared is None else f", {percent(shared)} of its runs of {RUN} tokens"
+        copies = f"{most['val_samples_in_train']:,} of {most['val_whole_samples']:,} samples"
+        facts.append(("validation text that training holds", f"{copies}{runs}"))
+    skipped: dict[str, int] = next(
+        (record["skipped_rows"] for record in reversed(records) if record["skipped_rows"]), {}
+    )
+    if skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        facts.append(("rows left out", reasons))
+    return facts
 
 
 def values(entries: Sequence[Any]) -> str:

@@ -14,7 +14,7 @@ from cvfp_jax.data.dataset import CellData
 from cvfp_jax.phase1.multi_block import shares
 from cvfp_jax.phase1.train import Phase1Result
 from cvfp_jax.phase2.epochs import Course
-from cvfp_jax.report.records import NGRAMS, OK, SETTLING, Record
+from cvfp_jax.report.records import LEAKAGE, NGRAMS, OK, SETTLING, Record
 from cvfp_jax.runtime.floats import exp
 from cvfp_jax.runtime.stopwatch import Stopwatch
 
@@ -73,6 +73,9 @@ def identity(config: RunConfig, data: CellData) -> Record:
         "unigram_ppl": exp(data.unigram_loss),
         **dict.fromkeys(NGRAMS),
         **{name: exp(loss) for name, loss in zip(NGRAMS, data.ngram_losses or (), strict=False)},
+        **dict(zip(LEAKAGE, data.leakage, strict=True)),
+        "val_corpus": config.data.val_corpus or None,
+        "skipped_rows": None if data.skipped_rows is None else dict(data.skipped_rows),
     }
 
 

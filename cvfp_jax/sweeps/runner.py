@@ -27,6 +27,7 @@ from cvfp_jax.errors import MachineError, UserError
 from cvfp_jax.planning.plan import SMALLER, CellPlan, check_counted, contexts_go_to_disk, plan_cell, work
 from cvfp_jax.report import formats, records
 from cvfp_jax.report.document import SweepReport, write_report
+from cvfp_jax.report.findings import leakage_warning
 from cvfp_jax.report.plans import plan_table
 from cvfp_jax.report.records import Record
 from cvfp_jax.report.terminal import show_report
@@ -262,6 +263,9 @@ class _Runner:
         data = dataset.load(cells[0].data, counts)
         processes.check_same({"corpus": data.sha256(counts[-1])})
         _check_same_corpus(data, finished)
+        if processes.is_process_0():
+            for line in _said_of_text(data, max(cell.num_samples for cell in cells)):
+                print(line, flush=True)
         return data, {count: len(data.train_ids(count)) for count in counts}
 
     def _plan(self, data: dataset.SweepData, tokens: dict[int, int]) -> set[str]:
@@ -371,6 +375,12 @@ class _Runner:
         busy = sum(records.seconds(record)[0] for _, record in self._made)
         left = self.left()
         return busy / total([cell for cell, _ in self._made]) * total(left)
+
+
+def _said_of_text(data: dataset.SweepData, num_samples: int) -> list[str]:
+    """What a user should know of the text before the largest cell trains on it."""
+    leaked = leakage_warning(*data.leakage(num_samples))
+    return [*data.notes, *([f"warning: {leaked}"] if leaked else [])]
 
 
 def _say_above_bar(line: str) -> None:

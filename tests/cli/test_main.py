@@ -57,9 +57,19 @@ def test_flags_replace_fields_and_axes():
     assert found.workdir == Path("here")
 
 
+def test_flags_say_how_text_is_read():
+    flags = ("--corpus=text:x", "--text_field=body", "--sample=line", "--skip_bad_rows")
+    data = request(*flags, "--val_corpus=text:y").grid.base.data
+    assert (data.text_field, data.sample, data.skip_bad_rows) == ("body", "line", True)
+    assert (data.val_corpus, data.val_samples) == ("text:y", "all")
+    data = request(*flags, "--val_corpus=text:y", "--val_samples=0:5").grid.base.data
+    assert data.val_samples == "0:5"
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
+        (["--skip_bad_rows", "--config.data.skip_bad_rows=false"], ["set the same field: give one of them"]),
         (["--iterations=3"], ["unknown flag --iterations", "--samples", "--config.FIELD"]),
         (
             ["--config.phase1.iterations=3"],

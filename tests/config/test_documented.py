@@ -25,6 +25,8 @@ CHOICES = {
     "vocabulary": data.VOCABULARIES,
     "turns": data.TURNS,
     "turn_separator": data.SEPARATORS,
+    "sample": data.SAMPLES,
+    "preference": data.PREFERENCES,
     "precision": settings.PRECISIONS,
     "corpus": ("pydocs", "ultrachat", "ultrachat:FOLDER", "text:PATH"),
     "embedding": ("gpt2", "file:PATH", "spectral", "random"),

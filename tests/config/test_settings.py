@@ -27,6 +27,20 @@ from cvfp_jax.errors import UserError
         ({"num_samples": 10**12}, "config.num_samples=1000000000000"),
         ({"data.corpus": "books"}, "unknown corpus 'books': choose pydocs"),
         ({"data.corpus": "text:"}, "unknown corpus 'text:'"),
+        ({"data.corpus": "/home/me/notes.txt"}, "for a path write text:/home/me/notes.txt; choose pydocs"),
+        ({"data.corpus": "~/notes"}, "for a path write text:~/notes;"),
+        (
+            {"data.val_corpus": "notes.txt"},
+            "unknown val_corpus 'notes.txt': for a path write text:notes.txt;",
+        ),
+        ({"data.embedding": "./t.npy"}, "for a path write file:./t.npy;"),
+        (
+            {"data.val_samples": "all"},
+            "val_samples=all is for a corpus of its own: give --val_corpus=text:PATH",
+        ),
+        ({"data.val_corpus": "text:x", "data.val_samples": "tail:0.1"}, "do not go together"),
+        ({"data.sample": "word"}, "auto, line, paragraph or file"),
+        ({"data.preference": "best"}, "chosen or rejected"),
         ({"data.embedding": "glove"}, "unknown embedding 'glove': choose gpt2"),
         ({"data.val_samples": "1" * 30 + ":" + "2" * 31}, "START:STOP"),
         ({"phase1.min_converged_ratio": 1.1}, "between 0 and 1"),
@@ -125,6 +139,13 @@ def test_a_replacement_is_validated_as_a_whole():
     assert (config.num_samples, config.data.val_range()) == (5, (5, 9))
 
 
+def test_a_corpus_of_its_own_cannot_overlap_training():
+    changes = {"data.val_corpus": "text:x", "data.val_samples": "0:3"}
+    assert replace(RunConfig(num_samples=50), changes).data.val_range() == (0, 3)
+    changes["data.val_samples"] = "all"
+    assert replace(RunConfig(num_samples=50), changes).data.val_whole
+
+
 @pytest.mark.parametrize("name", ["", "text", "text:", "wiki", "pydocs:x"])
 def test_unknown_corpora(name):
     with pytest.raises(UserError, match=r"unknown corpus .*: choose pydocs, ultrachat"):
@@ -196,6 +217,11 @@ def test_a_tail_overlaps_nothing():
 def test_development_samples_are_those_before_validation():
     trial = replace(RunConfig(), {"data.val_samples": "200:220"}).on_development()
     assert (trial.data.val_range(), trial.num_samples) == ((180, 200), 50)
+    apart = {"data.val_corpus": "text:v", "data.val_samples": "all"}
+    own = replace(RunConfig(), {**apart, "data.dev_samples": "60:70"}).on_development().data
+    assert (own.val_corpus, own.val_samples) == ("", "60:70")
+    with pytest.raises(UserError, match="with val_corpus the development samples are the corpus's own"):
+        replace(RunConfig(), apart).on_development()
     given = replace(RunConfig(), {"data.dev_samples": "1500:1510"}).on_development()
     assert given.data.val_samples == "1500:1510"
     with pytest.raises(

@@ -222,3 +222,61 @@ def test_other_turns_are_other_tokens_even_with_a_warm_cache(config, tmp_path):
         ("first", "newline"): "one two" * 2,
         ("first", "space"): "one two" * 2,
     }
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "corpus"])
+def test_a_corpus_of_its_own_validates(config, tmp_path, vocabulary):
+    other = tmp_path / "other.txt"
+    other.write_text("a rhinoceros\n\na second paragraph")
+    config = dataclasses.replace(
+        config, vocabulary=vocabulary, corpus=f"text:{tmp_path / 'a.jsonl'}", val_corpus=f"text:{other}"
+    )
+    whole = dataset.load(dataclasses.replace(config, val_samples="all"), [3, 9])
+    second = dataset.load(dataclasses.replace(config, val_samples="1:2"), [3, 9])
+    for data, expected in (whole, "a rhinocerosa second paragraph"), (second, "a second paragraph"):
+        for samples in (3, 9):
+            assert texts_of(data.val_ids(samples), data.vocabulary) == expected
+            trained = texts_of(data.train_ids(samples), data.vocabulary)
+            assert trained == "".join(samples_of(config, range(samples)))
+    assert whole.sha256(3) != second.sha256(3) != second.sha256(9)
+    with pytest.raises(UserError, match=r"other\.txt has 2 samples, but samples 1:3"):
+        dataset.load(dataclasses.replace(config, val_samples="1:3"), [3])
+
+
+def test_what_training_holds_of_validation(config, tmp_path):
+    words = "the quick brown fox jumps over the lazy dog and then it runs home"
+    texts = [words, "something else", "a third of them", words, "one of its own that is quite long and new"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    data = dataset.load(dataclasses.replace(config, val_samples="3:5"), [1, 2])
+    for samples in (1, 2):
+        found = data.cell(run_of(config, samples)).leakage
+        assert (found.copies, found.val_samples) == (1, 2)
+        # Of the validation tokens' runs, those that lie in the first sample.
+        length, total = len(data.train_ids(1)), len(data.val_ids(1))
+        assert found.shared_runs == pytest.approx((length - 12) / (total - 12))
+
+
+def test_the_samples_of_a_tail_are_those_that_lie_in_it_whole(config, tmp_path):
+    texts = ["one", "a b c d e f g h", "one", "two", "a b c d e f g h"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    # 11 of 19 tokens validate: three samples, and the last letter of the second, which trains without it.
+    config = dataclasses.replace(config, val_samples="tail:0.6")
+    found = dataset.load(config, [5]).leakage(5)
+    assert (found.copies, found.val_samples) == (1, 3)
+    at_an_end = dataset.load(dataclasses.replace(config, val_samples="tail:0.53"), [5]).leakage(5)
+    assert (at_an_end.copies, at_an_end.val_samples) == (2, 3)
+    assert dataset.load(config, [2]).leakage(2) == (0, 0, None)
+
+
+def test_rows_that_are_left_out_are_counted_once(config, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": ""}\n' + path.read_text())
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: the sample is empty; .*--skip_bad_rows"):
+        dataset.load(config, [3])
+    clean = dataset.load(dataclasses.replace(config, skip_bad_rows=True), [3])
+    assert clean.cell(run_of(config, 3)).skipped_rows == {"blank": 1}
+    assert clean.notes == ["rows left out by --skip_bad_rows: 1 blank"]
+    path.write_text(path.read_text().partition("\n")[2])
+    same = dataset.load(config, [3])
+    assert same.sha256(3) == clean.sha256(3)
+    assert (same.notes, same.skipped_rows) == ([], None)

@@ -52,8 +52,52 @@ def test_other_number_types_become_single_precision(tmp_path, table):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ["_orig_mod.transformer.wte.weight", "_orig_mod.lm_head.weight"],
+        ["module.wte.weight", "x"],
+        ["lm_head.weight", "x"],
+    ],
+)
+def test_tables_of_wrapped_models(tmp_path, table, names):
+    first, *others = names
+    path = save(tmp_path / "a.safetensors", **{first: table, **dict.fromkeys(others, table[:9])})
+    np.testing.assert_array_equal(load(path), table)
+
+
+def test_bfloat16_and_capital_letters(tmp_path, table):
+    import ml_dtypes
+
+    short = table.astype(ml_dtypes.bfloat16)
+    path = save(tmp_path / "a.safetensors", **{"wte.weight": short})
+    np.testing.assert_array_equal(load(path), short.astype(np.float32))
+    np.save(tmp_path / "a.npy", table)
+    (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+    np.testing.assert_array_equal(load(tmp_path / "A.NPY"), table)
+
+
+def test_rows_that_pad_a_table_are_left_out_and_said(tmp_path, table, caplog):
+    padded = np.concatenate([table, np.zeros((47, 3), np.float32)])
+    path = save(tmp_path / "a.npy", a=padded)
+    for _ in range(2):
+        np.testing.assert_array_equal(load(path), table)
+    assert [record.message for record in caplog.records] == [
+        f"embedding file:{path}: of 50,304 rows the last 47 are padding, and left out"
+    ]
+
+
+@pytest.mark.parametrize(
     ("name", "make", "part"),
     [
+        ("a.npy", lambda path, table: save(path, a=table.T), r"is transposed: .*table\.T"),
+        ("a.npy", lambda path, table: save(path, a=table * 0), "holds 0 everywhere"),
+        ("a.npz", lambda path, table: save(path, a=table * 0 + 0.5), "holds 0.5 everywhere"),
+        ("a.npy", lambda path, table: save(path, a=np.concatenate([table, table[:7]])), "has 50264 rows"),
+        (
+            "a.safetensors",
+            lambda path, table: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "Git LFS pointer",
+        ),
         ("a.bin", lambda path, table: path.write_bytes(b"x"), "unknown kind: it must be .npy or"),
         ("a.npy", lambda path, table: None, "does not exist"),
         ("a.npy", lambda path, table: path.write_bytes(b"x"), "cannot be read"),

@@ -98,6 +98,25 @@ def test_warnings_name_what_did_not_converge_or_was_cut_short():
     assert warnings(summarise([record()])) == []
 
 
+@pytest.mark.parametrize(
+    ("copies", "runs", "said"),
+    [
+        (1, 0.0, "training holds 1 of 20 validation samples, so"),
+        (0, 0.25, "training holds 25.0% of the runs of 13 tokens of the validation text, so"),
+        (3, 0.25, "training holds 3 of 20 validation samples and 25.0% of the runs"),
+        (0, 0.01, None),
+        (None, None, None),
+    ],
+)
+def test_validation_text_that_training_holds(copies, runs, said):
+    changes = {"val_samples_in_train": copies, "val_runs_in_train": runs}
+    lines = [
+        line for line in warnings(summarise([record(8, 50, 5.0, **changes)])) if "training holds" in line
+    ]
+    assert len(lines) == (said is not None)
+    assert all(said in line for line in lines)
+
+
 def test_what_was_not_measured_is_not_compared():
     assert warnings(summarise([record(8, 50, None)])) == [
         "1L_8d_1tok: the law leaves out the failed cells of 50 samples."

@@ -44,3 +44,13 @@ def test_every_section_begins_with_its_heading():
         sections.terms(),
     ):
         assert made[0] == Heading(2, made[0].text)
+
+
+def test_what_the_text_is_like_is_said_where_it_is_known():
+    unknown = dict.fromkeys(("val_samples_in_train", "val_whole_samples", "val_runs_in_train"))
+    assert "validation text that training holds" not in facts([record(**unknown)])
+    worst = facts([record(), record(samples=100, val_samples_in_train=2, val_runs_in_train=0.25)])
+    assert worst["validation text that training holds"] == "2 of 20 samples, 25.0% of its runs of 13 tokens"
+    assert "rows left out" not in worst
+    assert facts([record(val_corpus="text:v"), record()])["validation corpus"] == "text:v"
+    assert facts([record(skipped_rows={"blank": 2, "null": 1})])["rows left out"] == "2 blank, 1 null"

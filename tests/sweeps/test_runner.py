@@ -1,11 +1,14 @@
 import dataclasses
+import json
 import math
 
 import pytest
 
 from cvfp_jax.config.grid import Grid, Search
-from cvfp_jax.config.settings import RunConfig
+from cvfp_jax.config.settings import DataConfig, RunConfig
+from cvfp_jax.data import dataset
 from cvfp_jax.report import records
+from cvfp_jax.sweeps import runner
 from cvfp_jax.sweeps.runner import cells_left
 
 DIMS = (10, 20, 30, 40, 50)
@@ -58,3 +61,17 @@ def test_a_search_ends_after_patience_values_without_a_gain(losses, expected):
 
 def test_a_loss_that_is_infinite_is_no_better():
     assert (50, 30) not in left(grid(), {(50, 10): math.inf, (50, 20): math.inf})
+
+
+def test_what_is_said_of_a_text_before_cells_run(tmp_path):
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    lines = [json.dumps({"text": line}) for line in (text, "", "something else", text)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "b.zip").write_text("x")
+    config = DataConfig(f"text:{tmp_path}", "2:3", skip_bad_rows=True)
+    assert runner._said_of_text(dataset.load(config, [1, 2]), 2) == [
+        f"text:{tmp_path}: 1 file, left out b.zip: not a text format",
+        "rows left out by --skip_bad_rows: 1 blank",
+        "warning: training holds 1 of 1 validation samples and 100.0% of the runs of 13 tokens of the"
+        " validation text, so the perplexity says little of new text",
+    ]

@@ -44,6 +44,18 @@ def test_another_sweep_is_refused_and_the_field_named(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_field_that_an_earlier_version_had_not_is_its_default(tmp_path):
+    workdir.claim(tmp_path, GRID, "cpu", has_records=False)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["data.roles"]
+    path.write_text(json.dumps(content))
+    other = GRID.resolve({}, {"data.roles": "true"})
+    with pytest.raises(UserError, match=r"config\.data\.roles=False, not True"):
+        workdir.claim(tmp_path, other, "cpu", has_records=True)
+    workdir.claim(tmp_path, GRID, "cpu", has_records=True)
+
+
 def test_a_folder_without_results_is_anybodys(tmp_path):
     workdir.claim(tmp_path, GRID, "cpu", has_records=False)
     other = GRID.resolve({}, {"phase1.max_iterations": "20"})

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvfp_jax.data.textfiles import READERS, Turns, iterate_samples
+from cvfp_jax.data.text.reading import Reading
+from cvfp_jax.data.text.samples import SUFFIXES, iterate_samples
 from cvfp_jax.errors import UserError
 
 
 def read(path, **turns):
-    return list(iterate_samples(str(path), Turns(**turns)))
+    return list(iterate_samples(str(path), Reading(**turns)))
 
 
 def write(path, content):
@@ -51,10 +52,10 @@ def write_records(path, records):
         parquet.write_table(pyarrow.Table.from_pylist(records), path)
         return path
     lines = [json.dumps(record) for record in records]
-    return write(path, "\n".join(lines) if path.suffix == ".jsonl" else f"[{', '.join(lines)}]")
+    return write(path, "\n".join(lines) if path.suffix in (".jsonl", ".ndjson") else f"[{', '.join(lines)}]")
 
 
-RECORD_KINDS = [kind for kind in READERS if kind not in (".txt", ".md")]
+RECORD_KINDS = [".json", ".jsonl", ".ndjson", ".parquet"]
 
 
 @pytest.mark.parametrize("kind", RECORD_KINDS)
@@ -91,7 +92,7 @@ def test_a_first_turn_that_says_nothing(tmp_path):
 
 def test_the_other_turns_are_checked_even_if_only_the_first_is_read(tmp_path):
     path = write_records(tmp_path / "a.jsonl", [{"messages": [{"content": "Hi"}, {"content": 3}]}])
-    with pytest.raises(UserError, match="messages is not a list of turns"):
+    with pytest.raises(UserError, match="line 1: turn 2 of messages has a content that is the number 3"):
         read(path, first_only=True)
 
 
@@ -99,7 +100,7 @@ def test_a_folder_is_read_in_the_order_of_names_a_document_a_file(tmp_path):
     write(tmp_path / "b.txt", "second\n\nstill second")
     write(tmp_path / "a.md", "\ufefffirst")
     write(tmp_path / "c" / "a.jsonl", '{"text": "third"}\n{"text": "fourth"}')
-    write(tmp_path / "c" / "ignored.csv", "x")
+    write(tmp_path / "c" / "ignored.pdf", "x")
     assert read(tmp_path) == ["first", "second\n\nstill second", "third", "fourth"]
 
 
@@ -121,7 +122,7 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "parts"),
     [
-        ("a.csv", "x", ["a.csv is not of a known kind", ".parquet"]),
+        ("a.pdf", "x", ["a.pdf is not of a known kind", ".parquet"]),
         ("empty.txt", "", ["empty.txt: the file is empty"]),
         ("empty.jsonl", "\n\n", ["empty.jsonl: the file is empty"]),
         ("empty.json", "[]", ["empty.json: the file is empty"]),
@@ -131,14 +132,18 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path):
         (
             "a.jsonl",
             '{"prompt": "x"}',
-            ["a.jsonl, line 1: no usable field (found fields prompt)", "messages"],
+            ["a.jsonl, line 1: no usable field (found fields prompt)", "messages", "--text_field=prompt"],
         ),
         ("a.jsonl", "3", ["a.jsonl, line 1: no usable field (found int)"]),
         ("a.jsonl", '{"text": 3}', ["a.jsonl, line 1: no usable field"]),
         ("a.jsonl", '{"text": " "}', ["a.jsonl, line 1: the sample is empty"]),
-        ("a.jsonl", '{"messages": "x"}', ["a.jsonl, line 1: messages is not a list of turns"]),
+        ("a.jsonl", '{"messages": 3}', ["a.jsonl, line 1: messages is not a list of turns"]),
         ("a.jsonl", '{"messages": []}', ["a.jsonl, line 1: messages is not a list of turns"]),
-        ("a.jsonl", '{"conversations": [{"from": "x"}]}', ["conversations is not a list of turns", "value"]),
+        (
+            "a.jsonl",
+            '{"conversations": [{"from": "x"}]}',
+            ["turn 1 of conversations has no content or value"],
+        ),
         ("a.jsonl", "[" * 100_000, ["a.jsonl, line 1"]),
         ("a.parquet", "PAR1 torn", ["a.parquet: not a readable Parquet file"]),
     ],
@@ -172,7 +177,7 @@ def test_parquet_without_its_extra(tmp_path, monkeypatch):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=80) | st.text(max_size=80).map(str.encode),
-    kind=st.sampled_from([".txt", ".md", ".json", ".jsonl", ".parquet"]),
+    kind=st.sampled_from([*SUFFIXES, ".jsonl.gz", ".txt.zst"]),
 )
 def test_any_bytes_give_samples_or_a_message(tmp_path, content, kind):
     path = Path(tmp_path) / f"file{kind}"
@@ -210,7 +215,7 @@ def test_a_file_of_many_samples_is_not_read_as_a_whole(tmp_path, name):
 def test_json_that_python_cannot_read(tmp_path):
     number = "1" * 5000
     for name in ("a.json", "a.jsonl"):
-        with pytest.raises(UserError, match=r"line 1: not readable JSON .*; shorten it\.$"):
+        with pytest.raises(UserError, match=r"line 1: not readable JSON .*; shorten it"):
             read(write(tmp_path / name, f'{{"text": "a", "n": {number}}}'))
     with pytest.raises(UserError, match=r"line 2: not valid JSON \(Extra data\); .* name it \.jsonl"):
         read(write(tmp_path / "lines.json", '{"text": "a"}\n{"text": "b"}'))
