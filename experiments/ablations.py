@@ -44,13 +44,13 @@ _ARMS: dict[str, dict[str, Any]] = {
     "iterations 300": _LONG,
     "lagged task": {**_LONG, "phase1.lagged_task_weight": 5.0},
 }
-_SIZES = {"model.embed_dim": 48, "model.context_dim": 48}
+_SIZES = {"model.embed_dim": 32, "model.context_dim": 32}
 _AXES = {"arm": tuple(_ARMS), "seed": (42, 43, 44, 45, 46)}
 
 PRESETS: dict[str, Grid] = {
     "quick": Grid(
-        replace(_REPORT, {**SMALL, **_SIZES, "num_samples": 45, "baseline.segment": 32}),
-        {"num_samples": (45,), **_AXES},
+        replace(_REPORT, {**SMALL, **_SIZES, "num_samples": 25, "baseline.segment": 32}),
+        {"num_samples": (25,), **_AXES},
         arms=_ARMS,
     ),
     "r3": Grid(_REPORT, {"num_samples": (200,), **_AXES}, arms=_ARMS),

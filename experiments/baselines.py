@@ -2,7 +2,8 @@
 
 python launch.py --experiment=baselines
   Device: CPU, 2 cores. Time: 5 minutes.
-  Expect: to be measured.
+  Expect: perplexities of about 530 (CVFP), 375 (GRU), 520 (transformer) and 485 (the recurrence through time;
+  trigram: 192) at 22,465 tokens, and exponents of -0.41, -0.14, -0.15 and -0.42.
 
 python launch.py --experiment=baselines --preset=r3
   Device: a GPU of 24 GB, with the extra ``hub`` and the network. Nothing was printed for these models.

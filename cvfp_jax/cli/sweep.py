@@ -23,6 +23,7 @@ PREFIX = "config."  # of the flags that set a field
 _SHORT = {
     "corpus": "data.corpus",
     "val_samples": "data.val_samples",
+    "dev_samples": "data.dev_samples",
     "val_corpus": "data.val_corpus",
     "sample": "data.sample",
     "text_field": "data.text_field",
@@ -37,6 +38,8 @@ FLAGS = {
     " .parquet .arrow, and .gz or .zst of them; docs/data.md has the formats)",
     "samples": "training sizes in samples, for example 50,100",
     "val_samples": "validation samples, START:STOP, behind the training samples",
+    "dev_samples": "samples on which a search chooses settings, START:STOP (default: those right before"
+    " validation)",
     "val_corpus": "a corpus of its own that validates; all of it, or the --val_samples of it",
     "sample": "what a sample of a .txt or .md file is: line, paragraph or file (default: a file of a folder,"
     " a paragraph of a file given alone)",

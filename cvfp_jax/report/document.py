@@ -158,9 +158,13 @@ def write_report(report: SweepReport, workdir: Path) -> None:
 
 
 def _curves(records: Sequence[Record], workdir: Path) -> list[tuple[Record, Curves]]:
-    """The records whose curves were kept, with these; what cannot be read is left out with a warning."""
+    """The records whose curves were kept, with these; what cannot be read is left out with a warning.
+
+    Replicates look alike: of each series and size there is the first seed.
+    """
     found = []
-    for record in records:
+    firsts = {(record["series"], record["num_samples"]): record for record in reversed(records)}
+    for record in (record for record in records if record in firsts.values()):
         path = workdir / cell_folder(record) / CURVES
         try:
             found += [(record, Curves.load(path))] if path.exists() else []

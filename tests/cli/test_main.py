@@ -90,6 +90,8 @@ def test_flags_say_how_text_is_read():
         (["--samples=5,5"], ["--samples=5,5 is not a grid axis"]),
         (["--samples=5000"], ["overlap validation samples", "--val_samples="]),
         (["--val_samples=x"], ["val_samples='x' is not a range"]),
+        (["--dev_samples=x"], ["dev_samples='x' is not a range", "--dev_samples="]),
+        (["--config.architecture=lstm"], ["config.architecture=lstm", "cvfp, gru, transformer or bptt"]),
         (["--seed=x"], ["config.seed=x is not allowed"]),
         (["--seeds=x"], ["--seeds=x is not a number of replicates"]),
         (["--seeds=0"], ["--seeds=0 is not a number of replicates"]),

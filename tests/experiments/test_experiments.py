@@ -459,9 +459,12 @@ def test_each_ablation_changes_one_setting():
         fields = flat_fields(grid.base)
         assert axis("ablations", preset, "arm") == list(grid.arms)
         assert grid.arms["base"] == {}
+        assert grid.arms["lagged task"].items() > grid.arms["iterations 300"].items()
         for name, changes in grid.arms.items():
+            if name in ("iterations 300", "lagged task"):  # which also keep phase 1 from ending early
+                continue
+            assert len(changes) <= 1, name
             for field, value in changes.items():
-                assert len(changes) == 1, name
                 assert fields[field] != value, "it must be a change"
                 changed.setdefault(field, set()).add(value)
         assert changed == wanted

@@ -5,14 +5,19 @@ import io
 import json
 import math
 
+import numpy as np
 import pytest
 
 from cvfp_jax.errors import UserError
+from cvfp_jax.report import document
 from cvfp_jax.report.against import compare_sweeps
+from cvfp_jax.report.curves import FILE_NAME as CURVES
+from cvfp_jax.report.curves import Curves
 from cvfp_jax.report.document import Figures, SweepReport, report_page, write_report
 from cvfp_jax.report.findings import findings, warnings
 from cvfp_jax.report.inference import infer
 from cvfp_jax.report.page import markdown
+from cvfp_jax.report.records import cell_folder
 from cvfp_jax.report.summary import summarise
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.report.webpage import render
@@ -135,3 +140,12 @@ def test_a_report_that_cannot_be_written_is_a_message(tmp_path):
     (tmp_path / "figures").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write the report of .*figures: File exists; make room"):
         write_report(SweepReport("title", [record()]), tmp_path)
+
+
+def test_curves_are_drawn_of_the_first_seed_of_each_series_and_size(tmp_path):
+    records = [record(dim, seed=seed) for dim in (8, 16) for seed in (3, 1)]
+    for each in records:
+        Curves({"phase2_val_loss": np.array([each["seed"]])}).save(tmp_path / cell_folder(each) / CURVES)
+    drawn = document._curves(records, tmp_path)
+    assert [(each["context_dim"], each["seed"]) for each, _ in drawn] == [(8, 3), (16, 3)]
+    assert [curves["phase2_val_loss"].tolist() for _, curves in drawn] == [[3], [3]]
