@@ -137,7 +137,7 @@ def test_the_benchmarks_are_above_everything():
         assert not any(name.split(".")[0] in ("benchmarks", "torch") for name in imported(path)), path
     files = sorted((ROOT / "benchmarks").glob("*.py"))
     assert files
-    # What is measured is called in one place, and PyTorch in two; other ways to do the same are in evaluation.
+    # What is measured is called in one place, other ways to do it in another, and PyTorch in two.
     for path in files:
         names = {name.split(".")[0] for name in imported(path)}
         assert ("torch" in names) <= (path.name in ("plain_torch.py", "sides.py")), path
