@@ -42,23 +42,25 @@ def run_fit(options: FitOptions) -> None:
     for name in laws:
         if name not in LAWS:
             raise UserError(f"--laws: {name!r} is no law: choose of {', '.join(LAWS)}.")
-    points = read_points(options.points, options.x, options.y, options.group)
+    points = read_points(options.points, options.x, options.y, options.group, options.choice)
     count = sum(len(group.x) for group in points.groups)
     print(f"fitting {', '.join(laws)} to {count} points of {options.points} ...", flush=True)
     target = workdir / FILE_NAME
     with _writing(target):
         workdir.mkdir(parents=True, exist_ok=True)  # now, so that no minutes of work are lost
-    analyses = _analyse(points.groups, laws, options.objective, options.predict)
+    analyses = _analyse(points.groups, laws, options.objective, [size for (size,) in options.predict])
     rows = [row for analysis in analyses for row in analysis.rows]
     with _writing(target):
         write_atomic(target, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
     _write_document(options, points, analyses)
     for analysis in analyses:
         print(f"\n{_group_text(points, analysis)}")
-    if points.left_out:
+    if points.left_out or points.notes:
         print()
     for line in points.left_out:
         print(f"left out: {line}")
+    for line in points.notes:
+        print(f"note: {line}")
     print(f"\nwrote {workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
 
 
@@ -107,6 +109,8 @@ def fits_page(
         blocks += law_blocks(analysis, points.x, points.y, figure)
     if points.left_out:
         blocks += [Heading(2, "Left out"), Bullets(points.left_out)]
+    if points.notes:
+        blocks += [Heading(2, "Notes on the table"), Bullets(points.notes)]
     return Page(f"Laws fitted to {options.points.name}", [*blocks, Heading(2, "Terms"), law_terms()])
 
 
