@@ -85,6 +85,19 @@ def _end(flag: str, given: Mapping[str, str], default: float) -> float:
     return number
 
 
+def _limits(flag: str, given: Mapping[str, str]) -> tuple[tuple[str, float, float], ...]:
+    """Parameters of laws with a value, or with a least and a greatest one."""
+    found = []
+    for part in given[flag].split(",") if flag in given else ():
+        name, _, text = part.partition("=")
+        ends = [as_number(end) for end in text.split(":")]
+        if not name or None in ends or len(ends) != (1 if flag == "fix" else 2) or ends[0] > ends[-1]:  # type: ignore
+            example = "ppl_min=1.6" if flag == "fix" else "a=0.01:1"
+            raise UserError(f"--{flag}={part} limits no parameter: write for example --{flag}={example}.")
+        found.append((name.strip(), ends[0], ends[-1]))
+    return tuple(found)  # type: ignore[arg-type]
+
+
 def _choice(given: Mapping[str, str]) -> Choice:
     """Which rows are taken, and how."""
     return Choice(
@@ -115,6 +128,8 @@ def _fit(given: Mapping[str, str]) -> FitRequest:
         choose("objective", given.get("objective", LOG), list(OBJECTIVES)),
         _sizes("predict", given["predict"]) if "predict" in given else (),
         folder_of(given.get("workdir", f"runs/fit-{points.stem}")),
+        tuple((name, low) for name, low, _ in _limits("fix", given)),
+        _limits("bound", given),
         _choice(given),
     )
 
@@ -154,7 +169,8 @@ ANALYSES = {
             "y": "the column of measures (default: val_ppl of records)",
             "group": "the columns that name the groups, each with its own laws (default: series of records)",
             "laws": "power, saturating, log_corrected, exponential_decay, variable_exponent, constant,"
-            " log_linear; for example power,saturating (default: all)",
+            " log_linear; for example power,saturating (default: all, and where y rises the next); broken,"
+            " ceiling, hill besides",
             "objective": "log (least squares of ln y; the default), linear (of y) or huber (of ln y)",
             "predict": "sizes to predict at, for example 1e6,1e7",
             "where": "the rows to take, for example arch=llama,params>1e8",
@@ -162,6 +178,8 @@ ANALYSES = {
             "derive": "columns made of others and numbers, for example D=FLOP/6/params",
             "min_x": "the least size to take",
             "max_x": "the largest size to take",
+            "fix": "values of parameters, for example ppl_min=1.6",
+            "bound": "least and greatest values of parameters, for example a=0.01:1",
             "sigma": "the column of errors of y, by which points are weighted",
         },
         _fit,

@@ -18,4 +18,6 @@ class FitOptions:
     objective: str
     predict: tuple[tuple[float, ...], ...]  # sizes, a number a variable
     workdir: Path
+    fix: tuple[tuple[str, float], ...] = ()  # parameters and their values
+    bound: tuple[tuple[str, float, float], ...] = ()  # parameters, their least and their greatest values
     choice: Choice = dataclasses.field(default_factory=Choice)  # which rows are taken, and how

@@ -31,7 +31,16 @@ def test_the_flags_of_a_fit():
         "--laws=saturating,power",
     ]
     flags += ["--objective=huber", "--predict=1e6,2.5,1M", "--workdir=here", "--where=a=b,c>1", "--best"]
-    flags += ["--sigma=dy", "--holdout=split=test", "--derive=D=C/6/N", "--min_x=1k", "--max_x=2", "--strict"]
+    flags += [
+        "--sigma=dy",
+        "--fix=a=.5",
+        "--bound=b=1:2",
+        "--holdout=split=test",
+        "--derive=D=C/6/N",
+        "--min_x=1k",
+        "--max_x=2",
+        "--strict",
+    ]
     assert request("--experiment=fit", *flags) == FitRequest(
         Path("~/p.csv").expanduser(),
         "tokens",
@@ -41,6 +50,8 @@ def test_the_flags_of_a_fit():
         "huber",
         ((1e6,), (2.5,)),
         Path("here"),
+        (("a", 0.5),),
+        (("b", 1.0, 2.0),),
         Choice(
             "dy",
             read_conditions("a=b,c>1"),
