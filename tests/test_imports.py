@@ -50,6 +50,7 @@ def test_the_package_imports_nothing_above_it():
                 "report/figures.py",
                 "report/curve_figures.py",
                 "report/law_figures.py",
+                "report/surface_figures.py",
                 "report/power_law_figures.py",
                 "report/plotting.py",
                 "reproduction/figures.py",

@@ -98,6 +98,17 @@ def _limits(flag: str, given: Mapping[str, str]) -> tuple[tuple[str, float, floa
     return tuple(found)  # type: ignore[arg-type]
 
 
+def _compute(given: Mapping[str, str]) -> str | None:
+    """Operations for a parameter and a token, such as 6ND, or a column."""
+    text = given.get("compute")
+    if text is None:
+        return None
+    number = text.upper().removesuffix("ND")
+    if not text or (number != text.upper() and number and not as_number(number)):
+        raise UserError(f"--compute={text} is no count of operations: write --compute=6ND, or name a column.")
+    return text
+
+
 def _choice(given: Mapping[str, str]) -> Choice:
     """Which rows are taken, and how."""
     return Choice(
@@ -130,6 +141,7 @@ def _fit(given: Mapping[str, str]) -> FitRequest:
         folder_of(given.get("workdir", f"runs/fit-{points.stem}")),
         tuple((name, low) for name, low, _ in _limits("fix", given)),
         _limits("bound", given),
+        _compute(given),
         _choice(given),
     )
 
@@ -165,19 +177,22 @@ ANALYSES = {
         {
             "points": "a table of points (.csv, .tsv, .json, .jsonl, .parquet, .xlsx, each also as .gz), or a"
             " sweep's records.jsonl",
-            "x": "the column of sizes (default: train_tokens of records)",
+            "x": "the column of sizes (default: train_tokens of records), or two such as params,tokens, and a"
+            " third of unique tokens where data repeat",
             "y": "the column of measures (default: val_ppl of records)",
             "group": "the columns that name the groups, each with its own laws (default: series of records)",
             "laws": "power, saturating, log_corrected, exponential_decay, variable_exponent, constant,"
             " log_linear; for example power,saturating (default: all, and where y rises the next); broken,"
-            " ceiling, hill besides",
+            " ceiling, hill besides. Of two variables: chinchilla, params_only, tokens_only, kaplan,"
+            " data_constrained",
             "objective": "log (least squares of ln y; the default), linear (of y) or huber (of ln y)",
-            "predict": "sizes to predict at, for example 1e6,1e7",
+            "predict": "sizes to predict at, for example 1e6,1e7, and of two variables 70B:1.4T",
             "where": "the rows to take, for example arch=llama,params>1e8",
             "holdout": "the rows to leave out of the fits and test them on, for example split=test",
             "derive": "columns made of others and numbers, for example D=FLOP/6/params",
             "min_x": "the least size to take",
             "max_x": "the largest size to take",
+            "compute": "operations of two variables, for the best sizes for a budget: 6ND, or a column",
             "fix": "values of parameters, for example ppl_min=1.6",
             "bound": "least and greatest values of parameters, for example a=0.01:1",
             "sigma": "the column of errors of y, by which points are weighted",

@@ -40,12 +40,17 @@ def run_fit(options: FitOptions) -> None:
     Raises:
       UserError: the points, a law or the folder cannot be used.
     """
-    workdir, laws = options.workdir, options.laws or tuple(LAWS)
+    workdir = options.workdir
+    x = _columns(options)
+    points = read_points(options.points, x, options.y, options.group, options.choice)
+    if len(points.variables) > 1:
+        _run_surfaces(options, points)
+        return
+    laws = options.laws or tuple(LAWS)
     for name in laws:
         if name not in ALL_LAWS:
             raise UserError(f"--laws: {name!r} is no law: choose of {', '.join(ALL_LAWS)}.")
     limits = _limits(options, laws)
-    points = read_points(options.points, options.x, options.y, options.group, options.choice)
     count = sum(len(group.x) for group in points.groups)
     print(f"fitting {', '.join(laws)} to {count} points of {options.points} ...", flush=True)
     target = workdir / FILE_NAME
@@ -58,13 +63,55 @@ def run_fit(options: FitOptions) -> None:
     _write_document(options, points, analyses)
     for analysis in analyses:
         print(f"\n{_group_text(points, analysis)}")
+    _print_end(options, points)
+
+
+def _columns(options: FitOptions) -> str | tuple[str, ...] | None:
+    """The columns of sizes, and last that of operations."""
+    if options.compute is None or options.compute.upper().endswith("ND") or options.x is None:
+        return options.x
+    return (*(part.strip() for part in options.x.split(",")), options.compute)
+
+
+def _run_surfaces(options: FitOptions, points: Points) -> None:
+    """Does the same for laws of two variables."""
+    from cvfp_jax.cli import fit_surfaces
+
+    operations, points = fit_surfaces.operations_of(options, points)
+    laws = fit_surfaces.check_surfaces(options, len(points.variables))
+    count = sum(len(group.y) for group in points.groups)
+    print(f"fitting {', '.join(laws)} to {count} points of {options.points} ...", flush=True)
+    with _writing(options.workdir / FILE_NAME):
+        options.workdir.mkdir(parents=True, exist_ok=True)
+    analyses = fit_surfaces.analyse_surfaces(options, points, operations)
+    from cvfp_jax.report.surface_figures import save_surface_figures  # half a second, and only needed now
+
+    folder = options.workdir / "figures"
+    with _writing(folder):
+        figures = save_surface_figures(analyses, points.variables, points.y, folder)
+    page = fit_surfaces.surfaces_page(options, points, analyses, figures)
+    texts = {
+        FILE_NAME: fit_surfaces.surfaces_json(analyses),
+        "fits.md": markdown(page),
+        "fits.html": render(page, folder),
+    }
+    for name, text in texts.items():
+        with _writing(options.workdir / name):
+            write_atomic(options.workdir / name, text.encode(errors="backslashreplace"))
+    for analysis in analyses:
+        print(f"\n{fit_surfaces.surfaces_text(points, analysis)}")
+    _print_end(options, points)
+
+
+def _print_end(options: FitOptions, points: Points) -> None:
+    """What was left out, how the table was read, and where the files are."""
     if points.left_out or points.notes:
         print()
     for line in points.left_out:
         print(f"left out: {line}")
     for line in points.notes:
         print(f"note: {line}")
-    print(f"\nwrote {workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
+    print(f"\nwrote {options.workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
 
 
 def _analyse(

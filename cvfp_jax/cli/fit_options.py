@@ -20,4 +20,5 @@ class FitOptions:
     workdir: Path
     fix: tuple[tuple[str, float], ...] = ()  # parameters and their values
     bound: tuple[tuple[str, float, float], ...] = ()  # parameters, their least and their greatest values
+    compute: str | None = None  # operations: a number and ND, or a column
     choice: Choice = dataclasses.field(default_factory=Choice)  # which rows are taken, and how

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,6 +38,14 @@ def bounded(parameter: Parameter, low: float, high: float) -> Interval:
     if high >= parameter.upper:
         high = math.inf if parameter.upper else 0.0
     return Interval(low, high)
+
+
+class Quantities(Protocol):
+    """What is profiled: functions of the coordinates."""
+
+    def value(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the quantities [S, Q] and their derivatives [S, Q, p]."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +112,7 @@ def profile_intervals(
         np.log(np.asarray(predict, float)) - problem.log_ref,
     )
     centre, slopes = (part[0] for part in quantities.value(optimum.parameters))
-    ends, closed = _ends(fit, quantities, centre, _scales(fit, slopes), level)
+    ends, closed = _ends(fit, quantities, centre, scales(fit, slopes), level)
     bounds = [(0.0, math.inf)] * count
     bounds[: len(names)] = [(parameter.lower, parameter.upper) for parameter in map(fit.law.parameter, names)]
     # A bound of 0 is the law's own, and others may be a user's; else the search has ended, not the points.
@@ -120,8 +129,8 @@ def profile_intervals(
     return intervals
 
 
-def _scales(fit: Fit, slopes: np.ndarray) -> np.ndarray:
-    """Standard errors of quantities in the linearised law, or a tenth where there are none."""
+def scales(fit: Any, slopes: np.ndarray) -> np.ndarray:
+    """Returns standard errors of quantities in the linearised law, or a tenth where there are none."""
     problem, optimum = fit.solved
     _, J = problem.residuals(optimum.parameters)
     J = np.where(problem.lower == problem.upper, 0.0, J * np.sqrt(problem.weights)[..., None])
@@ -142,7 +151,7 @@ def _ends(
     t = student_t(level, fit.n - fit.k)
     if _is_linear(fit, t):
         return np.stack([centre - t * scale, centre + t * scale]), np.zeros((2, len(centre)), bool)
-    search = _Search(fit, quantities, np.where(np.isfinite(centre), centre, 0.0), scale, s2, t)
+    search = Search(fit, quantities, np.where(np.isfinite(centre), centre, 0.0), scale, s2, t)
     search.bracket()
     search.close()
     return search.end.reshape(2, -1), search.closed.reshape(2, -1)
@@ -163,13 +172,13 @@ def _is_linear(fit: Fit, t: float) -> bool:
     )
 
 
-class _Search:
+class Search:
     """Searches both ends of all quantities at once: where the excess over the best fit reaches t."""
 
     def __init__(
         self,
-        fit: Fit,
-        quantities: _Quantities,
+        fit: Any,
+        quantities: Quantities,
         centre: np.ndarray,
         scale: np.ndarray,
         s2: float,
@@ -258,7 +267,7 @@ class _Search:
 
 
 def _pulled_to(
-    quantities: _Quantities, index: np.ndarray, target: np.ndarray, width: np.ndarray, s: float
+    quantities: Quantities, index: np.ndarray, target: np.ndarray, width: np.ndarray, s: float
 ) -> Condition:
     """A penalty that pulls quantities to targets, ten times as stiff as the data's own pull.
 

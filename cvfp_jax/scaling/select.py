@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -223,7 +224,7 @@ def select(fits: Sequence[Fit], predict: Sequence[float] = ()) -> Selection:
     turning = {name: size for name, fit in judged.items() if (size := turning_size(fit, farthest)) > 0}
     serial = {name: serial_correlation_p(fit) for name, fit in judged.items()}
     kept = {name: fit for name, fit in judged.items() if name not in turning}
-    verdict, standing = _verdict(kept, weights, holdout, naive)
+    verdict, standing = verdict_of(kept, weights, holdout, naive)
     if standing and all(p < _WAVES for p in serial.values()):
         those = "each" if len(serial) > 1 else next(iter(serial))
         standing = ()
@@ -235,15 +236,15 @@ def select(fits: Sequence[Fit], predict: Sequence[float] = ()) -> Selection:
         verdict += f" {name.capitalize()} is refused: it turns round at {size:.3g}, before what is asked for."
     skipped = [name for name, fit in by_name.items() if fit.fitted and math.isnan(loo[name])]
     notes = (
-        f"Leave-one-out is left out for {_listed(skipped)}: over {MOST_LEFT_OUT:,} sizes would be refitted.",
+        f"Leave-one-out is left out for {listed(skipped)}: over {MOST_LEFT_OUT:,} sizes would be refitted.",
     ) * bool(skipped)
     return Selection(by_name, weights, loo, holdout, sizes, naive, verdict, standing, turning, serial, notes)
 
 
-def _verdict(
-    fits: Mapping[str, Fit], weights: Mapping[str, float], holdout: Mapping[str, float], naive: float
+def verdict_of(
+    fits: Mapping[str, Any], weights: Mapping[str, float], holdout: Mapping[str, float], naive: float
 ) -> tuple[str, tuple[str, ...]]:
-    """The sentence, and the laws that it leaves, the simplest first."""
+    """Returns the sentence, and the laws that it leaves, the simplest first."""
     tested = {name: holdout[name] for name in fits if math.isfinite(holdout[name])}
     if not tested and any(math.isinf(holdout[name]) for name in fits):
         return "No law can be tested: none predicts a measure above zero at the largest sizes.", ()
@@ -274,8 +275,8 @@ def _verdict(
     left.sort(key=lambda name: fits[name].k)
     ahead = [name for name in left if tested.get(name, math.inf) < naive * (1 - _EQUAL)]
     simplest = [name for name in ahead if fits[name].k == fits[ahead[0]].k]
-    those = f"the simplest {'is' if len(simplest) == 1 else 'are'} {_listed(simplest)}."
-    start = f"These points cannot decide between {_listed(left)}"
+    those = f"the simplest {'is' if len(simplest) == 1 else 'are'} {listed(simplest)}."
+    start = f"These points cannot decide between {listed(left)}"
     if len(ahead) == len(left):
         return f"{start}; {those}", tuple(left)
     if len(ahead) == 1:
@@ -283,16 +284,16 @@ def _verdict(
             left
         )
     return (
-        f"{start}. Only {_listed(ahead)} predict the largest sizes better than {BASELINE} does; of these"
+        f"{start}. Only {listed(ahead)} predict the largest sizes better than {BASELINE} does; of these"
         f" {those}",
         tuple(left),
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Returns names as people list them.
 
-    >>> _listed(["a"]), _listed(["a", "b", "c"])
+    >>> listed(["a"]), listed(["a", "b", "c"])
     ('a', 'a, b and c')
     """
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
@@ -301,7 +302,7 @@ def _listed(names: Sequence[str]) -> str:
 def _beats(
     name: str,
     other: str,
-    fits: Mapping[str, Fit],
+    fits: Mapping[str, Any],
     weights: Mapping[str, float],
     tested: Mapping[str, float],
 ) -> bool:

@@ -44,6 +44,7 @@ class Problem:
     objective: str
     # The least and the greatest values of the parameters [p], where they are not the shape's own.
     limits: tuple[np.ndarray, np.ndarray] | None = None
+    bend: float = _HUBER_BEND
 
     def take(self, rows: np.ndarray) -> "Problem":
         """Returns the problem of some of the data sets."""
@@ -93,7 +94,7 @@ class Problem:
         """Returns the objective, half the weighted sum of squares or Huber's sum, [S]."""
         if self.objective == HUBER:
             size = np.abs(residuals)
-            beyond = HUBER_DELTA * (size - HUBER_DELTA / 2) + _HUBER_BEND * (size**2 - HUBER_DELTA**2) / 2
+            beyond = HUBER_DELTA * (size - HUBER_DELTA / 2) + self.bend * (size**2 - HUBER_DELTA**2) / 2
             loss = np.where(size <= HUBER_DELTA, size**2 / 2, beyond)
         else:
             loss = residuals**2 / 2
@@ -104,13 +105,11 @@ class Problem:
         if self.objective != HUBER:
             return self.weights
         size = np.maximum(np.abs(residuals), HUBER_DELTA)
-        return self.weights * np.where(
-            np.abs(residuals) <= HUBER_DELTA, 1.0, HUBER_DELTA / size + _HUBER_BEND
-        )
+        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, HUBER_DELTA / size + self.bend)
 
     def curvature(self, residuals: np.ndarray) -> np.ndarray:
         """Returns Huber's second derivatives."""
-        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, _HUBER_BEND)
+        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, self.bend)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,7 @@ def test_the_flags_of_a_fit():
         "--sigma=dy",
         "--fix=a=.5",
         "--bound=b=1:2",
+        "--compute=6nd",
         "--holdout=split=test",
         "--derive=D=C/6/N",
         "--min_x=1k",
@@ -52,6 +53,7 @@ def test_the_flags_of_a_fit():
         Path("here"),
         (("a", 0.5),),
         (("b", 1.0, 2.0),),
+        "6nd",
         Choice(
             "dy",
             read_conditions("a=b,c>1"),
