@@ -54,6 +54,7 @@ def test_the_package_imports_nothing_above_it():
                 "report/power_law_figures.py",
                 "report/plotting.py",
                 "reproduction/figures.py",
+                "scaling/plot.py",
             },
         ),
         ("orbax", {"checkpointing/orbax.py"}),

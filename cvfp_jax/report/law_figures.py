@@ -14,7 +14,7 @@ from cvfp_jax.report import page
 from cvfp_jax.report.plotting import WIDE, ShownFigure, legend, plain_text, plain_ticks, save, short, style
 from cvfp_jax.scaling.analysis import GroupAnalysis
 from cvfp_jax.scaling.bootstrap import bootstrap
-from cvfp_jax.scaling.fit import Fit
+from cvfp_jax.scaling.fitting import Fit
 from cvfp_jax.scaling.laws import ALL_LAWS
 from cvfp_jax.scaling.objectives import HUBER
 from cvfp_jax.scaling.profile import profile_intervals

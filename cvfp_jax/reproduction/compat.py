@@ -86,7 +86,7 @@ _BOUNDED: dict[str, tuple[list[float], list[float], list[float]]] = {
 def printed_aicc(aic: float, n: int, k: int) -> float:
     """Returns R5's AIC corrected for few points, with its k, which leaves out the spread of the noise.
 
-    ``AIC + 2 k (k + 1) / (n - k - 1)``; ``scaling.fit.corrected_aic`` counts it, as the reference does.
+    ``AIC + 2 k (k + 1) / (n - k - 1)``; ``scaling.fitting.corrected_aic`` counts it, as the reference does.
 
     References:
       Hurvich and Tsai, Regression and time series model selection in small samples, 1989.

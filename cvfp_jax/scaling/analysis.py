@@ -10,7 +10,7 @@ from scipy import stats
 
 from cvfp_jax.runtime.floats import exp, finite
 from cvfp_jax.scaling.bootstrap import DRAWS, MOST_POINTS, Draws, bootstrap, normal_draws
-from cvfp_jax.scaling.fit import STARTS, Fit, fit_law
+from cvfp_jax.scaling.fitting import STARTS, Fit, fit_law
 from cvfp_jax.scaling.growth import Step, growing_windows
 from cvfp_jax.scaling.laws import LAWS, RISING
 from cvfp_jax.scaling.limits import Limits

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
+from cvfp_jax.scaling.fitting import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import LINEAR
 from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval, bounded
@@ -113,7 +113,7 @@ def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0)
     References:
       Davison and Hinkley, 1997, sections 6.2 and 5.2.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("power", [100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7])
     >>> drawn = bootstrap(fit, draws=200)
     >>> bool(0.5 < drawn.std_error("a") / fit.std_errors["a"] < 1.5)

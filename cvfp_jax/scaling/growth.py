@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from cvfp_jax.scaling.fit import Fit
+from cvfp_jax.scaling.fitting import Fit
 from cvfp_jax.scaling.solve import minimise
 
 MOST_STEPS, _STARTS = 15, 4
@@ -39,7 +39,7 @@ def growing_windows(fit: Fit) -> list[Step]:
     Returns:
       A step for each k from as many as the law has parameters on; of many sizes fifteen steps, evenly apart.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("power", [1, 10, 100, 1000], [800.0, 400.0, 200.0, 100.0])
     >>> [(step.sizes, step.next, round(step.predicted, 6)) for step in growing_windows(fit)]
     [(2, 100.0, 200.0), (3, 1000.0, 100.0)]

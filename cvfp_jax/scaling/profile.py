@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
+from cvfp_jax.scaling.fitting import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.laws import Parameter
 from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import HUBER, LOG
@@ -95,7 +95,7 @@ def profile_intervals(
     References:
       Bates and Watts, 1988, section 6.1.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("power", [100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7])
     >>> [(round(i.low, 3), round(i.high, 3)) for i in profile_intervals(fit, ["a"]) if i]
     [(0.239, 0.403)]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cvfp_jax.scaling.fit import Fit
+from cvfp_jax.scaling.fitting import Fit
 
 LEAST_SIZES = 6
 _DRAWS = 4000
@@ -33,7 +33,7 @@ def serial_correlation_p(fit: Fit, seed: int = 0) -> float:
       Durbin and Watson, Testing for serial correlation in least squares regression, 1950.
 
     >>> import math
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> x = [2.0**n for n in range(12)]
     >>> serial_correlation_p(fit_law("power", x, [5 + 10 / size for size in x])) < 0.01
     True
@@ -74,7 +74,7 @@ def turning_size(fit: Fit, farthest: float) -> float:
       fit: with or without parameters.
       farthest: the largest size that is asked for.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("variable_exponent", [1.0, 2.0, 4.0, 8.0], [8.0, 4.0, 2.8, 2.6])
     >>> bool(turning_size(fit, 100.0) < 12), turning_size(fit, 8.0)
     (True, nan)

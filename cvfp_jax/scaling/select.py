@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cvfp_jax.scaling.fit import STARTS, Fit
+from cvfp_jax.scaling.fitting import STARTS, Fit
 from cvfp_jax.scaling.objectives import LINEAR, LOG
 from cvfp_jax.scaling.residuals import serial_correlation_p, turning_size
 from cvfp_jax.scaling.solve import Problem, minimise
@@ -82,7 +82,7 @@ def leave_one_out(fit: Fit) -> float:
     References:
       Stone, 1974.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("power", [1, 10, 100, 1000], [800.0, 400.0, 200.0, 100.0])
     >>> leave_one_out(fit) < 1e-9
     True
@@ -155,7 +155,7 @@ def hold_out(fit: Fit) -> tuple[float, float, tuple[float, ...]]:
       the smaller sizes for all of them, and the sizes. The first is not a number where fewer sizes are
       left than the law has parameters.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("power", [1, 10, 100, 1000], [800.0, 400.0, 200.0, 100.0])
     >>> law, naive, sizes = hold_out(fit)
     >>> law < 1e-9, round(naive / math.log(2), 9), sizes
@@ -208,7 +208,7 @@ def select(fits: Sequence[Fit], predict: Sequence[float] = ()) -> Selection:
     Returns:
       The comparison, and a sentence.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> points = [100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7]
     >>> select([fit_law(law, *points) for law in ("power", "saturating")]).verdict
     'These points cannot decide between power and saturating; the simplest is power.'

@@ -100,7 +100,7 @@ def analyse_surface(
     >>> group = Group("all", tuple(N), tuple(1.8 + 480 / N**0.35 + 2000 / D**0.37), (tuple(D),))
     >>> found = analyse_surface(group, ["chinchilla"], predict=[(7e10, 1.4e12)], operations=6.0)
     >>> round(found.rows[0]["predictions"][0]["y"], 3), f"{found.best['chinchilla'][-1].params:.3g}"
-    (1.937, '2.57e+12')
+    (1.941, '1.09e+11')
     """
     columns = np.array(group.variables).T
     names = tuple(laws) or surfaces_for(columns.shape[1])

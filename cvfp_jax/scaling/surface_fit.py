@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from cvfp_jax.scaling.fit import CONVERGED, corrected_aic
+from cvfp_jax.scaling.fitting import CONVERGED, corrected_aic
 from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG, OBJECTIVES
 from cvfp_jax.scaling.solve import HUBER_DELTA, Optimum, Problem, descend
 from cvfp_jax.scaling.surfaces import SURFACES, Surface
@@ -140,7 +140,7 @@ def fit_surface(
       sigma: [n] errors of y, if they are known.
 
     Returns:
-      The fit, with a status as ``fit.fit_law`` has.
+      The fit, with a status as ``fitting.fit_law`` has.
 
     Raises:
       ValueError: lengths differ, a number is not finite or not above zero, or a name is unknown.

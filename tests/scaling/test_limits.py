@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cvfp_jax.scaling.analysis import analyse_group
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.laws import ALL_LAWS
 from cvfp_jax.scaling.limits import Limits
 from cvfp_jax.scaling.points import Group

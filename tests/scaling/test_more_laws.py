@@ -5,7 +5,7 @@ import pytest
 
 from cvfp_jax.scaling.analysis import analyse_group, laws_for
 from cvfp_jax.scaling.coordinates import SHAPES
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.laws import ALL_LAWS, LAWS
 from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.points import Group

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cvfp_jax.errors import UserError
 from cvfp_jax.report import records
 from cvfp_jax.scaling.choice import Choice, read_conditions, read_derived
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.points import Group, read_points
 
 HEADER = "tokens,ppl,config,seed"

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
 from cvfp_jax.scaling.objectives import OBJECTIVES

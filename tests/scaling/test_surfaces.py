@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 import launch
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.frontier import frontier_line, isoflop_minima, optimal_params
 from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.points import Group
