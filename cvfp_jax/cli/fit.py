@@ -21,8 +21,10 @@ from cvfp_jax.report.law_sections import (
 from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Page, markdown
 from cvfp_jax.report.webpage import render
 from cvfp_jax.runtime.files import write_atomic
-from cvfp_jax.scaling.analysis import GroupAnalysis, analyse_group
-from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.analysis import GroupAnalysis, analyse_group, laws_for
+from cvfp_jax.scaling.coordinates import SHAPES
+from cvfp_jax.scaling.laws import ALL_LAWS, LAWS
+from cvfp_jax.scaling.limits import Limits
 from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.points import Group, Points, read_points
 
@@ -38,34 +40,85 @@ def run_fit(options: FitOptions) -> None:
     Raises:
       UserError: the points, a law or the folder cannot be used.
     """
-    workdir, laws = options.workdir, options.laws or tuple(LAWS)
+    workdir = options.workdir
+    x = _columns(options)
+    points = read_points(options.points, x, options.y, options.group, options.choice)
+    if len(points.variables) > 1:
+        _run_surfaces(options, points)
+        return
+    laws = options.laws or tuple(LAWS)
     for name in laws:
-        if name not in LAWS:
-            raise UserError(f"--laws: {name!r} is no law: choose of {', '.join(LAWS)}.")
-    points = read_points(options.points, options.x, options.y, options.group)
+        if name not in ALL_LAWS:
+            raise UserError(f"--laws: {name!r} is no law: choose of {', '.join(ALL_LAWS)}.")
+    limits = _limits(options, laws)
     count = sum(len(group.x) for group in points.groups)
     print(f"fitting {', '.join(laws)} to {count} points of {options.points} ...", flush=True)
     target = workdir / FILE_NAME
     with _writing(target):
         workdir.mkdir(parents=True, exist_ok=True)  # now, so that no minutes of work are lost
-    analyses = _analyse(points.groups, laws, options.objective, options.predict)
+    analyses = _analyse(points.groups, laws, options, limits)
     rows = [row for analysis in analyses for row in analysis.rows]
     with _writing(target):
         write_atomic(target, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
     _write_document(options, points, analyses)
     for analysis in analyses:
         print(f"\n{_group_text(points, analysis)}")
-    if points.left_out:
+    _print_end(options, points)
+
+
+def _columns(options: FitOptions) -> str | tuple[str, ...] | None:
+    """The columns of sizes, and last that of operations."""
+    if options.compute is None or options.compute.upper().endswith("ND") or options.x is None:
+        return options.x
+    return (*(part.strip() for part in options.x.split(",")), options.compute)
+
+
+def _run_surfaces(options: FitOptions, points: Points) -> None:
+    """Does the same for laws of two variables."""
+    from cvfp_jax.cli import fit_surfaces
+
+    operations, points = fit_surfaces.operations_of(options, points)
+    laws = fit_surfaces.check_surfaces(options, len(points.variables))
+    count = sum(len(group.y) for group in points.groups)
+    print(f"fitting {', '.join(laws)} to {count} points of {options.points} ...", flush=True)
+    with _writing(options.workdir / FILE_NAME):
+        options.workdir.mkdir(parents=True, exist_ok=True)
+    analyses = fit_surfaces.analyse_surfaces(options, points, operations)
+    from cvfp_jax.report.surface_figures import save_surface_figures  # half a second, and only needed now
+
+    folder = options.workdir / "figures"
+    with _writing(folder):
+        figures = save_surface_figures(analyses, points.variables, points.y, folder)
+    page = fit_surfaces.surfaces_page(options, points, analyses, figures)
+    texts = {
+        FILE_NAME: fit_surfaces.surfaces_json(analyses),
+        "fits.md": markdown(page),
+        "fits.html": render(page, folder),
+    }
+    for name, text in texts.items():
+        with _writing(options.workdir / name):
+            write_atomic(options.workdir / name, text.encode(errors="backslashreplace"))
+    for analysis in analyses:
+        print(f"\n{fit_surfaces.surfaces_text(points, analysis)}")
+    _print_end(options, points)
+
+
+def _print_end(options: FitOptions, points: Points) -> None:
+    """What was left out, how the table was read, and where the files are."""
+    if points.left_out or points.notes:
         print()
     for line in points.left_out:
         print(f"left out: {line}")
-    print(f"\nwrote {workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
+    for line in points.notes:
+        print(f"note: {line}")
+    print(f"\nwrote {options.workdir / 'fits.html'}, fits.md, {FILE_NAME} and figures/ beside it")
 
 
 def _analyse(
-    groups: Sequence[Group], laws: Sequence[str], objective: str, predict: Sequence[float]
+    groups: Sequence[Group], laws: Sequence[str], options: FitOptions, limits: Limits
 ) -> list[GroupAnalysis]:
     """Fits the laws, with a bar in a terminal that counts a group's law each."""
+    predict = [size for (size,) in options.predict]
     # The bar begins to move with the first law whose intervals are sought, and ends full.
     with tqdm(total=len(groups) * len(laws), unit="law", leave=False, disable=None) as bar:
 
@@ -73,7 +126,33 @@ def _analyse(
             bar.set_description_str(text, refresh=False)
             bar.update()
 
-        return [analyse_group(group, laws, objective, predict, progress=progress) for group in groups]
+        return [
+            analyse_group(
+                group,
+                laws if options.laws else laws_for(group),
+                options.objective,
+                predict,
+                progress=progress,
+                limits=limits,
+            )
+            for group in groups
+        ]
+
+
+def _limits(options: FitOptions, laws: Sequence[str]) -> Limits:
+    """Which parameters are fixed and bounded; a name that no law has, or cannot limit, is a mistake."""
+    limits = Limits(dict(options.fix), {name: (low, high) for name, low, high in options.bound})
+    known = {name: None for law in laws for name in ALL_LAWS[law].names}
+    for name in limits.pairs():
+        flag = "fix" if name in limits.fixed else "bound"
+        if name not in known:
+            raise UserError(f"--{flag}: no law here has a parameter {name!r}: choose of {', '.join(known)}.")
+        for law in laws:
+            if limits.of(ALL_LAWS[law]).obstacle(ALL_LAWS[law], SHAPES[law]) == name:
+                raise UserError(
+                    f"--{flag}: {name} of {law} can be neither fixed nor bounded: leave {law} out of --laws."
+                )
+    return limits
 
 
 def _write_document(options: FitOptions, points: Points, analyses: Sequence[GroupAnalysis]) -> None:
@@ -107,6 +186,8 @@ def fits_page(
         blocks += law_blocks(analysis, points.x, points.y, figure)
     if points.left_out:
         blocks += [Heading(2, "Left out"), Bullets(points.left_out)]
+    if points.notes:
+        blocks += [Heading(2, "Notes on the table"), Bullets(points.notes)]
     return Page(f"Laws fitted to {options.points.name}", [*blocks, Heading(2, "Terms"), law_terms()])
 
 
@@ -129,4 +210,5 @@ def _group_text(points: Points, analysis: GroupAnalysis) -> str:
         if table.rows
     ]
     formulas = "\n".join(f"{row['law']}: {row['formula']}" for row in rows)
-    return "\n\n".join([head, formulas, *tables, *status_details(rows), analysis.selection.verdict])
+    selection = analysis.selection
+    return "\n\n".join([head, formulas, *tables, *status_details(rows), *selection.notes, selection.verdict])

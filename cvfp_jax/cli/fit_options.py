@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+from cvfp_jax.scaling.choice import Choice
+
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
@@ -14,5 +16,9 @@ class FitOptions:
     group: str | None
     laws: tuple[str, ...] | None
     objective: str
-    predict: tuple[float, ...]  # sizes
+    predict: tuple[tuple[float, ...], ...]  # sizes, a number a variable
     workdir: Path
+    fix: tuple[tuple[str, float], ...] = ()  # parameters and their values
+    bound: tuple[tuple[str, float, float], ...] = ()  # parameters, their least and their greatest values
+    compute: str | None = None  # operations: a number and ND, or a column
+    choice: Choice = dataclasses.field(default_factory=Choice)  # which rows are taken, and how

@@ -10,8 +10,8 @@ from cvfp_jax.errors import UserError
 from cvfp_jax.report.formats import UNKNOWN, number, whole
 from cvfp_jax.report.page import Block, Bullets, Figure, Heading, Note, Paragraph, Table
 from cvfp_jax.report.summary import Summary
-from cvfp_jax.scaling.compare import Ratio, at_equal_sizes
 from cvfp_jax.scaling.derived import ExponentDifference, exponent_difference
+from cvfp_jax.scaling.equal_sizes import Ratio, at_equal_sizes
 
 # What else must agree for perplexities to be measured on the same thing.
 _SAME = {

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from cvfp_jax.report import page
 from cvfp_jax.report.against import Against, Pair, measured
 from cvfp_jax.report.plotting import draw_law, legend, log_y, plain_text, save, short, size_axes, style
-from cvfp_jax.scaling.compare import MEASURED
+from cvfp_jax.scaling.equal_sizes import MEASURED
 
 
 def pair_figure(against: Against, pair: Pair) -> Figure:

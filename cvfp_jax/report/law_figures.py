@@ -14,8 +14,8 @@ from cvfp_jax.report import page
 from cvfp_jax.report.plotting import WIDE, ShownFigure, legend, plain_text, plain_ticks, save, short, style
 from cvfp_jax.scaling.analysis import GroupAnalysis
 from cvfp_jax.scaling.bootstrap import bootstrap
-from cvfp_jax.scaling.fit import Fit
-from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.fitting import Fit
+from cvfp_jax.scaling.laws import ALL_LAWS
 from cvfp_jax.scaling.objectives import HUBER
 from cvfp_jax.scaling.profile import profile_intervals
 
@@ -100,7 +100,7 @@ def save_law_figures(
 
 def _look(law: str) -> dict[str, str]:
     """A law's colour and marker, the same in all figures."""
-    return style(list(LAWS).index(law))
+    return style(list(ALL_LAWS).index(law))
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -65,7 +65,8 @@ def law_blocks(analysis: GroupAnalysis, x: str, y: str, figure: Figure) -> list[
     details = status_details(rows)
     if details:
         blocks.append(Bullets(details))
-    for table in (parameters_table(rows), predictions_table(rows)):
+    blocks += [Paragraph(note) for note in analysis.selection.notes]
+    for table in (parameters_table(rows), predictions_table(rows), growth_table(analysis)):
         if table.rows:
             blocks.append(table)
     return blocks
@@ -157,6 +158,25 @@ def predictions_table(rows: Sequence[LawRow]) -> Table:
         for point in row["predictions"]
     ]
     return Table(columns, cells, "Predictions")
+
+
+def growth_table(analysis: GroupAnalysis) -> Table:
+    """What each law that is left said of the next size when it was fitted to the sizes before."""
+    columns = ["law, first sizes", "up to", "next", "measured", "predicted", "off by", "at the largest"]
+    cells = [
+        [
+            f"{name}, {step.sizes}",
+            f"{step.last:,.10g}",
+            f"{step.next:,.10g}",
+            significant(step.measured),
+            significant(step.predicted),
+            f"{100 * (step.predicted / step.measured - 1):+.2f}%",
+            significant(step.at_largest),
+        ]
+        for name, steps in analysis.growth.items()
+        for step in steps
+    ]
+    return Table(columns, cells, "Growing windows: the first sizes fitted, the next one predicted")
 
 
 def law_terms() -> Terms:

@@ -13,7 +13,6 @@ from cvfp_jax.reproduction import compat, figures, r4, r5, tables
 from cvfp_jax.reproduction.source import Series, Source, column, laws, sweeps, windows
 from cvfp_jax.scaling.correlate import correlate, ppl_per_million
 from cvfp_jax.scaling.derived import reduction_per_doubling
-from cvfp_jax.scaling.fit import corrected_aic
 
 _PAIRS = [(f"{dim} v1", f"{dim} v2") for dim in (768, 1200, 1537)]
 
@@ -175,7 +174,7 @@ def _r5(source: Source, folder: Path) -> list[Block]:
     rows = []
     for printed in source.tables["printed_fits"]:
         law = fits[printed["law"]]
-        corrected = corrected_aic(law.aic, n, law.k)
+        corrected = compat.printed_aicc(law.aic, n, law.k)
         rows.append(
             [
                 law.name, str(law.k), ", ".join(f"{key} {value:.4g}" for key, value in law.params.items()),

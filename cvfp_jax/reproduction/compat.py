@@ -83,6 +83,20 @@ _BOUNDED: dict[str, tuple[list[float], list[float], list[float]]] = {
 }
 
 
+def printed_aicc(aic: float, n: int, k: int) -> float:
+    """Returns R5's AIC corrected for few points, with its k, which leaves out the spread of the noise.
+
+    ``AIC + 2 k (k + 1) / (n - k - 1)``; ``scaling.fitting.corrected_aic`` counts it, as the reference does.
+
+    References:
+      Hurvich and Tsai, Regression and time series model selection in small samples, 1989.
+
+    >>> round(printed_aicc(21.54, 5, 3), 2), printed_aicc(18.54, 5, 4)
+    (45.54, nan)
+    """
+    return aic + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.nan
+
+
 def printed_aic(rss: float, n: int, k: int) -> float:
     """Returns AIC as R5 prints it: ``n ln(RSS / n) + 2 k``, the noise's variance not counted.
 

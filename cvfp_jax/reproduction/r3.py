@@ -9,9 +9,9 @@ import numpy as np
 
 from cvfp_jax.report.formats import interval, size
 from cvfp_jax.reproduction.source import Answer, Rules, Series, Source, column, law, logs, sweeps
-from cvfp_jax.scaling.compare import interpolate
 from cvfp_jax.scaling.correlate import ppl_per_million
 from cvfp_jax.scaling.derived import crossover, exponent_difference
+from cvfp_jax.scaling.equal_sizes import interpolate
 from cvfp_jax.scaling.line import log_line
 from cvfp_jax.scaling.windows import window_trend
 

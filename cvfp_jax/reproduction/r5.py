@@ -8,7 +8,6 @@ from typing import Any
 from cvfp_jax.report.formats import interval, size
 from cvfp_jax.reproduction import compat
 from cvfp_jax.reproduction.source import Answer, Rules, Source, column, law, logs
-from cvfp_jax.scaling.fit import corrected_aic
 from cvfp_jax.scaling.windows import window_trend
 
 
@@ -25,7 +24,9 @@ def laws(source: Source) -> dict[str, compat.PrintedLaw]:
 
 def _aic(source: Source, _: Mapping[str, Any]) -> Answer:
     n = len(source.tables["points"])
-    criteria = {name: (each.k, corrected_aic(each.aic, n, each.k)) for name, each in laws(source).items()}
+    criteria = {
+        name: (each.k, compat.printed_aicc(each.aic, n, each.k)) for name, each in laws(source).items()
+    }
     texts = [
         f"{name} (k = {k}) " + ("undefined" if math.isnan(value) else f"{value:.2f}")
         for name, (k, value) in criteria.items()

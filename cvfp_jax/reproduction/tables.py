@@ -6,8 +6,8 @@ from typing import Any
 from cvfp_jax.report.formats import UNKNOWN, interval, number
 from cvfp_jax.report.page import Table
 from cvfp_jax.reproduction.source import Series, column, law, logs
-from cvfp_jax.scaling.compare import at_equal_sizes
 from cvfp_jax.scaling.derived import reduction_per_doubling
+from cvfp_jax.scaling.equal_sizes import at_equal_sizes
 
 # Field of a point, its heading, decimals.
 _MEASURES = (

@@ -9,9 +9,11 @@ import numpy as np
 from scipy import stats
 
 from cvfp_jax.runtime.floats import exp, finite
-from cvfp_jax.scaling.bootstrap import DRAWS, Draws, bootstrap
-from cvfp_jax.scaling.fit import Fit, fit_law
-from cvfp_jax.scaling.laws import LAWS
+from cvfp_jax.scaling.bootstrap import DRAWS, MOST_POINTS, Draws, bootstrap, normal_draws
+from cvfp_jax.scaling.fitting import STARTS, Fit, fit_law
+from cvfp_jax.scaling.growth import Step, growing_windows
+from cvfp_jax.scaling.laws import LAWS, RISING
+from cvfp_jax.scaling.limits import Limits
 from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG
 from cvfp_jax.scaling.points import Group
@@ -34,6 +36,17 @@ class GroupAnalysis:
     group: Group
     selection: Selection
     rows: list[LawRow]
+    growth: dict[str, list[Step]] = dataclasses.field(default_factory=dict)  # by law
+
+
+def laws_for(group: Group) -> tuple[str, ...]:
+    """Returns the laws for a group where none are asked for: with those to a ceiling if its measures rise.
+
+    >>> laws_for(Group("accuracy", (1.0, 2.0, 3.0), (0.1, 0.3, 0.4)))[-2:]
+    ('ceiling', 'hill')
+    """
+    rises = stats.kendalltau(group.x, group.y).statistic > 0 if len(set(group.y)) > 1 else False
+    return (*LAWS, *RISING) if rises else tuple(LAWS)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -44,6 +57,7 @@ def analyse_group(
     predict: Sequence[float] = (),
     draws: int = DRAWS,
     progress: Callable[[str], None] = lambda text: None,
+    limits: Limits | None = None,
 ) -> GroupAnalysis:
     """Fits laws to a group of points and compares them.
 
@@ -54,6 +68,7 @@ def analyse_group(
       predict: sizes above zero, in the unit of x, at which to evaluate the laws.
       draws: of the residual bootstrap; 0 for none.
       progress: is told the group and the law, once for each, before its intervals are sought.
+      limits: parameters that are fixed or bounded.
 
     Returns:
       The fits, how they compare, and the rows.
@@ -65,17 +80,22 @@ def analyse_group(
     >>> analysis.selection.standing, round(float(analysis.selection.fits["power"].predict(1600.0)), 9)
     (('power',), 5.0)
     """
-    selection = select([fit_law(law, group.x, group.y, objective) for law in laws])
+    fits = [fit_law(law, group.x, group.y, objective, STARTS, limits, group.sigma) for law in laws]
+    selection = select(fits, predict)
     rows = []
     for law, fit in selection.fits.items():
         progress(f"{group.name}: {law}".lstrip(": "))
         rows.append(_row(group, fit, selection, predict, draws))
-    return GroupAnalysis(group, selection, rows)
+    # The laws that are left, or where none is the one that predicts best.
+    tested = {name: error for name, error in selection.holdout.items() if math.isfinite(error)}
+    shown = selection.standing or (min(tested, key=tested.__getitem__),) if tested else ()
+    growth = {name: growing_windows(selection.fits[name]) for name in shown}
+    return GroupAnalysis(group, selection, rows, growth)
 
 
 def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float], draws: int) -> LawRow:
     name = fit.law.name
-    drawn = bootstrap(fit, draws=draws) if draws and fit.fitted and fit.rss > 0 else None
+    drawn = _drawn(fit, draws)
     intervals, predictions = _intervals(fit, predict, drawn)
     names = fit.law.names if fit.fitted else ()
     return {
@@ -105,11 +125,24 @@ def _row(group: Group, fit: Fit, selection: Selection, predict: Sequence[float],
         "holdout_sizes": list(selection.holdout_sizes),
         "baseline_log_rmse": finite(selection.baseline),
         "lack_of_fit_p": finite(lack_of_fit(fit)),
+        "serial_correlation_p": finite(selection.serial_p.get(name, math.nan)),
+        "turns_at": finite(selection.turning.get(name, math.nan)),
+        "fixed": dict(fit.limits.fixed),
+        "test_log_rmse": finite(_test_error(group, fit)),
         "limit": finite(fit.law.limit(fit.params)) if fit.fitted else None,
         "local_exponent": finite(float(fit.local_exponent(max(group.x)))),
         "predictions": predictions,
         "verdict": selection.verdict,
     }
+
+
+def _drawn(fit: Fit, draws: int) -> Draws | None:
+    """The bootstrap, where there are residuals to draw from and not too many points to refit."""
+    if not (draws and fit.fitted and fit.rss > 0 and fit.n > fit.k):
+        return None
+    if fit.n <= MOST_POINTS:
+        return bootstrap(fit, draws=draws)
+    return normal_draws(fit, draws) if fit.objective == HUBER else None
 
 
 def _intervals(
@@ -118,7 +151,7 @@ def _intervals(
     """Intervals of parameters and predictions, by profile likelihood, or with Huber's loss by draws."""
     if not fit.fitted:
         return {}, [{"x": x, "y": None, "interval": None, "run_interval": None} for x in predict]
-    names = fit.law.names
+    names = tuple(name for name in fit.law.names if name not in fit.limits.fixed)
     values = [float(value) for value in fit.predict(np.asarray(predict, float))]
     intervals: list[Interval | None]
     if fit.objective == HUBER and drawn is not None:
@@ -129,7 +162,7 @@ def _intervals(
             ]
     else:
         intervals = profile_intervals(fit, names, predict)
-    by_name = dict(zip(names, map(_ends, intervals), strict=False))
+    by_name = dict.fromkeys(fit.law.names, None) | dict(zip(names, map(_ends, intervals), strict=False))
     predictions = [
         {
             "x": x,
@@ -151,9 +184,11 @@ def _from_zero(interval: Interval | None, y: float) -> Interval | None:
 
 def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | None:
     """Widens the interval of a law's value by the scatter of one more measurement."""
-    if interval is None or fit.objective == HUBER or fit.n <= fit.k:
+    if interval is None or fit.n <= fit.k:
         return None
     t = student_t(LEVEL, fit.n - fit.k)
+    if fit.objective == HUBER:
+        return _robust_run_interval(fit, y, interval, t)
     if fit.objective == LINEAR:
         scatter = t * math.sqrt(fit.rss / (fit.n - fit.k))
         return Interval(
@@ -163,6 +198,31 @@ def _run_interval(fit: Fit, y: float, interval: Interval | None) -> Interval | N
     down = math.log(y / interval.low) if interval.low > 0 else math.inf
     up = math.log(interval.high / y) if interval.high < math.inf else math.inf
     return Interval(y * exp(-math.hypot(down, scatter)), y * exp(math.hypot(up, scatter)))
+
+
+def _robust_run_interval(fit: Fit, y: float, interval: Interval, t: float) -> Interval:
+    """With Huber's loss the scatter is that of the residuals themselves, outliers and all.
+
+    Their quantiles are widened for the parameters they were fitted with, and by Student's t.
+    """
+    problem, optimum = fit.solved
+    left = -problem.residuals(optimum.parameters)[0][0]
+    wide = t / 1.959964 * math.sqrt(fit.n / (fit.n - fit.k))
+    low, high = wide * np.quantile(left, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    down = math.log(y / interval.low) if interval.low > 0 else math.inf
+    up = math.log(interval.high / y) if interval.high < math.inf else math.inf
+    return Interval(
+        y * exp(-math.hypot(down, max(0.0, -float(low)))), y * exp(math.hypot(up, max(0.0, float(high))))
+    )
+
+
+def _test_error(group: Group, fit: Fit) -> float:
+    """The root mean square error of ln y at the points that were held out of all fits."""
+    if not fit.fitted or not group.tests:
+        return math.nan
+    rows = np.array(group.tests)
+    predicted = fit.predict(rows[:, 0])
+    return float(np.sqrt(np.mean(np.where(predicted > 0, np.log(predicted / rows[:, -1]), math.inf) ** 2)))
 
 
 def lack_of_fit(fit: Fit) -> float:
@@ -187,8 +247,9 @@ def lack_of_fit(fit: Fit) -> float:
         return math.nan
     problem, optimum = fit.solved
     values, which = problem.y[0] if fit.objective == LINEAR else np.log(problem.y[0]), fit.size_index
-    means = np.bincount(which, values) / np.bincount(which)
-    pure = float(np.sum((values - means[which]) ** 2))
+    w = problem.weights[0]
+    means = np.bincount(which, w * values) / np.bincount(which, w)
+    pure = float(np.sum(w * (values - means[which]) ** 2))
     if not pure > 0:
         return math.nan
     excess = max(0.0, 2 * float(optimum.cost[0]) - pure) / (fit.sizes - fit.k)

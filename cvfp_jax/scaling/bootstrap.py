@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
+from cvfp_jax.scaling.fitting import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.line import LEVEL, student_t
 from cvfp_jax.scaling.objectives import LINEAR
 from cvfp_jax.scaling.profile import BY_LOGARITHM, Interval, bounded
-from cvfp_jax.scaling.solve import Problem, minimise
+from cvfp_jax.scaling.solve import HUBER_DELTA, Problem, minimise
 
 RESIDUAL, PAIRS = "residual", "pairs"
+NORMAL = "normal"
+MOST_POINTS = 2000  # of more the draws would take minutes, and a normal distribution does as well
 DRAWS = 1000
 _STARTS = 2
 # Draws fitted at a time: enough to fill the loops of numpy, few enough to stay in its caches.
@@ -22,7 +24,7 @@ _CHUNK = 250
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """The fits of a bootstrap."""
+    """The fits of a bootstrap, or draws from their normal distribution where points are many."""
 
     fit: Fit
     kind: str
@@ -111,7 +113,7 @@ def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0)
     References:
       Davison and Hinkley, 1997, sections 6.2 and 5.2.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("power", [100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7])
     >>> drawn = bootstrap(fit, draws=200)
     >>> bool(0.5 < drawn.std_error("a") / fit.std_errors["a"] < 1.5)
@@ -135,21 +137,54 @@ def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0)
     return Draws(fit, kind, public, _errors(drawn, internal, held, cost, fit), internal, draws)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def normal_draws(fit: Fit, draws: int = DRAWS, seed: int = 0) -> Draws:
+    """Returns draws of a Huber fit's parameters from their normal distribution for many points.
+
+    Its covariance is ``H^-1 G H^-1`` with ``G = sum psi(r)^2 J J^T`` and H the loss's mean curvature, the
+    density of residuals within a bandwidth standing for that at zero, as for least absolute deviations.
+
+    Args:
+      fit: by Huber's loss, of thousands of points.
+      draws: how many.
+      seed: of the draws.
+
+    References:
+      Huber, 1967. Powell, Least absolute deviations estimation for the censored regression model, 1984.
+    """
+    problem, optimum = fit.solved
+    r, J = (part[0] for part in problem.residuals(optimum.parameters))
+    free = np.flatnonzero(~optimum.held[0])
+    J, w = J[:, free], problem.weights[0]
+    spread = float(np.median(np.abs(r))) * 1.4826
+    width = max(HUBER_DELTA, 1.06 * spread * fit.n**-0.2)
+    near = np.where(np.abs(r) <= width, HUBER_DELTA / width, 0.0) * w
+    psi = np.clip(r, -HUBER_DELTA, HUBER_DELTA) * w
+    inverse = np.linalg.pinv((J * near[:, None]).T @ J)
+    covariance = inverse @ ((J * (psi**2)[:, None]).T @ J) @ inverse
+    internal = np.repeat(optimum.parameters, draws, axis=0)
+    noise = np.random.default_rng(seed).multivariate_normal(np.zeros(len(free)), covariance, draws)
+    internal[:, free] = np.clip(internal[:, free] + noise, problem.lower[free], problem.upper[free])
+    public = public_parameters(problem, internal, fit.y_ref)
+    return Draws(fit, NORMAL, public, np.full_like(public, math.nan), internal, draws)
+
+
 def _residual_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
     problem, optimum = fit.solved
     r, J = (part[0] for part in problem.residuals(optimum.parameters))
-    free = J[:, ~optimum.held[0]]
+    root = np.sqrt(problem.weights[0])
+    r, free = root * r, (root[:, None] * J)[:, ~optimum.held[0]]
     length = np.linalg.norm(free, axis=0)
     q, _ = np.linalg.qr(free / np.where(length > 0, length, 1.0))
     leverage = np.minimum(np.sum(q**2, axis=1), 1.0)
     # A point that the fit goes through has no residual left to be widened.
     wide = np.where(leverage < 1 - 1e-6, r / np.sqrt(np.maximum(1 - leverage, 1e-6)), 0.0)
     wide -= wide.mean()
-    noise = random.choice(wide, (draws, len(wide)))
+    noise = random.choice(wide, (draws, len(wide))) / root
     f = problem.curve(optimum.parameters, problem.u)[0]
     # The residuals are those of f - y.
     y = f - noise if problem.objective == LINEAR else f * np.exp(-noise)
-    return dataclasses.replace(problem, y=y, weights=np.ones_like(y))
+    return dataclasses.replace(problem, y=y, weights=np.repeat(problem.weights, draws, axis=0))
 
 
 def _pairs_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
@@ -158,7 +193,7 @@ def _pairs_draws(fit: Fit, draws: int, random: np.random.Generator) -> Problem:
     counts = counts[(counts > 0).sum(axis=1) > fit.k]
     if not len(counts):
         raise ValueError("no draw has more sizes than the law has parameters")
-    weights = counts[:, fit.size_index].astype(float)
+    weights = counts[:, fit.size_index] * problem.weights
     return dataclasses.replace(problem, y=np.repeat(problem.y, len(weights), axis=0), weights=weights)
 
 
@@ -167,7 +202,7 @@ def _errors(
 ) -> np.ndarray:
     """The linearised standard errors [B, k] of each draw's own parameters."""
     _, J = problem.residuals(internal)
-    J = np.where(held[:, None], 0.0, J)
+    J = np.where(held[:, None], 0.0, J * np.sqrt(problem.weights)[..., None])
     scale = np.sqrt(np.einsum("srp,srp->sp", J, J))
     fine = np.all((scale > 0) | held, axis=1) & np.isfinite(scale).all(axis=1)
     J = np.where(fine[:, None, None], J, 0.0) / np.where(scale > 0, scale, 1.0)[:, None]

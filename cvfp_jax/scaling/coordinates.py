@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cvfp_jax.scaling.laws import LAWS, Parameter
+from cvfp_jax.scaling.laws import LAWS, MORE_LAWS, Parameter
 
 _EXPONENT = LAWS["power"].parameter("a")
 _DECAY = LAWS["saturating"].parameter("a")
@@ -34,6 +34,11 @@ class Shape:
     # analytic, so that complex steps give derivatives
     public: Callable[[np.ndarray, np.ndarray, np.ndarray, float], tuple[np.ndarray, ...]]
     from_least: bool = False  # whether x_ref is the least size
+    rises: bool = False  # whether K is below zero: m is a ceiling
+    # The parameters of which the logarithm is linear, and so the fit by least squares of ln y.
+    log_linear: bool = False
+    # Of theta, an index of what is a size, ln(size / x_ref): it stays within the sizes measured.
+    inside: int | None = None
 
 
 def _stack(*columns: np.ndarray) -> np.ndarray:
@@ -76,6 +81,27 @@ def _variable(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndar
 def _log_linear(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
     g = 1 - theta[:, :1] * u
     return g, _stack(np.broadcast_to(-u, g.shape))
+
+
+def _softplus(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ln(1 + e^z) and its derivative."""
+    return np.logaddexp(0.0, z), np.exp(-np.logaddexp(0.0, -z))
+
+
+def _broken(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    c0, c1, d, f = (theta[:, n : n + 1] for n in range(4))
+    z, z0 = (u - d) / f, -d / f
+    (grown, slope), (grown0, slope0) = _softplus(z), _softplus(z0)
+    g = np.exp(-c0 * u - c1 * f * (grown - grown0))
+    by_f = -c1 * ((grown - slope * z) - (grown0 - slope0 * z0))
+    return g, _stack(-u * g, -f * (grown - grown0) * g, c1 * (slope - slope0) * g, by_f * g)
+
+
+def _hill(theta: np.ndarray, u: np.ndarray, log_ref: float) -> tuple[np.ndarray, np.ndarray]:
+    h, a = theta[:, :1], theta[:, 1:]
+    (grown, slope), (grown0, slope0) = _softplus(-a * (u - h)), _softplus(a * h)
+    g = np.exp(grown0 - grown)
+    return g, _stack(a * (slope0 - slope) * g, (slope0 * h + slope * (u - h)) * g)
 
 
 def _public_power(m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float) -> tuple[np.ndarray, ...]:
@@ -122,23 +148,46 @@ def _public_log_linear(
     return K * (1 + theta[:, 0] * log_ref), K * theta[:, 0]
 
 
+def _public_broken(m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float) -> tuple[np.ndarray, ...]:
+    c0, c1, d, f = theta.T
+    # Complex steps need a function of complex numbers.
+    grown = np.log(1 + np.exp(-d / f)) if np.iscomplexobj(theta) else np.logaddexp(0.0, -d / f)
+    return m, K * np.exp(c0 * log_ref + c1 * f * grown), c0, c1, np.exp(d + log_ref), f
+
+
+def _public_ceiling(
+    m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float
+) -> tuple[np.ndarray, ...]:
+    return m, -K * np.exp(theta[:, 0] * log_ref), theta[:, 0]
+
+
+def _public_hill(m: np.ndarray, K: np.ndarray, theta: np.ndarray, log_ref: float) -> tuple[np.ndarray, ...]:
+    h, a = theta.T
+    return K * (1 + np.exp(a * h)), np.exp(h + log_ref), a
+
+
 def _steepness(like: Parameter) -> Parameter:
     """The local exponent at the reference size, with the bounds of a parameter like it."""
     return dataclasses.replace(like, name="steepness")
+
+
+def _inside(like: Parameter) -> Parameter:
+    """A size's logarithm, from the reference size on."""
+    return dataclasses.replace(like, lower=-60.0, upper=60.0)
 
 
 _SLOPES = np.concatenate([np.linspace(-2, 0, 9)[:-1], np.geomspace(0.01, _DECAY.upper, 40)])
 _FALLING = np.geomspace(0.01, _DECAY.upper, 60)
 
 SHAPES: dict[str, Shape] = {
-    "power": Shape(False, (_EXPONENT,), _power, _product(_SLOPES), _public_power),
+    "power": Shape(False, (_EXPONENT,), _power, _product(_SLOPES), _public_power, log_linear=True),
     "saturating": Shape(
         True, (_DECAY,), _power, _product(_FALLING), _public_saturating,
     ),
     "log_corrected": Shape(
         False, LAWS["log_corrected"].parameters[1:], _log_corrected,
         _product(np.concatenate([[0.0], np.geomspace(0.01, 3, 24)]), np.linspace(-8, 8, 33)),
-        _public_log_corrected,
+        _public_log_corrected, log_linear=True,
     ),
     "exponential_decay": Shape(
         True, (_steepness(_DECAY), _POWER), _exponential,
@@ -147,12 +196,25 @@ SHAPES: dict[str, Shape] = {
     ),
     "variable_exponent": Shape(
         False, (_steepness(_EXPONENT), LAWS["variable_exponent"].parameter("a1")), _variable,
-        _product(_SLOPES, np.linspace(-0.5, 0.5, 21)), _public_variable,
+        _product(_SLOPES, np.linspace(-0.5, 0.5, 21)), _public_variable, log_linear=True,
     ),
-    "constant": Shape(False, (), _constant, np.empty((1, 0)), _public_constant),
+    "constant": Shape(False, (), _constant, np.empty((1, 0)), _public_constant, log_linear=True),
     "log_linear": Shape(
         False, (_steepness(_EXPONENT),), _log_linear,
         _product(np.concatenate([-np.geomspace(0.01, 2, 20), [0.0], np.geomspace(0.01, 2, 20)])),
         _public_log_linear,
+    ),
+    "broken": Shape(
+        True, (*MORE_LAWS["broken"].parameters[2:4], _inside(MORE_LAWS["broken"].parameter("d")),
+               MORE_LAWS["broken"].parameter("f")),
+        _broken,
+        _product(np.array([0.0, 0.05, 0.2, 0.5]), np.array([-0.4, -0.1, 0.1, 0.4, 1.0]),
+                 np.linspace(-8, 8, 17), np.array([0.1, 0.4, 1.5])),
+        _public_broken, inside=2,
+    ),
+    "ceiling": Shape(True, (_DECAY,), _power, _product(_FALLING), _public_ceiling, rises=True),
+    "hill": Shape(
+        False, (_inside(MORE_LAWS["hill"].parameter("h")), MORE_LAWS["hill"].parameter("a")), _hill,
+        _product(np.linspace(-30, 10, 41), np.geomspace(0.01, 5, 20)), _public_hill,
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@
 
 References:
   rato-tokyo/new-llm, report of 2025-12-03 (R5), whose names these are. Hestness et al., 2017, on power laws
-  with a floor.
+  with a floor. Caballero et al., Broken neural scaling laws, 2023. Hill, 1910.
 """
 
 import dataclasses
@@ -90,6 +90,16 @@ def _variable(p: Parameters, x: np.ndarray) -> np.ndarray:
     return p["A"] * x ** -(p["a0"] - p["a1"] * np.log(x))
 
 
+def _broken(p: Parameters, x: np.ndarray) -> np.ndarray:
+    # ln(1 + (x / d)^(1 / f)) without overflow.
+    grown = np.logaddexp(0.0, np.log(x / p["d"]) / p["f"])
+    return p["ppl_min"] + p["A"] * x ** -p["c0"] * np.exp(-p["c1"] * p["f"] * grown)
+
+
+def _ceiling(p: Parameters, x: np.ndarray) -> np.ndarray:
+    return p["ceiling"] - p["A"] * x ** -p["a"]
+
+
 def _log_corrected_limit(p: Parameters) -> float:
     if p["a"] != 0:
         return _falling(p["a"], 0.0)
@@ -105,7 +115,7 @@ def _variable_limit(p: Parameters) -> float:
 _SCALE = Parameter("A", "y at x = 1", True, 0.0)
 _FLOOR = Parameter("ppl_min", "y", True, 0.0)
 
-# By name; ``ppl_min`` is the floor.
+# By name; ``ppl_min`` is the floor. These are fitted where no others are asked for.
 LAWS: dict[str, Law] = {
     law.name: law
     for law in (
@@ -188,3 +198,54 @@ LAWS: dict[str, Law] = {
         ),
     )
 }
+
+# Fitted where they are asked for: the first needs seven sizes, the others are for measures that rise.
+MORE_LAWS: dict[str, Law] = {
+    law.name: law
+    for law in (
+        Law(
+            "broken",
+            "y = ppl_min + A x^-c0 (1 + (x / d)^(1 / f))^(-c1 f)",
+            (
+                _FLOOR,
+                Parameter("A", "y, above the floor at x = 1", True, 0.0),
+                Parameter("c0", "1", lower=-10.0, upper=10.0),
+                Parameter("c1", "1, what the break adds to c0", lower=-10.0, upper=10.0),
+                Parameter("d", "x, where it breaks", lower=0.0),
+                Parameter("f", "1, in ln x, how wide the break is", lower=0.02, upper=5.0),
+            ),
+            _broken,
+            lambda p, x: (
+                (1 - p["ppl_min"] / _broken(p, x))
+                * (p["c0"] + p["c1"] / (1 + np.exp(np.log(p["d"] / x) / p["f"])))
+            ),
+            lambda p: _falling(p["c0"] + p["c1"], p["ppl_min"] + p["A"], p["ppl_min"]),
+        ),
+        Law(
+            "ceiling",
+            "y = ceiling - A x^-a",
+            (
+                Parameter("ceiling", "y", True, 0.0),
+                Parameter("A", "y, below the ceiling at x = 1", True, 0.0),
+                Parameter("a", "1", lower=0.0, upper=10.0),
+            ),
+            _ceiling,
+            lambda p, x: -p["a"] * p["A"] * x ** -p["a"] / _ceiling(p, x),
+            lambda p: p["ceiling"] if p["a"] > 0 else p["ceiling"] - p["A"],
+        ),
+        Law(
+            "hill",
+            "y = ceiling / (1 + (x / h)^-a)",
+            (
+                Parameter("ceiling", "y", True, 0.0),
+                Parameter("h", "x, where y is half of it", lower=0.0),
+                Parameter("a", "1", lower=0.0, upper=10.0),
+            ),
+            lambda p, x: p["ceiling"] / (1 + (x / p["h"]) ** -p["a"]),
+            lambda p, x: -p["a"] / (1 + (x / p["h"]) ** p["a"]),
+            lambda p: p["ceiling"] if p["a"] > 0 else p["ceiling"] / 2,
+        ),
+    )
+}
+ALL_LAWS = {**LAWS, **MORE_LAWS}
+RISING = ("ceiling", "hill")  # for measures such as accuracy, which rise to a ceiling

@@ -3,21 +3,24 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from cvfp_jax.scaling.fit import Fit, public_derivatives, public_parameters
+from cvfp_jax.scaling.fitting import Fit, public_derivatives, public_parameters
 from cvfp_jax.scaling.laws import Parameter
 from cvfp_jax.scaling.line import LEVEL, student_t
-from cvfp_jax.scaling.objectives import HUBER
-from cvfp_jax.scaling.solve import Condition, Problem, descend
+from cvfp_jax.scaling.objectives import HUBER, LOG
+from cvfp_jax.scaling.solve import MANY, Condition, Problem, descend
 
 _DOUBLINGS = 30
 _HALVINGS = 25
 _STEPS = 150  # of a descent from beside its end
 # Parameters that have the scale of y or of a power of x are searched by their logarithms.
 BY_LOGARITHM = {("power", "A"), ("saturating", "A"), ("log_corrected", "A"), ("exponential_decay", "A"),
-                 ("exponential_decay", "b"), ("variable_exponent", "A"), ("constant", "A")}  # fmt: skip
+                 ("exponential_decay", "b"), ("variable_exponent", "A"), ("constant", "A"),
+                 ("broken", "A"), ("broken", "d"), ("ceiling", "A"), ("hill", "ceiling"),
+                 ("hill", "h")}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,14 @@ def bounded(parameter: Parameter, low: float, high: float) -> Interval:
     if high >= parameter.upper:
         high = math.inf if parameter.upper else 0.0
     return Interval(low, high)
+
+
+class Quantities(Protocol):
+    """What is profiled: functions of the coordinates."""
+
+    def value(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the quantities [S, Q] and their derivatives [S, Q, p]."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +95,7 @@ def profile_intervals(
     References:
       Bates and Watts, 1988, section 6.1.
 
-    >>> from cvfp_jax.scaling.fit import fit_law
+    >>> from cvfp_jax.scaling.fitting import fit_law
     >>> fit = fit_law("power", [100, 200, 400, 800, 1600], [321.4, 253.1, 186.0, 155.8, 134.7])
     >>> [(round(i.low, 3), round(i.high, 3)) for i in profile_intervals(fit, ["a"]) if i]
     [(0.239, 0.403)]
@@ -101,11 +112,12 @@ def profile_intervals(
         np.log(np.asarray(predict, float)) - problem.log_ref,
     )
     centre, slopes = (part[0] for part in quantities.value(optimum.parameters))
-    ends, closed = _ends(fit, quantities, centre, _scales(fit, slopes), level)
+    ends, closed = _ends(fit, quantities, centre, scales(fit, slopes), level)
     bounds = [(0.0, math.inf)] * count
     bounds[: len(names)] = [(parameter.lower, parameter.upper) for parameter in map(fit.law.parameter, names)]
-    # A bound of 0 is the law's own; at any other the search has ended, and not the points.
-    open_ended = closed & (np.array(bounds).T != 0) & (np.arange(count) < len(names))
+    # A bound of 0 is the law's own, and others may be a user's; else the search has ended, not the points.
+    asked = np.array([name in fit.limits.pairs() for name in names] + [False] * len(predict))
+    open_ended = closed & (np.array(bounds).T != 0) & (np.arange(count) < len(names)) & ~asked
     ends = np.where(open_ended, [[-math.inf], [math.inf]], ends)
     logarithm = np.concatenate([quantities.logarithm, np.ones(len(predict), bool)])
     intervals: list[Interval | None] = []
@@ -117,10 +129,11 @@ def profile_intervals(
     return intervals
 
 
-def _scales(fit: Fit, slopes: np.ndarray) -> np.ndarray:
-    """Standard errors of quantities in the linearised law, or a tenth where there are none."""
+def scales(fit: Any, slopes: np.ndarray) -> np.ndarray:
+    """Returns standard errors of quantities in the linearised law, or a tenth where there are none."""
     problem, optimum = fit.solved
     _, J = problem.residuals(optimum.parameters)
+    J = np.where(problem.lower == problem.upper, 0.0, J * np.sqrt(problem.weights)[..., None])
     s = math.sqrt(2 * float(optimum.cost[0]) / (fit.n - fit.k))
     # How a parameter moves with each measure, [n, p].
     pull = np.linalg.pinv(np.where(np.abs(J[0]) < 1e100, J[0], 0.0)).T
@@ -136,25 +149,46 @@ def _ends(
     if not s2 > 1e-28:  # the points lie on the law
         return np.stack([centre, centre]), np.zeros((2, len(centre)), bool)
     t = student_t(level, fit.n - fit.k)
-    search = _Search(fit, quantities, np.where(np.isfinite(centre), centre, 0.0), scale, s2, t)
+    if _is_linear(fit, t):
+        return np.stack([centre - t * scale, centre + t * scale]), np.zeros((2, len(centre)), bool)
+    search = Search(fit, quantities, np.where(np.isfinite(centre), centre, 0.0), scale, s2, t)
     search.bracket()
     search.close()
     return search.end.reshape(2, -1), search.closed.reshape(2, -1)
 
 
-class _Search:
+def _is_linear(fit: Fit, t: float) -> bool:
+    """Whether intervals are in closed form: quantities are linear in coordinates that are far from bounds."""
+    problem, optimum = fit.solved
+    first = int(problem.shape.floor) + 1
+    if fit.objective != LOG or not problem.shape.log_linear or optimum.held.any():
+        return False
+    x, (_, J) = optimum.parameters[0], problem.residuals(optimum.parameters)
+    s = math.sqrt(2 * float(optimum.cost[0]) / (fit.n - fit.k))
+    pull = np.linalg.pinv(J[0] * np.sqrt(problem.weights[0])[:, None])
+    reach = t * s * np.linalg.norm(pull, axis=1)[first:]
+    return bool(
+        np.all((x[first:] - reach > problem.lower[first:]) & (x[first:] + reach < problem.upper[first:]))
+    )
+
+
+class Search:
     """Searches both ends of all quantities at once: where the excess over the best fit reaches t."""
 
     def __init__(
         self,
-        fit: Fit,
-        quantities: _Quantities,
+        fit: Any,
+        quantities: Quantities,
         centre: np.ndarray,
         scale: np.ndarray,
         s2: float,
         t: float,
     ) -> None:
         self.problem, optimum = fit.solved
+        if fit.n > MANY:
+            # Means over narrow bins have the same excess, in a part of the time.
+            self.problem = self.problem.thinned(MANY)
+            optimum = descend(self.problem, optimum.parameters)
         # A row for the lower end of each quantity, then one for the upper end of each.
         index = np.tile(np.arange(len(centre)), 2)
         self.quantities, self.index = quantities, index
@@ -233,7 +267,7 @@ class _Search:
 
 
 def _pulled_to(
-    quantities: _Quantities, index: np.ndarray, target: np.ndarray, width: np.ndarray, s: float
+    quantities: Quantities, index: np.ndarray, target: np.ndarray, width: np.ndarray, s: float
 ) -> Condition:
     """A penalty that pulls quantities to targets, ten times as stiff as the data's own pull.
 

@@ -1,24 +1,22 @@
-"""Rows of a user's file, CSV, JSON or JSON Lines, each with its line for messages."""
+"""Rows of a user's table, whatever its format, each with its line for messages."""
 
-import csv
 import dataclasses
-import io
+import gzip
 import json
-import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cvfp_jax.errors import UserError, read_text
+from cvfp_jax.errors import UserError
 
 _LINES = (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv")
-_SHAPES = "a list of objects, an object with one such list in it, or one object a line"
-_QUOTED = re.compile('"[^"]*"')
-_SPACE = re.compile(r"[ \t\n\r]*")
-_NOT_UTF8 = "points are read from CSV, JSON and JSON Lines: save the file as one of them."
-# No double is as long; Python reads whole numbers of more than 4,300 digits not at all.
-_MOST_DIGITS = 310
+_ADVICE = "save it as UTF-8, or as one of .csv, .json, .jsonl, .parquet and .xlsx."
+_GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
+# The marks of byte orders, the longer before those that they begin with.
+_MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"),
+          (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig"))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +26,30 @@ class Row:
     where: str
     values: dict[str, Any]
 
+    def value(self, column: str) -> Any:
+        """Returns the value of a column, of objects within objects by their names with dots between.
+
+        >>> row = Row("line 1", {"val": {"bpc": 3.8}, "a.b": 1})
+        >>> row.value("val.bpc"), row.value("a.b"), row.value("val.loss")
+        (3.8, 1, None)
+        """
+        if column in self.values:
+            return self.values[column]
+        inner: Any = self.values
+        for name in column.split("."):
+            if not isinstance(inner, dict) or name not in inner:
+                return None
+            inner = inner[name]
+        return inner
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A row that is left out: why, in the same words for all of its kind, and where it stands."""
+
+    reason: str
+    where: str
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -36,6 +58,9 @@ class Rows:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     is_text: bool  # every value is text, because the format has no numbers
+    delimiter: str = ""  # of a table in text
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def shown(value: Any) -> str:
@@ -45,178 +70,98 @@ def shown(value: Any) -> str:
     ("'a\\\\nb'", 'null', '[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,...')
     """
     try:
-        text = repr(value) if isinstance(value, str) else json.dumps(value)
-    except RecursionError:
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
+    except (RecursionError, ValueError):
         text = "nested"
     return text if len(text) <= 43 else text[:40] + "..."
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, strict: bool = False) -> Rows:
     """Reads the rows of a file.
 
-    .csv and .tsv files are tables, .jsonl and .ndjson files JSON Lines; of others the first character tells.
-    A table's cells stand between commas, semicolons or tabs, whichever its first line has most of.
+    .csv and .tsv files are tables, .jsonl and .ndjson files JSON Lines, .parquet and .xlsx files what they
+    say; of others the first character tells, and of packed ones (.gz) the name without its ending.
 
     Args:
       path: the file.
+      strict: whether rows of another length than the header's, and columns with one name, are mistakes.
 
     Returns:
       Its rows. Cells of a table are text, without the blanks around them; values of JSON have their types,
       but for whole numbers too large for a double, which are infinite.
 
     Raises:
-      UserError: the file cannot be read, is not UTF-8, has no rows or another shape; the message names the
+      UserError: the file cannot be read, is no text, has no rows or another shape; the message names the
         line.
     """
-    text = read_text(path, _NOT_UTF8)
-    suffix, start = path.suffix.lower(), text.lstrip()[:1]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; check the path and its permissions."
+        ) from None
+    inner = path
+    if data.startswith(_GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path} cannot be unpacked ({error}): copy or pack it once more.") from None
+        inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    suffix = inner.suffix.lower()
+    if data.startswith(_PARQUET) or suffix == ".parquet":
+        from cvfp_jax.scaling.frames import read_parquet  # brings pandas, which texts do without
+
+        return read_parquet(data, str(path))
+    if data.startswith(_ZIP) or suffix == ".xlsx":
+        from cvfp_jax.scaling.frames import read_workbook
+
+        return read_workbook(data, str(path))
+    return _read_text(_decoded(data, path), path, suffix, strict)
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    """A file's text with newlines alone, by its byte order mark or as UTF-8."""
+    encoding = next(encoding for mark, encoding in _MARKS if data.startswith(mark))
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        name = encoding.removesuffix("-sig").upper()
+        raise UserError(
+            f"{path}, line {line}: not {name} (byte 0x{error.object[error.start]:02x}); {_ADVICE}"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_text(text: str, path: Path, suffix: str, strict: bool) -> Rows:
+    from cvfp_jax.scaling import json_rows  # they need what is defined above
+    from cvfp_jax.scaling.delimited import read_table
+
+    start = text.lstrip()[:1]
     if not start:
         raise UserError(f"{path} is empty: it needs rows with the names of their columns.")
     if suffix in _LINES:
-        rows = _json_lines(text, path)
+        rows = json_rows.read_lines(text, path)
     elif suffix not in _TABLES and (suffix == ".json" or start in "[{"):
-        rows = _json(text, path)
+        rows = json_rows.read_json(text, path)
     else:
-        return _table(text, path)
+        return read_table(text, str(path), strict)
     if not rows:
-        raise UserError(f"{path} has no rows: it must be {_SHAPES}.")
-    columns = tuple(dict.fromkeys(name for row in rows for name in row.values))
-    return Rows(columns, tuple(rows), is_text=False)
+        raise UserError(f"{path} has no rows: it must be {json_rows.SHAPES}.")
+    return rows_of_objects(rows)
 
 
-def _table(text: str, path: Path) -> Rows:
-    header_line = _QUOTED.sub("", text).lstrip("\n").partition("\n")[0]
-    delimiter = max(",;\t", key=header_line.count)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True
-    )
-    columns: tuple[str, ...] = ()
-    rows = []
-    line = 1
-    try:
-        for cells in reader:
-            where, line = f"{path}, line {line}", reader.line_num + 1
-            cells = [cell.strip() for cell in cells]
-            if not any(cells):  # spreadsheets end with such lines
-                continue
-            if not columns:
-                columns = tuple(cells)
-                _check_header(columns, where)
-            elif len(cells) != len(columns):
-                raise UserError(
-                    f"{where}: {len(cells)} cells, but the first line names {len(columns)} columns; give"
-                    " every row as many, and write numbers without separators of thousands."
-                )
-            else:
-                rows.append(Row(where, dict(zip(columns, cells, strict=True))))
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {line}: not valid CSV ({error}); mend its quotes or cells, or remove it."
-        ) from None
-    if not rows:
-        raise UserError(
-            f"{path} has no rows: the first line names the columns, and a row follows on each line."
-        )
-    return Rows(columns, tuple(rows), is_text=True)
+def rows_of_objects(rows: Iterable[Row]) -> Rows:
+    """Returns rows with the columns that any of them has, those of objects within objects by dots."""
+    listed = tuple(rows)
+    columns: dict[str, None] = {}
+    for row in listed:
+        for name, value in row.values.items():
+            columns.update(dict.fromkeys(_names(name, value)))
+    return Rows(tuple(columns), listed, is_text=False)
 
 
-def _check_header(columns: tuple[str, ...], where: str) -> None:
-    for name in columns:
-        # A column without a name, such as a data frame's index, cannot be asked for.
-        if name and columns.count(name) > 1:
-            raise UserError(f"{where}: {columns.count(name)} columns are named {shown(name)}; rename them.")
-
-
-class _GivenTwiceError(ValueError):
-    """A JSON object with a repeated name, of which json would silently keep the last."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _GivenTwiceError(f"{shown(max(names, key=names.count))} is given twice")
-    return values
-
-
-def _whole(digits: str) -> float:
-    return int(digits) if len(digits) < _MOST_DIGITS and abs(int(digits)) < 10**308 else float(digits)
-
-
-_DECODER = json.JSONDecoder(parse_int=_whole)
-_STRICT = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_object)
-
-
-def _row(text: str, where: str) -> Row:
-    """Reads a text that must be one object."""
-    try:
-        value = _STRICT.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}); mend it or remove it.") from None
-    if not isinstance(value, dict):
-        raise UserError(f'{where}: {shown(value)} is no object; a row is one, such as {{"tokens": 1e6}}.')
-    return Row(where, value)
-
-
-def _json_lines(text: str, path: Path) -> list[Row]:
-    # Not splitlines(): U+2028 is text.
-    lines = enumerate(text.split("\n"), 1)
-    return [_row(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()]
-
-
-def _json(text: str, path: Path) -> list[Row]:
-    try:
-        content = _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            return _json_lines(text, path)
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deep; it must be {_SHAPES}.") from None
-    start = len(text) - len(text.lstrip())
-    if isinstance(content, list):
-        return _listed(text, start, path)
-    lists = []
-    if isinstance(content, dict):
-        for name, at, value in _members(text, start):
-            if isinstance(value, list) and (not value or any(isinstance(entry, dict) for entry in value)):
-                lists.append((name, at, value))
-    filled = [member for member in lists if member[2]]
-    if len(filled or lists) != 1:
-        shape = f"lists {', '.join(shown(name) for name, *_ in filled)}" if filled else shown(content)
-        raise UserError(f"{path} has another shape ({shape}): it must be {_SHAPES}.")
-    return _listed(text, (filled or lists)[0][1], path)
-
-
-def _listed(text: str, start: int, path: Path) -> list[Row]:
-    """The entries of a valid list that starts there."""
-    rows: list[Row] = []
-    line, counted = 1, 0
-    at = _skip(text, start + 1)
-    while text[at] != "]":
-        line, counted = line + text.count("\n", counted, at), at
-        _, end = _DECODER.raw_decode(text, at)
-        rows.append(_row(text[at:end], f"{path}, line {line} (entry {len(rows) + 1})"))
-        at = _skip(text, end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-    return rows
-
-
-def _members(text: str, start: int) -> Iterator[tuple[str, int, Any]]:
-    """The names, indices and values of the members of a valid object that starts there."""
-    at = _skip(text, start + 1)
-    while text[at] != "}":
-        name, end = _DECODER.raw_decode(text, at)
-        at = _skip(text, _skip(text, end) + 1)
-        value, end = _DECODER.raw_decode(text, at)
-        yield name, at, value
-        at = _skip(text, end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-
-
-def _skip(text: str, at: int) -> int:
-    """The index of the next character that is not blank."""
-    blanks = _SPACE.match(text, at)
-    return blanks.end() if blanks else at
+def _names(name: str, value: Any, depth: int = 0) -> list[str]:
+    if isinstance(value, Mapping) and value and depth < 8:
+        return [path for key, inner in value.items() for path in _names(f"{name}.{key}", inner, depth + 1)]
+    return [name]

@@ -20,6 +20,8 @@ HUBER_DELTA = 1e-3
 _HUBER_BEND = 1e-8
 
 _STEPS = 300
+# Of more points than many, the search is among the means of bins.
+MANY, _THINNED = 2000, 500
 _TINY = 1e-300
 _LARGEST = 1e100
 # A cost that falls by less than this part of itself is at its rounding.
@@ -40,6 +42,9 @@ class Problem:
     y: np.ndarray  # measures over their geometric mean, [S, n]
     weights: np.ndarray  # [S, n]
     objective: str
+    # The least and the greatest values of the parameters [p], where they are not the shape's own.
+    limits: tuple[np.ndarray, np.ndarray] | None = None
+    bend: float = _HUBER_BEND
 
     def take(self, rows: np.ndarray) -> "Problem":
         """Returns the problem of some of the data sets."""
@@ -48,12 +53,24 @@ class Problem:
     @property
     def lower(self) -> np.ndarray:
         """The least values of the parameters, [p]."""
-        return np.array([0.0] * (1 + self.shape.floor) + [each.lower for each in self.shape.theta])
+        return self.limits[0] if self.limits else own_limits(self.shape)[0]
 
     @property
     def upper(self) -> np.ndarray:
         """The greatest values of the parameters, [p]."""
-        return np.array([np.inf] * (1 + self.shape.floor) + [each.upper for each in self.shape.theta])
+        return self.limits[1] if self.limits else own_limits(self.shape)[1]
+
+    def thinned(self, most: int) -> "Problem":
+        """Returns the problem of means over so many bins of equal width in ln x, or fewer."""
+        width = (self.u[-1] - self.u[0]) / most
+        # In the order of their sizes the points of a bin stand together.
+        ends = np.unique((self.u - self.u[0]) // width, return_index=True)[1]
+        weights = np.add.reduceat(self.weights, ends, axis=1)
+        values = self.y if self.objective == LINEAR else np.log(self.y)
+        y = np.add.reduceat(self.weights * values, ends, axis=1) / np.where(weights > 0, weights, 1.0)
+        u = np.add.reduceat(self.u, ends) / np.diff([*ends, len(self.u)])
+        y = y if self.objective == LINEAR else np.exp(y)
+        return dataclasses.replace(self, u=u, y=y, weights=weights)
 
     def curve(self, parameters: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the law's values [S, len(u)] and their derivatives [S, len(u), p]."""
@@ -77,7 +94,7 @@ class Problem:
         """Returns the objective, half the weighted sum of squares or Huber's sum, [S]."""
         if self.objective == HUBER:
             size = np.abs(residuals)
-            beyond = HUBER_DELTA * (size - HUBER_DELTA / 2) + _HUBER_BEND * (size**2 - HUBER_DELTA**2) / 2
+            beyond = HUBER_DELTA * (size - HUBER_DELTA / 2) + self.bend * (size**2 - HUBER_DELTA**2) / 2
             loss = np.where(size <= HUBER_DELTA, size**2 / 2, beyond)
         else:
             loss = residuals**2 / 2
@@ -88,13 +105,11 @@ class Problem:
         if self.objective != HUBER:
             return self.weights
         size = np.maximum(np.abs(residuals), HUBER_DELTA)
-        return self.weights * np.where(
-            np.abs(residuals) <= HUBER_DELTA, 1.0, HUBER_DELTA / size + _HUBER_BEND
-        )
+        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, HUBER_DELTA / size + self.bend)
 
     def curvature(self, residuals: np.ndarray) -> np.ndarray:
         """Returns Huber's second derivatives."""
-        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, _HUBER_BEND)
+        return self.weights * np.where(np.abs(residuals) <= HUBER_DELTA, 1.0, self.bend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +122,13 @@ class Optimum:
     held: np.ndarray  # [S, p], bool: on a bound, with the objective falling beyond it
 
 
+def own_limits(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the least and the greatest values of a shape's parameters, [p]."""
+    scale = (-np.inf, 0.0) if shape.rises else (0.0, np.inf)
+    pairs = [(0.0, np.inf)] * shape.floor + [scale] + [(each.lower, each.upper) for each in shape.theta]
+    return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
+
+
 def starts(problem: Problem, count: int) -> np.ndarray:
     """Returns the best starts of the law's grid with the linear parameters projected out, [S, count, p].
 
@@ -114,7 +136,9 @@ def starts(problem: Problem, count: int) -> np.ndarray:
     form; where the objective is in ln y, the squares are of relative errors, which are near it. The grid
     is cut into blocks and each block offers its best, so that the starts lie apart.
     """
-    shape, grid = problem.shape, problem.shape.grid
+    shape, first = problem.shape, int(problem.shape.floor)
+    lower, upper = problem.lower, problem.upper
+    grid = np.unique(np.clip(shape.grid, lower[first + 1 :], upper[first + 1 :]), axis=0)
     g, _ = shape.value(grid, problem.u, problem.log_ref)
     least = -_LARGEST if problem.objective == LINEAR else 1 / _LARGEST
     usable = np.all((g > least) & (g < _LARGEST), axis=1)
@@ -123,22 +147,40 @@ def starts(problem: Problem, count: int) -> np.ndarray:
     wy = w * problem.y
     s_1, s_y, s_yy = w.sum(1)[:, None], wy.sum(1)[:, None], (wy * problem.y).sum(1)[:, None]
     s_g, s_gg, s_yg = w @ g.T, w @ (g * g).T, wy @ g.T
-    K = np.maximum(s_yg / np.maximum(s_gg, _TINY), 0.0)
+    K = np.clip(s_yg / np.maximum(s_gg, _TINY), lower[first], upper[first])
     m = np.zeros_like(K)
     if shape.floor:
         spread = s_1 * s_gg - s_g**2
-        with_floor = (s_1 * s_yg - s_g * s_y) / np.where(spread > 0, spread, np.inf)
-        floor = (s_y - with_floor * s_g) / s_1
-        both = (with_floor >= 0) & (floor >= 0) & (spread > 1e-12 * s_1 * s_gg)
-        flat = ~both & (with_floor < 0)
-        K = np.where(both, with_floor, np.where(flat, 0.0, K))
-        m = np.where(both, floor, np.where(flat, s_y / s_1, 0.0))
-    cost = s_yy - 2 * (K * s_yg + m * s_y) + K**2 * s_gg + 2 * K * m * s_g + m**2 * s_1
+        told = spread > 1e-12 * s_1 * s_gg
+        free = np.where(told, (s_1 * s_yg - s_g * s_y) / np.where(told, spread, 1.0), K)
+        # The least squares in a box are inside it, or on the side that the floor or the scale meets.
+        m_a = np.clip((s_y - free * s_g) / s_1, lower[0], upper[0])
+        K_a = np.clip((s_yg - m_a * s_g) / np.maximum(s_gg, _TINY), lower[1], upper[1])
+        K_b = np.clip(free, lower[1], upper[1])
+        m_b = np.clip((s_y - K_b * s_g) / s_1, lower[0], upper[0])
+        first_is_less = _squares(m_a, K_a, s_1, s_y, s_g, (s_yg, s_gg)) <= _squares(
+            m_b, K_b, s_1, s_y, s_g, (s_yg, s_gg)
+        )
+        m, K = np.where(first_is_less, m_a, m_b), np.where(first_is_less, K_a, K_b)
+    cost = s_yy + _squares(m, K, s_1, s_y, s_g, (s_yg, s_gg))
     blocks = np.array_split(np.arange(len(grid)), min(count, len(grid)))
     best = np.stack([block[np.argmin(cost[:, block], axis=1)] for block in blocks], axis=1)
     rows = np.arange(len(cost))[:, None]
     linear = [m[rows, best], K[rows, best]][1 - shape.floor :]
     return np.concatenate([np.stack(linear, axis=-1), grid[best]], axis=-1)
+
+
+def _squares(
+    m: np.ndarray,
+    K: np.ndarray,
+    s_1: np.ndarray,
+    s_y: np.ndarray,
+    s_g: np.ndarray,
+    with_g: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """The weighted squares of ``m + K g - y`` less those of y, from sums over the points."""
+    s_yg, s_gg = with_g
+    return -2 * (K * s_yg + m * s_y) + K**2 * s_gg + 2 * K * m * s_g + m**2 * s_1
 
 
 def descend(
@@ -258,7 +300,7 @@ def _normal(
 
 
 def _held(gradient: np.ndarray, x: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    return ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
+    return ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0)) | (lower == upper)
 
 
 def _step(gradient: np.ndarray, normal: np.ndarray, free: np.ndarray, damping: np.ndarray) -> np.ndarray:
@@ -284,7 +326,10 @@ def minimise(problem: Problem, count: int, first: np.ndarray | None = None) -> O
     Returns:
       The best optimum found, a data set.
     """
-    begin = starts(problem, count)
+    if problem.y.shape[1] > MANY and count:
+        # Where the best optimum is, a few hundred means tell as well.
+        return descend(problem, minimise(problem.thinned(_THINNED), count, first).parameters)
+    begin = starts(problem, count) if count else np.empty((len(problem.y), 0, len(problem.lower)))
     if first is not None:
         begin = np.concatenate([first[:, None], begin], axis=1)
     sets, many, p = begin.shape

@@ -8,6 +8,7 @@ import launch
 from cvfp_jax.cli.analyses import ANALYSES, FitRequest, ReportRequest, ReportsRequest
 from cvfp_jax.cli.main import help_text, list_text, read_request
 from cvfp_jax.errors import UserError
+from cvfp_jax.scaling.choice import Choice, read_conditions, read_derived
 from experiments import EXPERIMENTS
 
 
@@ -29,7 +30,18 @@ def test_the_flags_of_a_fit():
         "--group=config_name",
         "--laws=saturating,power",
     ]
-    flags += ["--objective=huber", "--predict=1e6,2.5,1e6", "--workdir=here"]
+    flags += ["--objective=huber", "--predict=1e6,2.5,1M", "--workdir=here", "--where=a=b,c>1", "--best"]
+    flags += [
+        "--sigma=dy",
+        "--fix=a=.5",
+        "--bound=b=1:2",
+        "--compute=6nd",
+        "--holdout=split=test",
+        "--derive=D=C/6/N",
+        "--min_x=1k",
+        "--max_x=2",
+        "--strict",
+    ]
     assert request("--experiment=fit", *flags) == FitRequest(
         Path("~/p.csv").expanduser(),
         "tokens",
@@ -37,8 +49,21 @@ def test_the_flags_of_a_fit():
         "config_name",
         ("saturating", "power"),
         "huber",
-        (1e6, 2.5),
+        ((1e6,), (2.5,)),
         Path("here"),
+        (("a", 0.5),),
+        (("b", 1.0, 2.0),),
+        "6nd",
+        Choice(
+            "dy",
+            read_conditions("a=b,c>1"),
+            read_conditions("split=test"),
+            read_derived("D=C/6/N"),
+            best=True,
+            min_x=1000.0,
+            max_x=2.0,
+            strict=True,
+        ),
     )
 
 
@@ -54,7 +79,7 @@ def test_the_folders_of_reports():
     ("line", "parts"),
     [
         ("x", ["--experiment 'x' is unknown: choose sample_scaling,", "generate, fit, report, reports."]),
-        ("fit", ["--points is missing: name a .csv"]),
+        ("fit", ["--points is missing: name a table (.csv,"]),
         ("fit --points=", ["--points= is not a file"]),
         ("fit --points=~nobody-of-this-name/x", ["is not usable", "name a file"]),
         ("fit --points=p --points=p", ["--points is given twice"]),
@@ -65,6 +90,9 @@ def test_the_folders_of_reports():
         ("fit --points=p --predict=1e6,x", ["--predict=1e6,x is not a list of sizes above zero"]),
         ("fit --points=p --predict=", ["--predict= is not a list"]),
         ("fit --points=p --predict=0", ["--predict=0 is not a list"]),
+        ("fit --points=p --predict=1:2,3", ["--predict=1:2,3 is not a list"]),
+        ("fit --points=p --where=x", ["--where: 'x' is no condition"]),
+        ("fit --points=p --max_x=many", ["--max_x=many is not a size"]),
         ("fit --points=p --predict=nan", ["--predict=nan is not a list"]),
         ("fit --points=p --predict=1e999", ["--predict=1e999 is not a list"]),
         ("fit --points=p --workdir=launch.py", ["--workdir=launch.py is not a folder"]),

@@ -168,10 +168,34 @@ def test_records_say_what_they_leave_out(tmp_path, capsys):
     assert "## Left out\n\n- " in (tmp_path / "fits.md").read_text()
 
 
+def test_a_floor_that_is_fixed_and_the_windows_that_grow(tmp_path, capsys):
+    # marin-community/marin, issue 4447: the loss of the best model at each number of operations.
+    losses = {
+        "1e18": 3.522,
+        "3e18": 3.339,
+        "1e19": 3.154,
+        "3e19": 3.0,
+        "1e20": 2.848,
+        "3e20": 2.725,
+        "1e21": 2.599,
+    }
+    points = tmp_path / "p.csv"
+    points.write_text("flops,loss\n" + "".join(f"{x},{y}\n" for x, y in losses.items()))
+    flags = [f"--points={points}", "--x=flops", "--y=loss", "--laws=saturating", "--fix=ppl_min=1.6"]
+    fit(capsys, *flags, f"--workdir={tmp_path / 'w'}")
+    table = re.findall(r"\| saturating, (\d) \|.* ([\d.]+) \|\n", (tmp_path / "w" / "fits.md").read_text())
+    assert table == [("2", "2.625"), ("3", "2.616"), ("4", "2.611"), ("5", "2.607"), ("6", "2.606")]
+    (row,) = json.loads((tmp_path / "w" / "fits.json").read_text())
+    assert (row["k"], row["params"]["ppl_min"], row["fixed"]) == (2, 1.6, {"ppl_min": 1.6})
+
+
 @pytest.mark.parametrize(
     ("flags", "part"),
     [
         (["--laws=power,parabola"], "--laws: 'parabola' is no law: choose of power, saturating"),
+        (["--fix=ppl_min=3"], "--fix: no law here has a parameter 'ppl_min': choose of A, a."),
+        (["--bound=a=2:1"], "--bound=a=2:1 limits no parameter: write for example --bound=a=0.01:1."),
+        (["--laws=log_linear", "--fix=B=3"], "--fix: B of log_linear can be neither fixed nor bounded"),
         (["--laws="], "--laws: '' is no law"),
         (["--x=size"], "no column 'size': the columns are config, tokens, ppl, seed."),
         (["--points=/nowhere/p.csv"], "cannot read /nowhere/p.csv: No such file"),
@@ -181,7 +205,7 @@ def test_records_say_what_they_leave_out(tmp_path, capsys):
 def test_a_mistake_is_one_line(tmp_path, capsys, flags, part):
     given = {"--points": power_table(tmp_path / "p.csv", {"a": 0.3}), "--x": "tokens", "--y": "ppl"}
     given |= {"--laws": "power", "--workdir": tmp_path / "w"}
-    given |= dict(flag.split("=") for flag in flags)
+    given |= dict(flag.split("=", 1) for flag in flags)
     assert launch.main(["launch.py", "--experiment=fit", *(f"{k}={v}" for k, v in given.items())]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert part in line

@@ -22,9 +22,9 @@ from cvfp_jax.report.summary import summarise
 from cvfp_jax.report.terminal import show_report
 from cvfp_jax.report.webpage import render
 from cvfp_jax.scaling.analysis import analyse_group
-from cvfp_jax.scaling.compare import at_equal_sizes
 from cvfp_jax.scaling.correlate import correlate
 from cvfp_jax.scaling.derived import crossover, exponent_difference, size_for
+from cvfp_jax.scaling.equal_sizes import at_equal_sizes
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.profile import profile_intervals
 from cvfp_jax.scaling.windows import window_trend

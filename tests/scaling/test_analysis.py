@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax.scaling.analysis import analyse_group, lack_of_fit
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
 from cvfp_jax.scaling.objectives import OBJECTIVES
@@ -53,6 +53,39 @@ def test_a_linear_fits_prediction_has_its_scatter_in_y():
     s = math.sqrt(row["rss"] / 3)
     half = 3.182446 * s * math.sqrt(1 + 1 / 5 + (math.log(1000) - np.log(X).mean()) ** 2 / (u @ u))
     assert found["run_interval"] == pytest.approx([found["y"] - half, found["y"] + half], rel=1e-4)
+
+
+def test_hubers_loss_has_an_interval_for_one_more_run():
+    random = np.random.default_rng(2)
+    x = np.geomspace(100, 1e5, 60)
+    y = 1e4 * x**-0.5 * np.exp(0.05 * random.normal(size=60))
+    (row,) = analyse_group(Group("h", tuple(x), tuple(y)), ["power"], "huber", [1e6], draws=100).rows
+    (found,) = row["predictions"]
+    low, high = np.log(found["y"] / np.array(found["run_interval"]))
+    # Normal noise of 5 % has 95 % within 1.96 of it.
+    assert 0.07 < low < 0.14
+    assert 0.07 < -high < 0.14
+    assert found["run_interval"][0] < found["interval"][0] < found["interval"][1] < found["run_interval"][1]
+
+
+def test_many_points_have_intervals_without_draws():
+    random = np.random.default_rng(2)
+    x = np.geomspace(100, 1e5, 2100)
+    y = 1e4 * x**-0.5 * np.exp(0.05 * random.normal(size=2100))
+    for objective in ("log", "huber"):
+        (row,) = analyse_group(Group("h", tuple(x), tuple(y)), ["power"], objective).rows
+        low, high = row["intervals"]["a"]
+        error = 0.05 / math.sqrt(2100 * np.var(np.log(x)))
+        assert (high - low) / 2 == pytest.approx(
+            1.96 * error * (1.25 if objective == "huber" else 1), rel=0.15
+        )
+        assert (row["bootstrap_intervals"] is None) == (objective == "log")
+
+
+def test_points_that_are_held_out_test_a_law():
+    group = Group("t", X, tuple(1000 * np.array(X) ** -0.5), tests=((1e4, 11.0), (1e6, 1.0)))
+    (row,) = analyse_group(group, ["power"], draws=0).rows
+    assert row["test_log_rmse"] == pytest.approx(math.log(1.1) / math.sqrt(2), rel=1e-6)
 
 
 def test_too_few_points_have_a_status_and_no_numbers():

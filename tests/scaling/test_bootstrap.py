@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cvfp_jax.scaling.bootstrap import PAIRS, RESIDUAL, bootstrap
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.profile import Interval
 

@@ -1,28 +1,31 @@
 import csv
+import gzip
 import io
 import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvfp_jax.errors import UserError
 from cvfp_jax.report import records
+from cvfp_jax.scaling.choice import Choice, read_conditions, read_derived
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.points import Group, read_points
 
 HEADER = "tokens,ppl,config,seed"
 
 
-def points(folder, name, content, *columns):
+def points(folder, name, content, *columns, **choice):
     path = folder / name
-    path.write_bytes(content.encode())
-    return read_points(path, *columns)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_points(path, *columns, **{"choice": Choice(**choice)} if choice else {})
 
 
-def message(folder, name, content, *columns):
+def message(folder, name, content, *columns, **choice):
     with pytest.raises(UserError) as caught:
-        points(folder, name, content, *columns)
+        points(folder, name, content, *columns, **choice or {"strict": True})
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -181,12 +184,126 @@ def test_records_that_give_no_law(tmp_path):
     path = written(tmp_path, [record(100), record(200, status="failed: x")])
     with pytest.raises(UserError, match=r"no group of two sizes or more: .*line 2: s, failed: x; .*line 1"):
         read_points(path)
+    strict = Choice(strict=True)
     path = written(tmp_path, [record(100), record(200, val_acc=None)])
     with pytest.raises(UserError, match=r"line 1, column val_acc: nothing is there"):
-        read_points(path, y="val_acc")
+        read_points(path, y="val_acc", choice=strict)
     path = written(tmp_path, [record(100), record(100, "t")])
     with pytest.raises(UserError, match="line 2, column train_tokens: 100 and seed 0 is already in line 1"):
-        read_points(path, group="experiment")
+        read_points(path, group="experiment", choice=strict)
+
+
+@pytest.mark.parametrize(
+    ("content", "sizes", "measures"),
+    [
+        ("size,error\n100,25%\n200,21 %\n", (100, 200), (0.25, 0.21)),
+        ('Size,Error\n"1,000,000",4.25\n"2,000,000",3.91\n'.lower(), (1e6, 2e6), (4.25, 3.91)),
+        ('size,error\n"1,000",4.25\n"2,000",3.91\n', (1e3, 2e3), (4.25, 3.91)),
+        ("\ufeffsize;error\n1000000;4,25\n2000000;3,91\n", (1e6, 2e6), (4.25, 3.91)),
+        ("size;error\n1.000.000;4,250\n2.000.000;3,91\n", (1e6, 2e6), (4.25, 3.91)),
+        ("size;error\n1.500;4,25\n2.500;3,91\n", (1500, 2500), (4.25, 3.91)),
+        ("size\terror\n1.500\t4.25\n2.500\t3.91\n", (1.5, 2.5), (4.25, 3.91)),
+        ("size;error\n1.000,5;4,25\n2.000;3,91\n", (1000.5, 2000), (4.25, 3.91)),
+        ("size;error\n1,234;4,321\n2,345;3,210\n", (1.234, 2.345), (4.321, 3.21)),
+        ("size,error\n70M,4\n1.4B,3\n", (7e7, 1.4e9), (4, 3)),
+        ("size,error\n1 000,4\n2'000,3\n", (1000, 2000), (4, 3)),
+        ("# run: it's \"open\n#\nsize,error\n100,4\n200,3.5\n", (100, 200), (4, 3.5)),
+        ("# size,error\n100,4\n200,3.5\n", (100, 200), (4, 3.5)),
+        ("size  error\n100   4\n200   3.5\n", (100, 200), (4, 3.5)),
+        ("size|error\n100|4\n200|3.5\n", (100, 200), (4, 3.5)),
+        ("size,error,size\n100,4,7\n200,3.5,8\n", (100, 200), (4, 3.5)),
+        ("size,error\n100,4\n200,3.5,,\n", (100, 200), (4, 3.5)),
+        ("note,size,error\na,100,4\nb,200,3.5\n".encode("utf-16"), (100, 200), (4, 3.5)),
+        (gzip.compress(b"size,error\n100,4\n200,3.5\n"), (100, 200), (4, 3.5)),
+        ('{"size": [100, 200], "error": [4, 3.5]}', (100, 200), (4, 3.5)),
+        ('{"size": {"0": 100, "1": 200}, "error": {"0": 4, "1": 3.5}}', (100, 200), (4, 3.5)),
+        ('{"columns": ["size", "error"], "data": [[100, 4], [200, "3.5"]]}', (100, 200), (4, 3.5)),
+        ('[["size", "error"], [100, 4], [200, 3.5]]', (100, 200), (4, 3.5)),
+    ],
+)
+def test_numbers_and_tables_are_read_as_people_write_them(tmp_path, content, sizes, measures):
+    found = points(tmp_path, "points", content, "size", "error")
+    assert found.groups == (Group("all", sizes, measures),)
+    assert found.left_out == ()
+
+
+def test_names_within_objects_have_dots(tmp_path):
+    rows = [{"flops": x, "val": {"bpc": y}, "arch": {"name": "mlp"}} for x, y in ((1e12, 3.8), (2e12, 3.5))]
+    content = "\n".join(map(json.dumps, rows))
+    found = points(tmp_path, "p.jsonl", content, "flops", "val.bpc", "arch.name")
+    assert found.groups == (Group("mlp", (1e12, 2e12), (3.8, 3.5)),)
+    text = message(tmp_path, "p.jsonl", content, "flops", "val")
+    assert "the columns are flops, val.bpc, arch.name" in text
+
+
+def test_what_is_left_out_is_counted_with_its_first_line(tmp_path):
+    content = (
+        "x,y,g\n1,5,a\n2,nan,a\n3,,a\n4,,a\n5,ten,a\n6,-1,a\n7,inf,a\nx,y,g\n8,1,a\n9,1,\n1,2,b\n8,8,8,8\n"
+    )
+    found = points(tmp_path, "p.csv", content, "x", "y", "g")
+    assert found.groups == (Group("a", (1, 8), (5, 1)),)
+    assert found.left_out[:-1] == (
+        "1 row: the header again (line 9)",
+        "1 row: more cells than columns (line 13)",
+        "1 row: y not a number (NaN) (line 3)",
+        "2 rows: y empty (line 4 first)",
+        "1 row: y text, such as 'ten' (line 6)",
+        "1 row: y not above zero (line 7)",
+        "1 row: y infinite or too large (line 8)",
+        "1 row: g without a name (line 11)",
+    )
+    assert found.left_out[-1].endswith(
+        "line 12, column x: the only size of group b, and a law needs two or more"
+    )
+
+
+def test_a_size_measured_twice_is_replicates_with_a_note(tmp_path):
+    content = "x,y\n24,340\n235,520\n235,550\n"
+    found = points(tmp_path, "p.csv", content, "x", "y")
+    assert found.groups == (Group("all", (24, 235, 235), (340, 520, 550)),)
+    assert found.notes == ("1 row of a size that has been there (line 4) taken as replicates",)
+    seeded = points(tmp_path, "p.csv", "x,y,Seed\n24,1,0\n24,2,1\n25,3,0\n", "x", "y")
+    assert (seeded.groups[0].x, seeded.notes) == ((24, 24, 25), ())
+    assert "already in line 3" in message(tmp_path, "p.csv", content, "x", "y")
+
+
+def test_rows_are_chosen_by_conditions_and_ends(tmp_path):
+    content = (
+        "arch,params,tokens,loss\nllama,1e8,1,9\nllama,2e8,1,8\nllama,2e8,2,7\nmlp,3e8,3,6\nllama,3e8,4,5\n"
+    )
+    columns = "tokens", "loss"
+    chosen = {"where": read_conditions("arch=llama,params>1e8")}
+    found = points(tmp_path, "p.csv", content, *columns, **chosen)
+    assert found.groups == (Group("all", (1, 2, 4), (8, 7, 5)),)
+    assert found.left_out == ("2 rows: not where arch=llama,params>1e8 (line 2 first)",)
+    found = points(tmp_path, "p.csv", content, *columns, min_x=2.0, max_x=3.0)
+    assert found.groups == (Group("all", (2, 3), (7, 6)),)
+    found = points(tmp_path, "p.csv", content, *columns, best=True)
+    assert found.groups == (Group("all", (1, 2, 3, 4), (8, 7, 6, 5)),)
+    assert found.notes == ("the least measure of each size, 4 of 5 rows",)
+    found = points(tmp_path, "p.csv", content, *columns, "arch,params")
+    assert [group.name for group in found.groups] == ["llama, 2e8"]
+    assert len(found.left_out) == 3
+    found = points(tmp_path, "p.csv", content, *columns, holdout=read_conditions("tokens=4"))
+    assert found.groups == (Group("all", (1, 1, 2, 3), (8, 9, 7, 6), tests=((4, 5),)),)
+    assert "no column 'arc'" in message(tmp_path, "p.csv", content, *columns, where=read_conditions("arc=1"))
+
+
+def test_several_variables_errors_and_columns_made_of_others(tmp_path):
+    content = "Model Size,a/b,loss,dy\n2,36,5,.1\n4,24,3,.2\n4,x,3,.2\n"
+    choice = {"derive": read_derived("D=a/b/6/Model Size"), "sigma": "dy"}
+    found = points(tmp_path, "p.csv", content, "Model Size,D", "loss", **choice)
+    assert found.groups == (Group("all", (2, 4), (5, 3), ((3, 1),), (0.1, 0.2)),)
+    assert found.variables == ("Model Size", "D")
+    assert found.left_out == ("1 row: D (a/b text) (line 4)",)
+    with pytest.raises(UserError, match="'loss x' is neither a column nor a number"):
+        points(tmp_path, "p.csv", content, "D", "loss", derive=read_derived("D=loss x*2"))
+
+
+@pytest.mark.parametrize("reader", [read_conditions, read_derived])
+def test_a_choice_that_cannot_be_read_is_a_message(reader):
+    with pytest.raises(UserError, match="'tokens'"):
+        reader("tokens")
 
 
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
@@ -265,3 +382,31 @@ def test_any_table_gives_groups_or_a_message(tmp_path_factory, rows, as_text, ch
     except UserError as error:
         line = str(error)
     assert "\n" not in line
+
+
+TABLE_PIECES = [*",;\t|\n#. %kMB-", "x", "y", "1", "2", "30", "4.5", "1,000", "6,5", "nan", "e3", '"',
+                "{", "}", "[", "]", ":",
+                '"x"', '"y"', "1:"]  # fmt: skip
+ENDINGS = ["p.csv", "p.json", "p.jsonl", "p.parquet", "p.xlsx", "p.csv.gz", "p.tsv", "p"]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(ENDINGS),
+    st.lists(st.sampled_from(TABLE_PIECES), max_size=30).map("".join),
+    st.sampled_from(["", "x,y\n1,5\n2,4\n", '[{"x": 1, "y": 3},']),
+    st.sampled_from(["utf-8", "utf-16", "gzip"]),
+    st.booleans(),
+)
+def test_every_file_ends_in_a_fit_or_one_line(tmp_path_factory, name, text, start, encoding, strict):
+    content = (start + text).encode("utf-16" if encoding == "utf-16" else "utf-8")
+    content = gzip.compress(content) if encoding == "gzip" else content
+    said = ""
+    try:
+        found = points(tmp_path_factory.getbasetemp(), name, content, "x", "y", strict=strict)
+        for group in found.groups:
+            said += fit_law("power", group.x, group.y).status
+    except UserError as error:
+        said = str(error)
+    assert said
+    assert "\n" not in said

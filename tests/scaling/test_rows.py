@@ -8,15 +8,15 @@ from cvfp_jax.errors import UserError
 from cvfp_jax.scaling.rows import read_rows
 
 
-def rows(tmp_path, name, content):
+def rows(tmp_path, name, content, strict=False):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_rows(path)
+    return read_rows(path, strict)
 
 
 def message(tmp_path, name, content):
     with pytest.raises(UserError) as caught:
-        rows(tmp_path, name, content)
+        rows(tmp_path, name, content, strict=True)
     text = str(caught.value)
     assert text.startswith(str(tmp_path / name))
     assert "\n" not in text
@@ -92,7 +92,7 @@ def test_whole_numbers_too_large_for_a_double_are_infinite(tmp_path):
         ("t.json", "[]", " has no rows"),
         ("t.json", '{"rows": [], "n": 3}', " has no rows"),
         ("t.csv", b"a,b\n1,\xff\n", ", line 2: not UTF-8 (byte 0xff)"),
-        ("t.xlsx", b"PK\x03\x04\x80", ", line 1: not UTF-8"),
+        ("t.xlsx", b"PK\x03\x04\x80", " is no Excel file that can be read"),
         ("t.csv", "a,b\n1,2\n\n3\n", ", line 4: 1 cells, but the first line names 2 columns"),
         ("t.csv", "a,b\n1,000,2\n", ", line 2: 3 cells"),
         ("t.csv", "a,b,a\n1,2,3\n", ", line 1: 2 columns are named 'a'"),
@@ -107,7 +107,10 @@ def test_whole_numbers_too_large_for_a_double_are_infinite(tmp_path):
         ),
         ("t.json", '[{"a": 1},\n3]', ", line 2 (entry 2): 3 is no object"),
         ("t.json", '{"a": 1}', " has another shape"),
-        ("t.json", '{"a": [1, 2], "b": [3, 4]}', ' has another shape ({"a": [1, 2]'),
+        ("t.json", '{"a": [1, 2], "b": [3]}', ' has another shape ({"a": [1, 2]'),
+        ("t.parquet", b"PAR1", " is no Parquet file that can be read"),
+        ("t.csv.gz", b"\x1f\x8b\x08", " cannot be unpacked"),
+        ("t.csv", b"\xff\xfea", ", line 1: not UTF-16"),
         ("t.json", '{"a": [{}], "b": [{}]}', " has another shape (lists 'a', 'b')"),
         ("t.json", '"a"', " has another shape"),
         ("t.json", "a,b\n1,2", ", line 1: not valid JSON"),

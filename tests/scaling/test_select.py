@@ -1,9 +1,10 @@
 import math
+import time
 
 import numpy as np
 import pytest
 
-from cvfp_jax.scaling.fit import fit_law
+from cvfp_jax.scaling.fitting import fit_law
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.line import log_line
 from cvfp_jax.scaling.objectives import OBJECTIVES
@@ -32,6 +33,54 @@ def test_leaving_one_out_is_fitting_without_it():
     assert leave_one_out(fit_law("power", X, PPL)) == pytest.approx(
         np.sqrt(np.mean(np.square(errors))), rel=1e-8
     )
+
+
+@pytest.mark.parametrize(
+    ("law", "objective"), [("variable_exponent", "log"), ("constant", "linear"), ("log_linear", "linear")]
+)
+def test_leverages_are_refits(law, objective):
+    random = np.random.default_rng(5)
+    x = np.repeat(WIDE, 2)[:-3]
+    y = 500 * x**-0.2 * np.exp(0.05 * random.normal(size=len(x)))
+    sigma = y * random.uniform(0.5, 2, len(x))
+    fit = fit_law(law, x, y, objective, sigma=sigma)
+    errors = []
+    for size in np.unique(x):
+        rest = x != size
+        without = fit_law(law, x[rest], y[rest], objective, sigma=sigma[rest])
+        errors += np.log(without.predict(x[~rest]) / y[~rest]).tolist()
+    assert leave_one_out(fit) == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-7)
+
+
+def test_equal_hold_outs_decide_nothing_in_any_unit():
+    # The floor is 0 on the first six sizes, so that both laws predict the same.
+    y = (10, 8.2, 6.7, 5.45, 4.4, 3.55, 3.0, 2.7, 2.5)
+    x = 1000 * 2.0 ** np.arange(9)
+    found = [
+        select([fit_law(law, unit * x, y) for law in ("power", "saturating")]) for unit in (1, 1e6, 1e-3)
+    ]
+    assert len({each.verdict for each in found}) == 1
+    hold_outs = found[0].holdout
+    assert hold_outs["power"] == pytest.approx(hold_outs["saturating"], rel=1e-6)
+
+
+def test_the_noise_counts_as_a_parameter():
+    # Six losses against operations: AICc without the noise spoke for the floor, by 15.6.
+    x, y = (1e18, 3e18, 1e19, 3e19, 1e20, 3e20), (3.522, 3.339, 3.154, 3.0, 2.848, 2.725)
+    power, saturating = (fit_law(law, x, y).aicc for law in ("power", "saturating"))
+    assert saturating - power == pytest.approx(4.4, abs=0.05)
+
+
+@pytest.mark.slow
+def test_fifty_thousand_points_take_seconds():
+    x = 100.0 * np.arange(1, 50_001)
+    y = (1.8 + 20 * x**-0.3) * (1 + 0.02 * (np.random.default_rng(0).random(50_000) - 0.5))
+    start = time.perf_counter()
+    found = select(fits(x, y))
+    assert time.perf_counter() - start < 30
+    assert found.standing == ("saturating",)
+    assert "over 2,000 sizes" in found.notes[0]
+    assert math.isfinite(found.loo["power"])
 
 
 def test_replicates_are_left_out_together():
@@ -68,10 +117,12 @@ def test_akaike_weights_are_relative_likelihoods():
 def test_r5s_five_points_cannot_decide():
     found = select(fits(X, PPL))
     assert found.verdict == (
-        "These points cannot decide between power, saturating, variable_exponent and exponential_decay;"
-        " the simplest is power."
+        "These points cannot decide between constant, power, saturating, variable_exponent and"
+        " exponential_decay. Only power, saturating, variable_exponent and exponential_decay predict the"
+        " largest sizes better than the last size's value does; of these the simplest is power."
     )
-    assert "exponential_decay" not in found.weights  # AICc is undefined: 4 parameters on 5 points
+    # AICc is undefined: 3 and 4 parameters, and the spread of the noise, on 5 points.
+    assert found.weights.keys() == {"constant", "power", "log_linear"}
     assert sum(found.weights.values()) == pytest.approx(1.0)
 
 

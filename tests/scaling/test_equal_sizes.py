@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvfp_jax.scaling.compare import at_equal_sizes, interpolate
+from cvfp_jax.scaling.equal_sizes import at_equal_sizes, interpolate
 
 SIZES = st.lists(st.integers(1, 10**6), min_size=2, max_size=6, unique=True)
 

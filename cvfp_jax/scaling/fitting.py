@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvfp_jax.scaling.coordinates import SHAPES
-from cvfp_jax.scaling.laws import LAWS, Law
+from cvfp_jax.scaling.laws import ALL_LAWS, Law
+from cvfp_jax.scaling.limits import Limits
 from cvfp_jax.scaling.objectives import HUBER, LINEAR, LOG, OBJECTIVES
-from cvfp_jax.scaling.solve import HUBER_DELTA, Optimum, Problem, minimise
+from cvfp_jax.scaling.solve import HUBER_DELTA, Optimum, Problem, minimise, own_limits
 
 CONVERGED = "converged"
 STARTS = 12
@@ -45,6 +46,7 @@ class Fit:
     problem: Problem | None = dataclasses.field(default=None, repr=False)
     optimum: Optimum | None = dataclasses.field(default=None, repr=False)
     y_ref: float = 1.0
+    limits: Limits = dataclasses.field(default_factory=Limits, repr=False)  # that a user set
 
     @property
     def fitted(self) -> bool:
@@ -53,8 +55,8 @@ class Fit:
 
     @property
     def k(self) -> int:
-        """The number of parameters."""
-        return self.law.k
+        """The number of parameters that are fitted."""
+        return self.law.k - len(self.limits.fixed)
 
     @property
     def solved(self) -> tuple[Problem, Optimum]:
@@ -95,15 +97,23 @@ class Fit:
 
 
 def corrected_aic(aic: float, n: int, k: int) -> float:
-    """Returns AIC corrected for few points, ``AIC + 2 k (k + 1) / (n - k - 1)``; NaN where n <= k + 1.
+    """Returns AIC corrected for few points, ``AIC + 2 + 2 (k + 1) (k + 2) / (n - k - 2)``.
+
+    Args:
+      aic: ``n ln(RSS / n) + 2 k``, of a law alone.
+      n: points.
+      k: parameters of the law; the spread of the noise is one more, which is counted here.
+
+    Returns:
+      The criterion; not a number where n <= k + 2.
 
     References:
       Hurvich and Tsai, Regression and time series model selection in small samples, 1989.
 
-    >>> round(corrected_aic(21.54, 5, 3), 2), corrected_aic(18.54, 5, 4)
-    (45.54, nan)
+    >>> round(corrected_aic(21.54, 6, 3), 2), corrected_aic(18.54, 5, 3)
+    (63.54, nan)
     """
-    return aic + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.nan
+    return aic + 2 + 2 * (k + 1) * (k + 2) / (n - k - 2) if n > k + 2 else math.nan
 
 
 def public_parameters(problem: Problem, parameters: np.ndarray, y_ref: float) -> np.ndarray:
@@ -126,7 +136,13 @@ def public_derivatives(problem: Problem, parameters: np.ndarray, y_ref: float) -
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def fit_law(
-    law: str, x: Sequence[float], y: Sequence[float], objective: str = LOG, starts: int = STARTS
+    law: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    objective: str = LOG,
+    starts: int = STARTS,
+    limits: Limits | None = None,
+    sigma: Sequence[float] = (),
 ) -> Fit:
     """Fits a law to points: the least objective over many starts.
 
@@ -136,18 +152,22 @@ def fit_law(
     a search over those few from a grid leads to the global optimum; a polish over all ends at rounding.
 
     Args:
-      law: a name in ``LAWS``.
+      law: a name in ``ALL_LAWS``.
       x: [n] sizes, above zero, in any unit.
       y: [n] measures, above zero.
       objective: ``log``, ``linear`` or ``huber``.
       starts: of the search.
+      limits: parameters that are fixed or bounded.
+      sigma: [n] errors of y, in its unit and up to a common factor; points weigh ``1 / sigma^2``, in ln y
+        ``(y / sigma)^2``. None are given if it is empty.
 
     Returns:
       The fit. Its status is ``converged``, ``on a bound: ...``, ``not identifiable: ...``, ``not converged:
       ...``, or, without parameters, ``too few points: ...`` or ``not defined: ...``.
 
     Raises:
-      ValueError: lengths differ, a number is not finite or not above zero, or a name is unknown.
+      ValueError: lengths differ, a number is not finite or not above zero, a name is unknown, or a parameter
+        cannot be limited.
 
     References:
       Golub and Pereyra, 1973 (variable projection). Hoffmann et al., 2022 (Huber's loss), and Besiroglu et
@@ -157,17 +177,27 @@ def fit_law(
     >>> fit.status, {name: round(value, 6) for name, value in fit.params.items()}
     ('converged', {'ppl_min': 50.0, 'A': 2000.0, 'a': 0.5})
     """
-    sizes, measures = _checked(law, x, y, objective)
+    sizes, measures, errors_of_y = _checked(law, x, y, objective, sigma)
     n, distinct = len(sizes), len(np.unique(sizes))
-    definition = LAWS[law]
-    missing = _obstacle(definition, sizes, measures, distinct)
+    definition = ALL_LAWS[law]
+    limits = (limits or Limits()).of(definition)
+    if name := limits.obstacle(definition, SHAPES[law]):
+        raise ValueError(f"{name} of {law} can be neither fixed nor bounded")
+    k = definition.k - len(limits.fixed)
+    missing = _obstacle(definition, sizes, measures, distinct, k)
     if missing:
-        return Fit(definition, objective, missing, n, distinct, {}, sizes, {})
-    problem, y_ref = _problem(law, sizes, measures, objective)
+        return Fit(definition, objective, missing, n, distinct, {}, sizes, {}, limits=limits)
+    problem, y_ref = _problem(definition, sizes, measures, objective, limits)
+    if len(errors_of_y):
+        scale = errors_of_y if objective == LINEAR else errors_of_y / measures
+        # With a geometric mean of 1 weights leave the likelihood's constant alone.
+        problem = dataclasses.replace(
+            problem, weights=np.exp(2 * (np.log(scale).mean() - np.log(scale)))[None]
+        )
     optimum = minimise(problem, starts)
     public = public_parameters(problem, optimum.parameters, y_ref)[0]
     params = {name: float(value) for name, value in zip(definition.names, public, strict=True)}
-    covariance, condition = _covariance(problem, optimum, definition.k)
+    covariance, condition = _covariance(problem, optimum, k)
     errors = _std_errors(problem, optimum, covariance, definition, y_ref)
     fit = Fit(
         definition,
@@ -181,6 +211,7 @@ def fit_law(
         problem=problem,
         optimum=optimum,
         y_ref=y_ref,
+        limits=limits,
     )
     predicted = fit.predict(sizes)
     spread = _spread(objective, float(optimum.cost[0]), n)
@@ -194,29 +225,32 @@ def fit_law(
         r2=_r2(rss, measures),
         r2_log=_r2(rss_log, np.log(measures)),
         log_likelihood=_log_likelihood(spread, measures, objective, y_ref),
-        aic=_aic(spread, n, definition.k, objective, y_ref),
+        aic=_aic(spread, n, k, objective, y_ref),
     )
 
 
 def _checked(
-    law: str, x: Sequence[float], y: Sequence[float], objective: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns points in the order of their sizes."""
-    if law not in LAWS:
-        raise ValueError(f"no law {law!r}: choose {', '.join(LAWS)}")
+    law: str, x: Sequence[float], y: Sequence[float], objective: str, sigma: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns points in the order of their sizes, and their errors."""
+    if law not in ALL_LAWS:
+        raise ValueError(f"no law {law!r}: choose {', '.join(ALL_LAWS)}")
     if objective not in OBJECTIVES:
         raise ValueError(f"no objective {objective!r}: choose {', '.join(OBJECTIVES)}")
     sizes, measures = np.asarray(x, float), np.asarray(y, float)
     if sizes.shape != measures.shape or sizes.ndim != 1:
         raise ValueError(f"sizes of shape {sizes.shape} but measures of shape {measures.shape}")
-    for values in (sizes, measures):
+    errors = np.asarray(sigma, float)
+    if len(errors) and errors.shape != sizes.shape:
+        raise ValueError(f"sizes of shape {sizes.shape} but errors of shape {errors.shape}")
+    for values in (sizes, measures, errors):
         if not np.all(np.isfinite(values) & (values > 0)):
-            raise ValueError("sizes and measures must be finite and above zero")
+            raise ValueError("sizes, measures and errors must be finite and above zero")
     order = np.argsort(sizes, kind="stable")
-    return sizes[order], measures[order]
+    return sizes[order], measures[order], errors[order] if len(errors) else errors
 
 
-def _obstacle(law: Law, sizes: np.ndarray, measures: np.ndarray, distinct: int) -> str:
+def _obstacle(law: Law, sizes: np.ndarray, measures: np.ndarray, distinct: int, k: int) -> str:
     """Why a law cannot be fitted; empty if it can."""
     for name, values in (("sizes", sizes), ("measures", measures)):
         orders = float(np.ptp(np.log10(values)))
@@ -224,19 +258,28 @@ def _obstacle(law: Law, sizes: np.ndarray, measures: np.ndarray, distinct: int) 
             return (
                 f"not defined: {name} over {orders:.0f} orders of magnitude, {_MOST_ORDERS} or fewer are data"
             )
-    if distinct <= law.k:
-        return f"too few points: {distinct} sizes, {law.k + 1} or more are needed"
+    if distinct <= k:
+        return f"too few points: {distinct} sizes, {k + 1} or more are needed"
     if not law.unit_free and sizes[0] <= 1:
         return f"not defined: it takes ln x to a power, so sizes above 1, and the least is {sizes[0]:g}"
     return ""
 
 
-def _problem(law: str, sizes: np.ndarray, measures: np.ndarray, objective: str) -> tuple[Problem, float]:
-    log_x = np.log(sizes)
-    log_ref = float(log_x.min() if SHAPES[law].from_least else log_x.mean())
+def _problem(
+    law: Law, sizes: np.ndarray, measures: np.ndarray, objective: str, limits: Limits
+) -> tuple[Problem, float]:
+    log_x, shape = np.log(sizes), SHAPES[law.name]
+    log_ref = float(log_x.min() if shape.from_least else log_x.mean())
+    if limits.at_one(law):
+        log_ref = 0.0
     y_ref = float(np.exp(np.log(measures).mean()))
-    scaled = (measures / y_ref)[None]
-    return Problem(SHAPES[law], log_x - log_ref, log_ref, scaled, np.ones_like(scaled), objective), y_ref
+    scaled, u = (measures / y_ref)[None], log_x - log_ref
+    lower, upper = own_limits(shape)
+    if shape.inside is not None:
+        place = int(shape.floor) + 1 + shape.inside
+        lower[place], upper[place] = u[0], u[-1]
+    lower, upper = limits.narrow(law, shape, (lower, upper), y_ref, log_ref)
+    return Problem(shape, u, log_ref, scaled, np.ones_like(scaled), objective, (lower, upper)), y_ref
 
 
 def _covariance(problem: Problem, optimum: Optimum, k: int) -> tuple[np.ndarray, float]:
@@ -245,7 +288,7 @@ def _covariance(problem: Problem, optimum: Optimum, k: int) -> tuple[np.ndarray,
     r, J = problem.residuals(optimum.parameters)
     # What Huber's loss takes for an outlier pulls by its sign only, wherever it is.
     bent = np.abs(r[0]) < HUBER_DELTA * (1 - 1e-6) if problem.objective == HUBER else slice(None)
-    J = J[0][bent][:, free]
+    J = (np.sqrt(problem.weights[0])[:, None] * J[0])[bent][:, free]
     length = np.linalg.norm(J, axis=0)
     covariance = np.full((len(free), len(free)), math.nan)
     if not np.all(length > 0):
@@ -296,11 +339,18 @@ def _status(fit: Fit, condition: float) -> str:
 def _on_bounds(fit: Fit) -> list[str]:
     """The parameters that lie on a bound of the search."""
     problem, optimum = fit.solved
-    names = ["ppl_min"] * problem.shape.floor + ["A", *(each.name for each in problem.shape.theta)]
+    names = [fit.law.names[0]] * problem.shape.floor + ["A", *(each.name for each in problem.shape.theta)]
+    values = optimum.parameters[0].copy()
+    if problem.shape.floor:
+        values[0] *= fit.y_ref
+    if problem.shape.inside is not None:
+        place = int(problem.shape.floor) + 1 + problem.shape.inside
+        values[place] = math.exp(values[place] + problem.log_ref)
+    given = problem.lower == problem.upper
     return [
         f"{name} = {value:g}"
-        for name, value, is_held in zip(names, optimum.parameters[0], optimum.held[0], strict=True)
-        if is_held
+        for name, value, is_held, is_given in zip(names, values, optimum.held[0], given, strict=True)
+        if is_held and not is_given
     ]
 
 
