@@ -89,7 +89,7 @@ def test_the_readme_shows_what_is_printed(tmp_path, capsys):
 
 def close_until(printed):
     """How many numbers stand before the law whose parameters the points hardly set."""
-    return len(numbers(printed[: printed.index("exponential_decay: A")])[1])
+    return len(numbers(printed[: printed.index("saturating: A")])[1])
 
 
 def test_the_document_has_a_section_a_group(tmp_path, capsys):
