@@ -2,7 +2,9 @@
 
 python launch.py --experiment=ablations
   Device: CPU, 2 cores. Time: 5 minutes.
-  Expect: to be measured.
+  Expect: a base's perplexity of about 1,506, twice the unigram's at so few tokens, and of it .45 times with a
+  head of its own, .85 end to end, .89 with lambda 0, .91 with the lagged task, .97 (not told apart) with an
+  untrained block's contexts and 1.46 with zeros.
 
 python launch.py --experiment=ablations --preset=r3
   Device: a GPU of 24 GB, with the extra ``hub`` and the network. Nothing was printed for these arms.
