@@ -123,7 +123,9 @@ def draw_bands(axes: Axes, lines: Sequence[tuple[LogLine, str]], beyond: float =
     axes.set_ylim(ends)
 
 
-def save(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> page.Figure:
+def save(
+    figure: Figure, folder: Path, name: str, alt: str, caption: str, vector: bool = False
+) -> page.Figure:
     """Writes a figure and returns it for a page.
 
     Args:
@@ -132,6 +134,7 @@ def save(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> pag
       name: of the file, ending in ``.png``.
       alt: what the figure shows, for readers who do not see it.
       caption: what it is.
+      vector: whether to write it as .svg and .pdf too.
 
     Returns:
       The figure as a block.
@@ -141,4 +144,6 @@ def save(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> pag
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / name, dpi=200)
+    for suffix in (".svg", ".pdf") if vector else ():
+        figure.savefig((folder / name).with_suffix(suffix))
     return page.Figure(name, alt, caption)
