@@ -8,8 +8,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvfp_jax.cli.fit_options import FitOptions
+from cvfp_jax.cli.fit_table import fits_csv
 from cvfp_jax.errors import UserError, file_error
+from cvfp_jax.report.checklist import checklist, held_out_errors
 from cvfp_jax.report.law_sections import (
+    held_out_table,
     law_blocks,
     law_terms,
     laws_table,
@@ -22,6 +25,7 @@ from cvfp_jax.report.page import Block, Bullets, Facts, Figure, Heading, Page, m
 from cvfp_jax.report.webpage import render
 from cvfp_jax.runtime.files import write_atomic
 from cvfp_jax.scaling.analysis import GroupAnalysis, analyse_group, laws_for
+from cvfp_jax.scaling.bootstrap import DRAWS
 from cvfp_jax.scaling.coordinates import SHAPES
 from cvfp_jax.scaling.laws import ALL_LAWS, LAWS
 from cvfp_jax.scaling.limits import Limits
@@ -29,6 +33,7 @@ from cvfp_jax.scaling.objectives import OBJECTIVES
 from cvfp_jax.scaling.points import Group, Points, read_points
 
 FILE_NAME = "fits.json"
+_FEW_GROUPS, _FEW_DRAWS = 4, 100
 
 
 def run_fit(options: FitOptions) -> None:
@@ -60,9 +65,12 @@ def run_fit(options: FitOptions) -> None:
     rows = [row for analysis in analyses for row in analysis.rows]
     with _writing(target):
         write_atomic(target, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(workdir / "fits.csv", fits_csv(rows).encode(errors="backslashreplace"))
     _write_document(options, points, analyses)
     for analysis in analyses:
         print(f"\n{_group_text(points, analysis)}")
+    if any(group.tests for group in points.groups):
+        print(f"\n{held_out_table(analyses).text()}")
     _print_end(options, points)
 
 
@@ -92,6 +100,7 @@ def _run_surfaces(options: FitOptions, points: Points) -> None:
     page = fit_surfaces.surfaces_page(options, points, analyses, figures)
     texts = {
         FILE_NAME: fit_surfaces.surfaces_json(analyses),
+        "fits.csv": fits_csv([row for analysis in analyses for row in analysis.rows]),
         "fits.md": markdown(page),
         "fits.html": render(page, folder),
     }
@@ -134,9 +143,15 @@ def _analyse(
                 predict,
                 progress=progress,
                 limits=limits,
+                draws=draws_for(len(groups)),
             )
             for group in groups
         ]
+
+
+def draws_for(groups: int) -> int:
+    """Returns the draws of each bootstrap: fewer where many groups would take minutes."""
+    return DRAWS if groups <= _FEW_GROUPS else _FEW_DRAWS
 
 
 def _limits(options: FitOptions, laws: Sequence[str]) -> Limits:
@@ -161,7 +176,9 @@ def _write_document(options: FitOptions, points: Points, analyses: Sequence[Grou
 
     folder = options.workdir / "figures"
     with _writing(folder):
-        figures = save_law_figures(analyses, points.x, points.y, folder, "fits")
+        figures = save_law_figures(
+            analyses, points.x, points.y, folder, "fits", vector=len(analyses) <= _FEW_GROUPS
+        )
     page = fits_page(options, points, analyses, figures)
     for name, text in (("fits.md", markdown(page)), ("fits.html", render(page, folder))):
         with _writing(options.workdir / name):
@@ -188,6 +205,15 @@ def fits_page(
         blocks += [Heading(2, "Left out"), Bullets(points.left_out)]
     if points.notes:
         blocks += [Heading(2, "Notes on the table"), Bullets(points.notes)]
+    rows = [row for analysis in analyses for row in analysis.rows]
+    if any(group.tests for group in points.groups):
+        blocks += [Heading(2, "Held-out rows"), held_out_table(analyses)]
+    names = tuple(dict.fromkeys(row["law"] for row in rows))
+    given = [f"{name} = {value:g}" for name, value in options.fix]
+    given += [f"{name} from {low:g} to {high:g}" for name, low, high in options.bound]
+    blocks += checklist(
+        points, names, options.objective, given, held_out_errors(rows), draws_for(len(analyses))
+    )
     return Page(f"Laws fitted to {options.points.name}", [*blocks, Heading(2, "Terms"), law_terms()])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from cvfp_jax.cli.fit_options import FitOptions
 from cvfp_jax.errors import UserError
+from cvfp_jax.report.checklist import checklist, held_out_errors
 from cvfp_jax.report.page import Block, Bullets, Facts, Heading, Page
 from cvfp_jax.report.surface_sections import (
     surface_blocks,
@@ -89,6 +90,9 @@ def surfaces_page(
         ]
     for title, lines in (("Left out", points.left_out), ("Notes on the table", points.notes)):
         blocks += [Heading(2, title), Bullets(lines)] if lines else []
+    rows = [row for analysis in analyses for row in analysis.rows]
+    names = tuple(dict.fromkeys(row["law"] for row in rows))
+    blocks += checklist(points, names, options.objective, (), held_out_errors(rows))
     return Page(f"Laws fitted to {options.points.name}", [*blocks, Heading(2, "Terms"), surface_terms()])
 
 

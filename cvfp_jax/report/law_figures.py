@@ -69,7 +69,7 @@ def banded_law(analysis: GroupAnalysis) -> str | None:
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 @plain_text()
 def save_law_figures(
-    analyses: Sequence[GroupAnalysis], x: str, y: str, folder: Path, stem: str
+    analyses: Sequence[GroupAnalysis], x: str, y: str, folder: Path, stem: str, vector: bool = False
 ) -> list[page.Figure]:
     """Draws a figure a group.
 
@@ -79,6 +79,7 @@ def save_law_figures(
       y: what the measures are called.
       folder: where the files go; made if it is missing.
       stem: what their names begin with; they are numbered from 1.
+      vector: whether to write them as .svg and .pdf too.
 
     Returns:
       The figures, for a page.
@@ -93,6 +94,7 @@ def save_law_figures(
             f"{stem}-{n}.png",
             _alt(analysis, x, y),
             _caption(analysis),
+            vector,
         )
         for n, analysis in enumerate(analyses, 1)
     ]

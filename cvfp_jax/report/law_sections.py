@@ -179,6 +179,36 @@ def growth_table(analysis: GroupAnalysis) -> Table:
     return Table(columns, cells, "Growing windows: the first sizes fitted, the next one predicted")
 
 
+def held_out_table(analyses: Sequence[GroupAnalysis]) -> Table:
+    """Returns the errors at rows that were held out, a group a line: of the law chosen and of each law."""
+    names = list(dict.fromkeys(row["law"] for analysis in analyses for row in analysis.rows))
+    lines: list[list[float | None]] = []
+    cells = []
+    for analysis in analyses:
+        by_law = {row["law"]: row["test_log_rmse"] for row in analysis.rows}
+        chosen = chosen_law(analysis)
+        line = [by_law.get(chosen or ""), *(by_law.get(name) for name in names)]
+        lines.append(line)
+        cells.append([analysis.group.name, chosen or UNKNOWN, *(significant(value) for value in line)])
+    means = []
+    for column in zip(*lines, strict=True):
+        known = [value for value in column if value is not None]
+        means.append(f"{sum(known) / len(known):.4g} ({len(known)})" if known else UNKNOWN)
+    cells.append(["mean (groups)", UNKNOWN, *means])
+    columns = ["group", "chosen", "its error", *names]
+    return Table(columns, cells, "Root mean square errors of ln y at the rows held out")
+
+
+def chosen_law(analysis: GroupAnalysis) -> str | None:
+    """Returns the simplest law that the verdict leaves, or where none is that of the least hold-out error."""
+    if analysis.selection.standing:
+        return analysis.selection.standing[0]
+    tested = {
+        row["law"]: row["holdout_log_rmse"] for row in analysis.rows if row["holdout_log_rmse"] is not None
+    }
+    return min(tested, key=tested.__getitem__) if tested else None
+
+
 def law_terms() -> Terms:
     """What the columns of the laws' tables mean."""
     return Terms(list(_terms()))

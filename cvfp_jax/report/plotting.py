@@ -124,7 +124,9 @@ def draw_bands(axes: Axes, lines: Sequence[tuple[LogLine, str]], beyond: float =
     axes.set_ylim(ends)
 
 
-def save(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> page.Figure:
+def save(
+    figure: Figure, folder: Path, name: str, alt: str, caption: str, vector: bool = False
+) -> page.Figure:
     """Writes a figure and returns it for a page.
 
     Args:
@@ -133,6 +135,7 @@ def save(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> pag
       name: of the file, ending in ``.png``.
       alt: what the figure shows, for readers who do not see it.
       caption: what it is.
+      vector: whether to write it as .svg and .pdf too.
 
     Returns:
       The figure as a block.
@@ -145,4 +148,6 @@ def save(figure: Figure, folder: Path, name: str, alt: str, caption: str) -> pag
     figure.savefig(drawn, dpi=200)
     # A palette makes the file a third as large, and a report with all its figures one that can be sent.
     Image.open(drawn).convert("RGB").quantize(256).save(folder / name, optimize=True, dpi=(200, 200))
+    for suffix in (".svg", ".pdf") if vector else ():
+        figure.savefig((folder / name).with_suffix(suffix))
     return page.Figure(name, alt, caption)

@@ -76,6 +76,7 @@ def save_surface_figures(
             f" coloured by {y} from {min(analysis.group.y):.4g} to {max(analysis.group.y):.4g}.",
             f"Points over both variables with lines of equal {y}"
             + (", and the best sizes for each budget." if analysis.best else "."),
+            vector=True,
         )
         for n, analysis in enumerate(analyses, 1)
     ]

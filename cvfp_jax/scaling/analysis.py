@@ -86,10 +86,10 @@ def analyse_group(
     for law, fit in selection.fits.items():
         progress(f"{group.name}: {law}".lstrip(": "))
         rows.append(_row(group, fit, selection, predict, draws))
-    # The laws that are left, or where none is the one that predicts best.
+    # The two simplest laws that are left, or where none is the one that predicts best.
     tested = {name: error for name, error in selection.holdout.items() if math.isfinite(error)}
     shown = selection.standing or (min(tested, key=tested.__getitem__),) if tested else ()
-    growth = {name: growing_windows(selection.fits[name]) for name in shown}
+    growth = {name: growing_windows(selection.fits[name]) for name in shown[:2]}
     return GroupAnalysis(group, selection, rows, growth)
 
 

@@ -17,7 +17,7 @@ RESIDUAL, PAIRS = "residual", "pairs"
 NORMAL = "normal"
 MOST_POINTS = 2000  # of more the draws would take minutes, and a normal distribution does as well
 DRAWS = 1000
-_STARTS = 2
+_STARTS, _FEW = 2, 20
 # Draws fitted at a time: enough to fill the loops of numpy, few enough to stay in its caches.
 _CHUNK = 250
 
@@ -126,8 +126,10 @@ def bootstrap(fit: Fit, kind: str = RESIDUAL, draws: int = DRAWS, seed: int = 0)
     _, optimum = fit.solved
     random = np.random.default_rng(seed)
     drawn = (_residual_draws if kind == RESIDUAL else _pairs_draws)(fit, draws, random)
+    # Of many points the draws are near enough to the fit to begin from there alone.
+    starts = _STARTS if fit.n <= _FEW else 0
     chunks = [
-        minimise(drawn.take(rows), _STARTS, np.repeat(optimum.parameters, len(rows), axis=0))
+        minimise(drawn.take(rows), starts, np.repeat(optimum.parameters, len(rows), axis=0))
         for rows in np.array_split(np.arange(len(drawn.y)), max(1, len(drawn.y) // _CHUNK))
     ]
     internal = np.concatenate([chunk.parameters for chunk in chunks])

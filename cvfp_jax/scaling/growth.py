@@ -51,12 +51,12 @@ def growing_windows(fit: Fit) -> list[Step]:
     counts = np.arange(max(fit.k, 1), fit.sizes)
     if len(counts) > MOST_STEPS:
         counts = np.unique(np.linspace(counts[0], counts[-1], MOST_STEPS).astype(int))
+    weights = np.where(which < counts[:, None], problem.weights, 0.0)
+    many = dataclasses.replace(problem, y=np.repeat(problem.y, len(counts), axis=0), weights=weights)
+    optimum = minimise(many, _STARTS, np.repeat(best, len(counts), axis=0))
+    curves = problem.curve(optimum.parameters, np.log(sizes) - problem.log_ref)[0]
     steps = []
-    for count in counts:
-        weights = np.where(which < count, problem.weights, 0.0)
-        optimum = minimise(dataclasses.replace(problem, weights=weights), _STARTS, best)
-        beyond = np.log(np.array([sizes[count], sizes[-1]])) - problem.log_ref
-        curve = problem.curve(optimum.parameters, beyond)[0][0]
+    for count, curve in zip(counts, curves, strict=True):
         at_next = which == count
         logs, w = np.log(problem.y[0][at_next]), problem.weights[0][at_next]
         measured = float(np.exp(np.average(logs, weights=w)))
@@ -66,8 +66,8 @@ def growing_windows(fit: Fit) -> list[Step]:
                 float(sizes[count - 1]),
                 float(sizes[count]),
                 measured * fit.y_ref,
-                float(curve[0]) * fit.y_ref,
-                float(curve[1]) * fit.y_ref,
+                float(curve[count]) * fit.y_ref,
+                float(curve[-1]) * fit.y_ref,
             )
         )
     return steps

@@ -111,7 +111,24 @@ def test_the_document_has_a_section_a_group(tmp_path, capsys):
     assert page.count("<script") == 1
     assert "Left out" not in page
     figures = sorted(path.name for path in (tmp_path / "w" / "figures").iterdir())
-    assert figures == ["fits-1.png", "fits-2.png"]
+    assert figures == [f"fits-{n}.{kind}" for n in (1, 2) for kind in ("pdf", "png", "svg")]
+    assert "## Checklist\n\n- what is fitted: ppl against tokens; power: y = A x^-a;" in text
+    lines = (tmp_path / "w" / "fits.csv").read_text().splitlines()
+    assert lines[0] == "group,law,status,n,quantity,value,low,high"
+    assert lines[3].startswith("small,power,converged,5,y at 100000,")
+
+
+def test_held_out_rows_test_each_law(tmp_path, capsys):
+    points = power_table(tmp_path / "p.csv", {"a": 0.2, "b": 0.4})
+    flags = ["--x=tokens", "--y=ppl", "--group=config", "--laws=power,constant", "--holdout=tokens>9000"]
+    out = fit(capsys, f"--points={points}", *flags, f"--workdir={tmp_path / 'w'}")
+    (line,) = re.findall(r"\nmean \(groups\) .*", out)
+    assert "(2)" in line
+    fits = json.loads((tmp_path / "w" / "fits.json").read_text())
+    assert fits[0]["n"] == 4
+    assert fits[0]["test_log_rmse"] < 1e-9
+    assert fits[1]["test_log_rmse"] == pytest.approx(0.2 * 2.5 * math.log(2), rel=1e-6)
+    assert "Held-out rows" in (tmp_path / "w" / "fits.md").read_text()
 
 
 def test_a_document_that_cannot_be_written_is_a_message(tmp_path, capsys):
