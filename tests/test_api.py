@@ -107,7 +107,7 @@ def test_settings_of_a_cell_replace_its_arguments(corpus):
         (lambda: cj.train(samples=0), r"config.num_samples=0 is not allowed"),
         (lambda: cj.train("text:nowhere"), r"corpus text:nowhere does not exist"),
         (lambda: cj.sweep("context_dims"), r"--experiment 'context_dims' is unknown: choose "),
-        (lambda: cj.sweep(sample=[1]), r"unknown flag --sample"),
+        (lambda: cj.sweep(sampels=[1]), r"unknown flag --sampels"),
         (lambda: cj.sweep(config={"phase1.iterations": 3}), r"unknown field --config.phase1.iterations"),
         (lambda: cj.sweep(dry_run=True), r"trains nothing: give an experiment that trains, and no dry_run"),
         (lambda: cj.sweep("fit", points="a.csv", x="x", y="y"), r"sweep\('fit'\) trains nothing"),

@@ -32,7 +32,7 @@ def rotate(x_BxHxSxC: jax.Array) -> jax.Array:
     References:
       Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding, 2021.
 
-    >>> rotate(jnp.ones((1, 1, 2, 2)))[0, 0].round(3).tolist()
+    >>> [[round(x, 3) for x in row] for row in rotate(jnp.ones((1, 1, 2, 2)))[0, 0].tolist()]
     [[1.0, 1.0], [-0.301, 1.382]]
     """
     tokens, half = x_BxHxSxC.shape[2], x_BxHxSxC.shape[3] // 2

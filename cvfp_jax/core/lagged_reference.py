@@ -83,7 +83,8 @@ def task_loss(
         loss_S = jax.vmap(lambda hidden_E, target: phase2_loss(hidden_E[None], data.table_VxE, target[None]))(
             hidden_SxE, targets_S
         )
-        mean = jnp.where(counts_S, loss_S, 0).sum() / jnp.maximum(counts_S.sum(dtype=jnp.int32), 1)
+        count = jnp.maximum(counts_S.sum(dtype=jnp.int32), 1).astype(loss_S.dtype)
+        mean = jnp.where(counts_S, loss_S, 0).sum() / count
         total += mean / len(starts)
     return total
 

@@ -167,7 +167,7 @@ def cvfp_training(
 
     >>> config = RunConfig(model=ModelConfig(context_dim=3, embed_dim=5))
     >>> cvfp_training(config, np.array([0, 1, 1]), vocab_size=7, iterations=3, epochs=2)
-    1746.0
+    1770.0
     """
     model, phase2, N = config.model, config.phase2, len(train_ids)
     distinct = len(np.unique(train_ids))
@@ -202,7 +202,7 @@ def baseline_training(config: RunConfig, vocab_size: int, rows: int) -> float:
     >>> from cvfp_jax.config.baseline import BaselineConfig
     >>> config = RunConfig(architecture="gru", model=ModelConfig(3, 5), baseline=BaselineConfig(4))
     >>> baseline_training(config, vocab_size=7, rows=2)
-    1156.0
+    784.0
     """
     E, baseline = config.model.embed_dim, config.baseline
     match config.architecture:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cvfp_jax.config.settings import ModelConfig
 from cvfp_jax.contexts import diagnostics
+from cvfp_jax.contexts.contraction import contraction
 from cvfp_jax.contexts.diagnostics import (
     Geometry,
     block_diagnostics,
@@ -382,6 +383,7 @@ def test_all_diagnostics_are_a_records_fields():
     found = diagnose(stream, contexts)
     trials = convergence_trials(make_block(D=4), stream, 4)
     lie = geometry(contexts, 29, np.random.default_rng(0))
+    settling = contraction(make_block(D=4), stream[:-1], contexts)
     assert found == {
         "val_convergence_status": trials.trend.status,
         "val_convergence_slope": trials.trend.slope,
@@ -400,6 +402,9 @@ def test_all_diagnostics_are_a_records_fields():
         "is_zero_solution": False,
         "is_global_attractor": False,
         "embedding_cosine": embedding_similarity(contexts, stream[:-1]),
+        "val_lyapunov_exponent": settling.lyapunov_exponent,
+        "val_contraction_rate": settling.rate,
+        "val_parallel_iterations": settling.iterations,
         "rank_verdict": "good",
     }
     assert json.loads(json.dumps(found, allow_nan=False)) == found
