@@ -57,6 +57,7 @@ def test_each_way_is_measured_against_the_walk(trained):
     assert newton.way == "quasi-DEER"
 
 
+@pytest.mark.slow
 def test_a_way_that_fails_is_not_tried_again(capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "QUICK_LENGTHS", (30, 60))
     monkeypatch.setattr(evaluation, "_MOST_ITERATIONS", 2)

@@ -26,8 +26,8 @@ from cvfp_jax.phase2.train import learn_tokens
 from cvfp_jax.reproduction.stale_clip import stale_clip
 from tests.goldens.test_parity import ROWS, Tolerance
 from tests.original import load_model, parameters
-from tests.tiers import cases
 
+pytestmark = pytest.mark.slow
 # In single precision one unit of one token lies so near to ReLU's corner that it is on here and off in the
 # original at the tenth step; in double precision this run agrees with the original's to 4e-7.
 DOUBLE = {"r2c_L3K2_nonoise"}
@@ -128,7 +128,7 @@ def run_phase1(block, stream, val_stream, config, arrays, prefix, gradient_clip)
     return start, second, conclude(iteration, watch.ranks)
 
 
-@pytest.fixture(scope="module", params=cases(CASES, fast=["r5b_improve"]))
+@pytest.fixture(scope="module", params=CASES)
 def replay(request, golden):
     """Runs a case and keeps what the tests below compare."""
     facts, arrays = golden(request.param)

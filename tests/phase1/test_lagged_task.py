@@ -136,6 +136,7 @@ def started(name):
     return block, stream, Phase1Config(batch_size=8), jax.random.key(0)
 
 
+@pytest.mark.slow
 def test_contexts_learn_to_predict():
     """A toss of a coin, a marker, the same again and another marker: a token alone tells nothing."""
     rng = np.random.default_rng(0)

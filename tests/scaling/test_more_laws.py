@@ -46,6 +46,7 @@ def test_slopes_are_those_of_the_values(law):
         assert slopes[..., n] == pytest.approx((moved[0] - moved[1]) / (2 * h), rel=1e-4, abs=1e-8 * g.max())
 
 
+@pytest.mark.slow
 def test_an_accuracy_rises_to_a_ceiling():
     group = Group("accuracy", D, ACCURACY)
     assert laws_for(group) == (*LAWS, "ceiling", "hill")
@@ -63,6 +64,7 @@ def test_an_accuracy_rises_to_a_ceiling():
     assert "refused" not in near.selection.verdict
 
 
+@pytest.mark.slow
 def test_points_that_no_law_fits_are_said_so():
     x, y = X[::2], ALL_LAWS["broken"].value(TRUE["broken"], X[::2])
     found = analyse_group(Group("broken", tuple(x), tuple(y)), draws=0)

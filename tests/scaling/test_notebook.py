@@ -110,6 +110,7 @@ def test_many_series_are_fitted_as_each_alone(law):
         scaling.fit_many(law, {"twice": ([1.0, 1.0], [1.0, 2.0])})
 
 
+@pytest.mark.slow
 def test_laws_are_compared():
     y = (2 + 50 * X**-0.5) * np.exp(0.01 * np.random.default_rng(2).normal(size=10))
     found = scaling.compare(X, y, predict=[1e6])

@@ -176,6 +176,7 @@ def test_minima_of_budgets():
     assert isoflop_minima(params[:3], budgets[:3] / 6 / params[:3], y[:3]) == []
 
 
+@pytest.mark.slow
 def test_laws_are_compared_by_what_they_predict():
     y = chinchilla(TRUE, N, D) * np.exp(0.002 * np.random.default_rng(2).normal(size=16))
     group = Group("all", tuple(N), tuple(y), (tuple(D),))
