@@ -73,7 +73,7 @@ def task_loss(
     for number, first in enumerate(starts):
         places_key = jax.random.fold_in(jax.random.fold_in(key, number), 2)
         count = min(size, num_tokens - first)
-        draws = (min(config.lagged_task_places, size),)
+        draws = (config.lagged_task_places,)
         places_S = first + jax.random.randint(places_key, draws, 0, count, jnp.int32)
         counts_S = places_S + 1 < num_tokens
         context_SxD = contexts_NxD[places_S]
@@ -83,8 +83,8 @@ def task_loss(
         loss_S = jax.vmap(lambda hidden_E, target: phase2_loss(hidden_E[None], data.table_VxE, target[None]))(
             hidden_SxE, targets_S
         )
-        count = jnp.maximum(counts_S.sum(dtype=jnp.int32), 1).astype(loss_S.dtype)
-        mean = jnp.where(counts_S, loss_S, 0).sum() / count
+        num_counted = jnp.maximum(counts_S.sum(dtype=jnp.int32), 1).astype(loss_S.dtype)
+        mean = jnp.where(counts_S, loss_S, 0).sum() / num_counted
         total += mean / len(starts)
     return total
 

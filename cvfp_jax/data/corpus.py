@@ -48,10 +48,12 @@ class Samples:
           UserError: the corpus cannot be read, or has too few samples.
         """
         kind, _, place = self.corpus.partition(":")
-        if kind == "ultrachat" and not place and self.ranges is not None:
+        if kind == "ultrachat" and not place and self.ranges is not None and not self.reading.skip_bad_rows:
             yield from ultrachat.read_ranges(self.ranges, self.gaps, self.reading, self.log)
             return
-        if kind == "pydocs":
+        if kind == "ultrachat" and not place:  # which row is a range's first is known only once all are read
+            texts = ultrachat.hub_samples(self.reading, self.log)
+        elif kind == "pydocs":
             stop = None if self.ranges is None else max(part.stop for part in self.ranges)
             texts = iter(pydocs.read_samples(stop))
         elif kind == "ultrachat":

@@ -6,7 +6,7 @@ from typing import Any
 from cvfp_jax.data.hub import offline_if_unreachable
 from cvfp_jax.data.text import samples
 from cvfp_jax.data.text.folders import find
-from cvfp_jax.data.text.reading import Reading, ReadingLog
+from cvfp_jax.data.text.reading import BadRowError, Reading, ReadingLog
 from cvfp_jax.data.text.shapes import sample_text
 from cvfp_jax.errors import UserError
 
@@ -62,6 +62,27 @@ def read_ranges(ranges: tuple[range, ...], gaps: bool, reading: Reading, log: Re
     for part in (range(stop),) if gaps else ranges:
         for index, row in zip(part, rows.select(part), strict=True):
             yield sample_text(row, f"ultrachat, row {index}", reading, log)
+
+
+def hub_samples(reading: Reading, log: ReadingLog) -> Iterator[str]:
+    """Yields all of the hub's conversations; rows that cannot be used are left out if that is asked for.
+
+    Args:
+      reading: how a conversation becomes a text.
+      log: told of what is left out.
+
+    Raises:
+      UserError: the data set cannot be had, or a row cannot be used.
+    """
+    for index, row in enumerate(_rows()):
+        try:
+            text = sample_text(row, f"ultrachat, row {index}", reading, log)
+        except BadRowError as error:
+            if not reading.skip_bad_rows:
+                raise
+            log.skipped[error.reason] += 1
+        else:
+            yield text
 
 
 def _rows() -> Any:

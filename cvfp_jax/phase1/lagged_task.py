@@ -105,8 +105,8 @@ def draw(
     first = batch_index * layout.batch_size
     # At least one: a device that shares no more micro-batches goes along with the others.
     rows = jnp.clip(num_tokens - first, 1, layout.batch_size)
-    size = min(num_places, layout.batch_size)
-    offsets_S = jax.random.randint(jax.random.fold_in(key, FOR_PLACES), (size,), 0, rows, jnp.int32)
+    # Not fewer in a short stream: what is compiled for depends on the longest one, which must not matter.
+    offsets_S = jax.random.randint(jax.random.fold_in(key, FOR_PLACES), (num_places,), 0, rows, jnp.int32)
     counts_S = first + offsets_S + 1 < num_tokens
     own_S = offsets_S - (piece_index() * layout.rows if layout.pieces > 1 else 0)
     here_S = (own_S >= 0) & (own_S < layout.rows) & counts_S

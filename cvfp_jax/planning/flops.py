@@ -183,7 +183,7 @@ def cvfp_training(
 def _lagged_task(config: RunConfig, vocab_size: int, num_tokens: int) -> int:
     """Operations of an iteration's next-token loss: a step of phase 2 by which contexts learn too."""
     size = config.phase1.batch_size or num_tokens
-    places = -(-num_tokens // size) * min(size, config.phase1.lagged_task_places)
+    places = -(-num_tokens // size) * config.phase1.lagged_task_places
     to_contexts = 2 * places * sum(layer.constant for layer in _token_layers(config.model))
     return phase2_training(config.model, config.phase2, vocab_size, places) + to_contexts
 

@@ -4,8 +4,8 @@ import types
 
 import pytest
 
-from cvfp_jax.data import corpus
-from cvfp_jax.data.text.reading import Reading
+from cvfp_jax.data import corpus, ultrachat
+from cvfp_jax.data.text.reading import Reading, ReadingLog
 from cvfp_jax.errors import UserError
 
 
@@ -80,14 +80,43 @@ def test_a_folder_that_is_no_copy(tmp_path):
             list(corpus.Samples(f"ultrachat:{tmp_path / place}", (range(1),)))
 
 
-def test_the_hubs_rows_are_taken_by_place(monkeypatch):
-    class Rows(list):
-        def select(self, part):
-            return [self[index] for index in part]
+class Rows(list):
+    """Rows as the hub's library gives them."""
 
-    library = types.SimpleNamespace(load_dataset=lambda name, split: Rows(rows(split)))
+    def select(self, part):
+        return [self[index] for index in part]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The rows that the hub has."""
+    hub = Rows(rows("train_sft"))
+    library = types.SimpleNamespace(load_dataset=lambda name, split: hub)
     monkeypatch.setitem(sys.modules, "datasets", library)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return hub
+
+
+def test_all_of_the_hubs_rows_are_read_and_nothing_else(hub, tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text('{"text": "of the current folder"}')
+    monkeypatch.chdir(tmp_path)
+    assert list(corpus.Samples("ultrachat", None)) == [f"train_sft {n}\nanswer" for n in range(30)]
+    with pytest.raises(UserError, match="corpus ultrachat: names no path"):
+        list(ultrachat.iterate_samples("", Reading(), ReadingLog()))
+
+
+def test_bad_rows_of_the_hub_are_left_out_where_it_is_asked_for(hub):
+    hub[1] = {"messages": []}
+    log = ReadingLog()
+    skipping = corpus.Samples("ultrachat", (range(3),), Reading(skip_bad_rows=True), log=log)
+    assert list(skipping) == [f"train_sft {n}\nanswer" for n in (0, 2, 3)]
+    assert sum(log.skipped.values()) == 1
+    for ranges in ((range(3),), None):
+        with pytest.raises(UserError, match="ultrachat, row 1: "):
+            list(corpus.Samples("ultrachat", ranges))
+
+
+def test_the_hubs_rows_are_taken_by_place(hub):
     texts = list(corpus.Samples("ultrachat", (range(2), range(14, 17))))
     assert texts == [f"train_sft {number}\nanswer" for number in (0, 1, 14, 15, 16)]
     assert len(list(corpus.Samples("ultrachat", (range(2), range(14, 17)), gaps=True))) == 17

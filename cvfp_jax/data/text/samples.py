@@ -29,6 +29,8 @@ SUFFIXES = (*folders.TEXTS, *_RECORDS, *_TABLES)
 
 def existing(place: str, kind: str = "text") -> Path:
     """Returns the path that a text names, which must be there."""
+    if not place:  # which would be the current folder
+        raise UserError(f"corpus {kind}: names no path: give one, for example {kind}:my_folder.")
     try:
         path = Path(place).expanduser()
         there = path.exists()

@@ -178,6 +178,10 @@ PACKED = gzip.compress(LINES.encode(), mtime=0)
         ("a.jsonl", '{"messages": [{"content": "a"}, {"content": null}]}', r"turn 2 of messages has content"),
         ("a.jsonl", '{"body": "a", "id": "7"}', r"such as --text_field=body"),
         ("a.csv", "body\na\n", r"line 2: no usable field \(found fields body\)"),
+        ("a.csv", "id,text\n7,So, it goes.\n", r"line 2: a row of 3 fields under 2 columns; quote"),
+        ("a.csv", 'id,text\n7,"a" b\n', r"line 2: a row that is no CSV"),
+        ("a.csv", 'id,text\n7,"a\n8,b\n', r"line 3: a row that is no CSV \(unexpected end"),
+        ("a.tsv", "text\tid\ttext\na\t7\tb\n", r"line 1: two columns are called 'text'"),
         ("a.txt", "version https://git-lfs.github.com/spec/v1\noid 1", r"Git LFS pointer .* 'git lfs pull'"),
         ("a.parquet", "version https://git-lfs.github.com/spec/v1\n", r"Git LFS pointer .* 'git lfs pull'"),
         ("a.jsonl", gzip.compress(b"{}", mtime=0), r"is compressed by gzip: add \.gz to its name"),
@@ -207,6 +211,13 @@ def test_bad_rows_are_left_out_and_counted(tmp_path):
     write(tmp_path, {"a.jsonl": rows[1]})
     with pytest.raises(UserError, match=r"a\.jsonl: no row can be used \(2 no usable field, 1 blank"):
         list(iterate_samples(str(tmp_path / "a.jsonl"), Reading(skip_bad_rows=True)))
+
+
+def test_rows_of_a_table_that_are_cut_wrong_are_left_out_and_the_others_kept(tmp_path):
+    write(tmp_path, {"a.csv": 'id,text\n1,"a, b"\n2,c, d\n3,"e" f\n4,g\n'})
+    log = ReadingLog()
+    assert list(iterate_samples(str(tmp_path), Reading(skip_bad_rows=True), log)) == ["a, b", "g"]
+    assert log.skipped == {"too many fields": 1, "a row that is no CSV": 1}
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
