@@ -89,6 +89,16 @@ def segments(ids_N: np.ndarray, lanes: int, length: int) -> list[Segment]:
     return [Segment(ids[places_BxT[:, cut]], ids[places_BxT[:, cut] + 1], valid_BxT[:, cut]) for cut in cuts]
 
 
+def num_lanes(config: RunConfig) -> int:
+    """Returns how many segments are a batch of about as many tokens as ``phase2.batch_size`` says."""
+    return max(1, config.phase2.batch_size // config.baseline.segment)
+
+
+def batches(ids_N: np.ndarray, config: RunConfig) -> list[Segment]:
+    """Returns the segments of an epoch, each a batch of ``num_lanes`` lanes."""
+    return segments(ids_N, num_lanes(config), config.baseline.segment)
+
+
 class TrainState(NamedTuple):
     """What a step changes."""
 
@@ -252,8 +262,7 @@ def _begin(
     frozen = frozen._replace(head_VxE=as_kept(operand(frozen.head_VxE, precision)))
     graphdef, params = nnx.split(network)
     spec = BaselineSpec(graphdef, phase2.gradient_clip, phase2.weight_decay, phase2.dropout > 0, precision)
-    lanes = max(1, phase2.batch_size // config.baseline.segment)
-    cut = segments(tokens.train_ids, lanes, config.baseline.segment)
+    cut, lanes = batches(tokens.train_ids, config), num_lanes(config)
     trainer = _Trainer(spec, frozen, cut, tokens, phase2, key)
     # Each step donates its state, which must not share arrays with the caller's network.
     params = jax.tree.map(jnp.copy, params)

@@ -137,6 +137,12 @@ class Grid:
             raise UserError(
                 f"--{AXIS_FLAGS[name]} and --config.{name}={changes[name]} set the same axis: give one."
             )
+        options = {} if self.tuning is None else self.tuning.options
+        for name in options.keys() & changes.keys():
+            raise UserError(
+                f"--config.{name}={changes[name]} has no effect here: the search of this experiment chooses it"
+                f" among {', '.join(map(str, options[name]))}; leave the flag out."
+            )
         lists = {
             name: _parse_list(self.base, name, changes[name]) for name in self.axes.keys() & changes.keys()
         }
@@ -150,6 +156,7 @@ class Grid:
     def shared_fields(self) -> dict[str, Any]:
         """Returns what all cells have in common, by dotted field name: what identifies a sweep."""
         shared = {name: value for name, value in flat_fields(self.base).items() if name not in self.axes}
+        shared |= {f"{ARM}s.{name}": dict(changes) for name, changes in self.arms.items()}
         return shared if self.tuning is None else {**shared, "tuning": dataclasses.asdict(self.tuning)}
 
 

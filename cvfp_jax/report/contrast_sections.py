@@ -169,7 +169,7 @@ def contrast_blocks(
         "Models with as many trained parameters, the same frozen embedding and head, the same batches and the"
         " same early stopping; learning rate and dropout were chosen for each on development samples."
         if architectures
-        else f"Each arm changes one setting of {found[0].base}."
+        else f"Each arm is {found[0].base} but for what its name says."
     )
     blocks: list[Block] = [
         Heading(2, "Models of one size" if architectures else "One change at a time"),

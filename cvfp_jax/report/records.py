@@ -106,6 +106,7 @@ _LATER = {
     "params_trained": _or_null(_COUNT),
     "train_flops": _or_null(_NUMBER),
     "tuned": _or_null(_OBJECT),
+    "phase1_task_loss": _or_null(_NUMBER),  # null without a lagged task
 }
 
 

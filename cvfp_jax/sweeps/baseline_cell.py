@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cvfp_jax.baselines.train import Tokens, learn_baseline, make_network
+from cvfp_jax.baselines.train import Tokens, batches, learn_baseline, make_network
 from cvfp_jax.baselines.widths import trained_params
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.contexts.runtime import Runtime
@@ -28,6 +28,7 @@ from cvfp_jax.sweeps.fields import (
 from cvfp_jax.sweeps.result import CellResult
 
 _INIT, _DROPOUT = range(2)
+_SIZES = "room"  # in a checkpoint
 
 
 def run_baseline(config: RunConfig, data: CellData, runtime: Runtime) -> CellResult:
@@ -48,7 +49,10 @@ def run_baseline(config: RunConfig, data: CellData, runtime: Runtime) -> CellRes
     init_key, dropout_key = (jax.random.fold_in(key, use) for use in (_INIT, _DROPOUT))
     table_VxE = jnp.asarray(data.table)
     embedding = Embedding(table_VxE, rngs=nnx.Rngs(init_key))
-    tokens = Tokens(np.asarray(data.train_ids), np.asarray(data.val_ids), data.val_capacity)
+    # A cell that goes on is compiled for as many tokens as before, whatever cells stand beside it now.
+    sizes = checkpointer.facts(_SIZES) or {"val_capacity": data.val_capacity}
+    checkpointer.include(_SIZES, sizes)
+    tokens = Tokens(np.asarray(data.train_ids), np.asarray(data.val_ids), sizes["val_capacity"])
     with watches.phase2:
         network = make_network(config, nnx.Rngs(init_key))
         result = learn_baseline(
@@ -67,7 +71,7 @@ def run_baseline(config: RunConfig, data: CellData, runtime: Runtime) -> CellRes
         "train_flops": epochs * baseline_training(config, len(data.table), rows),
         **watches.fields(),
     }
-    curves = Curves(phase2_curves(result, len(result.batch_losses) // max(1, epochs)))
+    curves = Curves(phase2_curves(result, len(batches(tokens.train_ids, config))))
     return CellResult(record, None, None, curves)
 
 

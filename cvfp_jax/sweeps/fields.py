@@ -88,7 +88,9 @@ WITHOUT_PHASE1: dict[str, Any] = {
     "phase1_iterations": 0,
     "phase1_block_iterations": [],
     "phase1_status": "not run",
-    **dict.fromkeys(("phase1_convergence_rate", "phase1_loss", "residual_mean", "residual_max")),
+    **dict.fromkeys(
+        ("phase1_convergence_rate", "phase1_loss", "phase1_task_loss", "residual_mean", "residual_max")
+    ),
     "phase1_val_ranks": [],
 }
 
@@ -106,7 +108,7 @@ def phase1_fields(results: Sequence[Phase1Result]) -> Record:
         "phase1_status": worst.status.label,
         "phase1_convergence_rate": mean("convergence_rate"),
         "phase1_loss": sum(float(result.trace["loss"][-1]) for result in results) / len(results),
-        **({"phase1_task_loss": float(worst.trace["task_loss"][-1])} if worst.token_block else {}),
+        "phase1_task_loss": float(worst.trace["task_loss"][-1]) if worst.token_block else None,
         "phase1_val_ranks": [rank for result in results for rank in result.val_ranks],
         "residual_mean": mean("residual_mean"),
         "residual_max": float(np.max([result.residual_max for result in results])),

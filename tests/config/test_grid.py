@@ -1,6 +1,6 @@
 import pytest
 
-from cvfp_jax.config.grid import Grid
+from cvfp_jax.config.grid import Grid, Tuning
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.errors import UserError
 
@@ -89,3 +89,10 @@ def test_an_unknown_arm_is_refused():
         grid.resolve({}, {"arm": "long"})
     with pytest.raises(UserError, match="arm 'zero' is unknown: this experiment has none"):
         GRID.resolve({}, {"arm": "zero"})
+
+
+def test_what_a_search_chooses_cannot_be_set():
+    tuning = Tuning("num_samples", {"phase2.dropout": (0.0, 0.1)}, num_samples=10)
+    grid = Grid(RunConfig(), {"num_samples": (50,)}, tuning=tuning)
+    with pytest.raises(UserError, match=r"--config\.phase2\.dropout=0\.3 has no effect.* among 0\.0, 0\.1;"):
+        grid.resolve({}, {"phase2.dropout": "0.3"})

@@ -248,10 +248,18 @@ def test_a_cell_stopped_now_and_then(resumed, monkeypatch, tmp_path, changes):
 def test_a_baseline_stopped_within_an_epoch_and_between_two(resumed, tmp_path, architecture):
     changes = {"architecture": architecture, "baseline.segment": 16, "phase2.dropout": 0.2}
     config = replace(CONFIG, changes)
-    whole = run_cell(config, data_of())
-    again = resumed(
-        lambda checkpointer: run_cell(config, data_of(), Runtime(checkpointer=checkpointer)), every=5
-    )
+    whole = run_cell(config, data_of(val_capacity=120))
+    seen = []
+
+    def work(checkpointer):
+        before = checkpointer.facts("room")
+        seen.append(before)
+        # A sweep may have grown meanwhile: the cell's own arrays stay as they were.
+        data = data_of(val_capacity=200 if before else 120)
+        return run_cell(config, data, Runtime(checkpointer=checkpointer))
+
+    again = resumed(work, every=5)
+    assert seen[-1] == {"val_capacity": 120}
     assert whole.record["phase2_epochs"] == 3, "the case must go on after both kinds of stops"
     for name, value in whole.record.items():
         if name not in TIMES:

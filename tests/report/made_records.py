@@ -58,6 +58,7 @@ def record(dim=8, samples=50, loss=6.0, **changes):
         "val_runs_in_train": 0.001,
         "skipped_rows": None,
         "val_corpus": None,
+        "phase1_task_loss": None,
         "kn2_ppl": 300.0,
         "kn3_ppl": 250.0,
         "kn4_ppl": None,

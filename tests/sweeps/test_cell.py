@@ -199,5 +199,9 @@ def test_a_baselines_record_is_complete_and_says_that_there_is_no_phase1(record,
 
 def test_a_baseline_that_breaks_down_is_recorded(tmp_path):
     changes = {"architecture": "bptt", "baseline.segment": 16, "phase2.learning_rate": 1e30}
-    broken = append(tmp_path, run(replace(CONFIG, changes)))
+    result = run_cell(replace(CONFIG, changes), data_of())
+    broken = append(tmp_path, result.record)
     assert broken["status"].startswith("failed: bptt was not finite in epoch ")
+    # An epoch that was broken off is still one epoch's batches.
+    batches = np.arange(len(result.curves["batch_loss"]))
+    np.testing.assert_array_equal(result.curves["batch_epoch"], 1 + batches // -(-100 // 16))

@@ -44,6 +44,17 @@ def test_another_sweep_is_refused_and_the_field_named(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_an_arm_that_changes_something_else_is_another_sweep(tmp_path):
+    def sweep(**arms):
+        return Grid(RunConfig(), {"arm": ("base",), "num_samples": (5,)}, arms={"base": {}, **arms})
+
+    short = {"phase1.max_iterations": 10}
+    workdir.claim(tmp_path, sweep(short=short), "cpu", has_records=False)
+    workdir.claim(tmp_path, sweep(short=short, zero={"phase2.contexts": "zero"}), "cpu", has_records=True)
+    with pytest.raises(UserError, match=r"config\.arms\.short=.*10.*, not .*20.*: give"):
+        workdir.claim(tmp_path, sweep(short={"phase1.max_iterations": 20}), "cpu", has_records=True)
+
+
 def test_a_field_that_an_earlier_version_had_not_is_its_default(tmp_path):
     workdir.claim(tmp_path, GRID, "cpu", has_records=False)
     path = tmp_path / "config.json"

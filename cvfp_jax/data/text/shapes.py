@@ -17,8 +17,8 @@ _QUESTIONS = {
 }
 _PREFERENCES = ("chosen", "rejected")
 FIELDS = (
-    "messages, conversations, conversation or data (lists of turns), text, instruction and output, prompt and"
-    " completion or response, question and answer, or chosen and rejected"
+    "messages or conversations (lists of turns), text, conversation or data (lists of turns), instruction and"
+    " output, prompt and completion or response, question and answer, or chosen and rejected"
 )
 _KNOWN = {
     *_CONVERSATIONS_FIRST, *_CONVERSATIONS_LAST, *_PREFERENCES, *_QUESTIONS, "text", "system",
