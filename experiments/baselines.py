@@ -9,10 +9,10 @@ python launch.py --experiment=baselines --preset=r3
   Device: a GPU of 24 GB, with the extra ``hub`` and the network. Nothing was printed for these models.
 
 Every model reads the same frozen embedding, predicts through the same tied and frozen head, has as many
-trained parameters as both of CVFP's blocks together (the report counts them), sees the same tokens in batches of the same
-size, and is stopped by the same rule. Learning rate and dropout are chosen for each of them by a search of as
-many trials on development samples, which neither train nor validate; only the cells that follow read the
-validation samples.
+trained parameters as both of CVFP's blocks together (the report counts them), sees the same tokens in batches
+of the same size, and is stopped by the same rule. Learning rate and dropout are chosen for each of them by a
+search of as many trials on development samples, which neither train nor validate; only the cells that follow
+read the validation samples.
 
 Preset ``quick``, the default, has R3's system at a width of 64 on text that is on every machine. ``r3`` has
 the report's widths and texts.

@@ -140,7 +140,7 @@ class Grid:
         options = {} if self.tuning is None else self.tuning.options
         for name in options.keys() & changes.keys():
             raise UserError(
-                f"--config.{name}={changes[name]} has no effect here: the search of this experiment chooses it"
+                f"--config.{name}={changes[name]} has no effect: the search of this experiment chooses it"
                 f" among {', '.join(map(str, options[name]))}; leave the flag out."
             )
         lists = {
