@@ -21,7 +21,7 @@ from cvfp_jax.report.display import Display
 from cvfp_jax.report.document import SweepReport
 from cvfp_jax.report.formats import significant
 from cvfp_jax.report.rebuild import read_report
-from cvfp_jax.runtime import compilation
+from cvfp_jax.runtime import compilation, numerics
 from cvfp_jax.scaling.analysis import GroupAnalysis, analyse_group
 from cvfp_jax.scaling.laws import LAWS
 from cvfp_jax.scaling.objectives import LOG, OBJECTIVES
@@ -68,6 +68,7 @@ def train(
     Raises:
       UserError: the corpus cannot be read, or a setting is not allowed.
     """
+    numerics.check()
     compilation.request_determinism()
     compilation.enable_disk_cache()
     base = load_experiments()["context_dim"].PRESETS["quick"].base
@@ -134,6 +135,7 @@ def sweep(
         raise UserError(
             f"sweep({experiment!r}) trains nothing: give an experiment that trains, and no dry_run."
         )
+    numerics.check()  # a launch would change the session's settings
     request.run()
     return read_report(request.workdir)
 

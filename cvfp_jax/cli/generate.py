@@ -58,9 +58,10 @@ class GenerateRequest:
         """Writes what continues the prompt as it is made, or the score."""
         from cvfp_jax.generation.sampling import Sampling  # with the next lines brings JAX
         from cvfp_jax.generation.trained import TrainedModel
-        from cvfp_jax.runtime import compilation
+        from cvfp_jax.runtime import compilation, numerics
 
         sampling = Sampling(self.temperature, self.top_k, self.top_p)
+        numerics.pin()
         compilation.request_determinism()
         compilation.enable_disk_cache()
         model = TrainedModel.load(self.workdir, self.cell, embedding=self.embedding)

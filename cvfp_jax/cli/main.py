@@ -17,7 +17,7 @@ from cvfp_jax.cli.experiments import load_experiments
 from cvfp_jax.cli.sweep import PREFIX, setting_flags, sweep_request
 from cvfp_jax.cli.values import choose
 from cvfp_jax.errors import UserError
-from cvfp_jax.runtime import signals
+from cvfp_jax.runtime import signals, streams
 from cvfp_jax.runtime.version import VERSION
 
 OK, CELL_FAILED = 0, 1  # exit codes; errors and signals have their own
@@ -197,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
       The exit code: 0; 1 if a cell failed or the machine is at fault; 2 for a user's mistake; 130 after
-      Ctrl-C and 143 after SIGTERM.
+      Ctrl-C, 143 after SIGTERM and 129 after SIGHUP.
     """
     logging.basicConfig(format="%(message)s")
     try:
@@ -216,6 +216,7 @@ def main(argv: Sequence[str]) -> int:
 
 def launch() -> NoReturn:
     """Runs this process's own command line, and ends the process."""
+    streams.open_closed()
     signals.listen()
     code = main(sys.argv)
     if signals.leaves():

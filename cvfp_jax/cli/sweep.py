@@ -15,6 +15,7 @@ from cvfp_jax.config.grid import AXIS_FLAGS, Grid
 from cvfp_jax.config.overrides import field_docs
 from cvfp_jax.config.settings import RunConfig
 from cvfp_jax.errors import UserError
+from cvfp_jax.runtime import streams
 from cvfp_jax.sweeps.options import CONTEXTS_IN, KEEP, RunOptions
 from cvfp_jax.sweeps.workdir import folder_of
 
@@ -91,13 +92,14 @@ class SweepRequest:
             return True
         # These bring JAX, which the command line does without.
         from cvfp_jax.distributed import processes
-        from cvfp_jax.runtime import compilation
+        from cvfp_jax.runtime import compilation, numerics
         from cvfp_jax.sweeps.runner import run_sweep
 
+        numerics.pin()
         compilation.request_determinism()
         compilation.enable_disk_cache()
         log = compilation.reported(compilation.show) if self.log_compiles else contextlib.nullcontext()
-        with log, processes.joined(self.place):
+        with streams.may_be_lost(), log, processes.joined(self.place):
             return run_sweep(self.grid, self.workdir, self.options)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a run where its work can be saved, a second at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first ends a run where its work can be saved, a second at once."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _asked = 0  # the first signal's number, once it has come
 _deferred = False
 _leaves_at_once = False
@@ -42,7 +42,11 @@ def _leave_at_the_second(received: socket.socket) -> None:
 
 
 def listen() -> None:
-    """Handles signals: a first raises KeyboardInterrupt and is remembered, a second ends the process."""
+    """Handles signals: a first raises KeyboardInterrupt and is remembered, a second ends the process.
+
+    One that was ignored when the process started, as nohup has it, stays ignored. Ctrl-C is always handled:
+    shells ignore it for each command that a script puts into the background.
+    """
     global _asked, _wakeup
     _asked = 0
     if _wakeup is not None:
@@ -52,7 +56,8 @@ def listen() -> None:
     signal.set_wakeup_fd(_wakeup.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_leave_at_the_second, args=(received,), daemon=True).start()
     for number in SIGNALS:
-        signal.signal(number, _handle)
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _handle)
 
 
 @contextlib.contextmanager
@@ -82,7 +87,7 @@ def check() -> None:
 
 
 def exit_code() -> int:
-    """Returns 130 after Ctrl-C and 143 after SIGTERM."""
+    """Returns 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP."""
     return _code(_asked or signal.SIGINT)
 
 

@@ -30,7 +30,9 @@ def listening():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interruption_that_was_swallowed_is_remembered(listening, number, code):
     signals.check()
     with pytest.raises(KeyboardInterrupt):
@@ -40,6 +42,17 @@ def test_an_interruption_that_was_swallowed_is_remembered(listening, number, cod
     assert signals.exit_code() == code
     signals.listen()
     signals.check()
+
+
+def test_what_was_ignored_at_the_start_stays_ignored_but_ctrl_c(listening):
+    for number in signals.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGHUP)  # as a terminal that is closed does to nohup's command
+    os.kill(os.getpid(), signal.SIGTERM)
+    signals.check()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_work_that_saves_itself_is_asked_and_not_struck(listening):
