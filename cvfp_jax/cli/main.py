@@ -1,5 +1,6 @@
 """The program: from a command line, by its flags and the mistakes in them, to an exit code."""
 
+import difflib
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from cvfp_jax.cli.analyses import ANALYSES, Request
 from cvfp_jax.cli.experiments import load_experiments
 from cvfp_jax.cli.sweep import PREFIX, setting_flags, sweep_request
 from cvfp_jax.cli.values import choose
-from cvfp_jax.errors import UserError
+from cvfp_jax.errors import UserError, file_error
 from cvfp_jax.runtime import signals, streams
 from cvfp_jax.runtime.version import VERSION
 
@@ -31,6 +32,7 @@ _SWITCHES = {
     "help": "print this text; -h for short",
     "version": "print the version",
 }
+_LIKENESS = 0.8  # of a name that may have been meant, as difflib counts
 _EXPERIMENTS = Mapping[str, ModuleType]
 
 
@@ -62,10 +64,16 @@ def _parse(argv: Sequence[str]) -> dict[str, str]:
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        if error.flagname.startswith(PREFIX):
-            fields = ", ".join(name for name in names if name.startswith(PREFIX))
-            raise UserError(f"unknown field --{error.flagname}: the fields are {fields}.") from None
-        raise UserError(f"unknown flag --{error.flagname}: {choices}.") from None
+        is_field = error.flagname.startswith(PREFIX)
+        known = [name for name in names if name.startswith(PREFIX) == is_field]
+        what = f"unknown {'field' if is_field else 'flag'} --{error.flagname}"
+        plain = {name.removeprefix(PREFIX): name for name in known}
+        typed = error.flagname.removeprefix(PREFIX).replace("-", "_")
+        near = [f"--{plain[name]}" for name in difflib.get_close_matches(typed, plain, cutoff=_LIKENESS)]
+        if near:
+            raise UserError(f"{what}: did you mean {' or '.join(near)}? (--help lists all)") from None
+        listed = f"the fields are {', '.join(known)}" if is_field else choices
+        raise UserError(f"{what}: {listed}.") from None
     except flags.IllegalFlagValueError as error:
         raise UserError(
             f"{str(error).partition(': (')[0]}: a switch takes no value, or true or false."
@@ -174,15 +182,33 @@ def read_request(argv: Sequence[str], experiments: _EXPERIMENTS) -> Request | st
     return sweep_request(experiment, experiments[experiment].PRESETS, given)
 
 
+def _say(text: str) -> None:
+    """Prints a text and all before it, here, where a reader who has gone is no error."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _lose_output()
+        raise file_error(
+            f"cannot write standard output: {error.strerror}; send it elsewhere.", error
+        ) from None
+
+
+def _lose_output() -> None:
+    """Has what is still to be printed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(argv: Sequence[str]) -> int:
     """Does what a command line asks for; an interruption that was made into an ImportError is one again."""
     try:
         request = read_request(argv, load_experiments())
         if isinstance(request, str):
-            print(request, end="", flush=True)
+            _say(request)
             return OK
         ended_well = request.run()
-        sys.stdout.flush()  # here, where a reader who has gone is no error
+        _say("")
         return OK if ended_well else CELL_FAILED
     except ImportError:
         signals.check()  # a compiled module that is struck while it is imported raises this
@@ -206,7 +232,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _lose_output()
         return OK
     except KeyboardInterrupt as stop:
         state = f"{stop}; " if str(stop) else ""

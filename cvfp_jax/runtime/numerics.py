@@ -14,7 +14,6 @@ PINNED: dict[str, Any] = {
     "jax_threefry_partitionable": True,
     "jax_random_seed_offset": 0,
     "jax_enable_x64": False,
-    "jax_default_matmul_precision": None,  # products name theirs, as --precision asks
     "jax_high_dynamic_range_gumbel": False,
 }
 

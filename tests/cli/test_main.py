@@ -71,9 +71,15 @@ def test_flags_say_how_text_is_read():
     [
         (["--skip_bad_rows", "--config.data.skip_bad_rows=false"], ["set the same field: give one of them"]),
         (["--iterations=3"], ["unknown flag --iterations", "--samples", "--config.FIELD"]),
+        (["--sampels=3"], ["unknown flag --sampels: did you mean --samples? (--help lists all)"]),
+        (["--val-samples=0:3"], ["unknown flag --val-samples: did you mean --val_samples"]),
         (
             ["--config.phase1.iterations=3"],
             ["unknown field --config.phase1.iterations", "config.phase1.max_iter"],
+        ),
+        (
+            ["--config.zzz=3"],
+            ["unknown field --config.zzz: the fields are config.", "config.phase1.max_iter"],
         ),
         (["--config.preset=v1"], ["unknown field --config.preset"]),
         (["--preset=v9"], ["--preset 'v9' is unknown", "quick, v1, v2"]),
@@ -233,6 +239,13 @@ def test_an_interruption_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr("cvfp_jax.cli.main.read_request", interrupt)
     assert launch.main(["launch.py"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_text_that_cannot_be_written_is_one_line():
+    command = f"{sys.executable} launch.py --list > /dev/full"
+    run = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    told = "error: cannot write standard output: No space left on device; send it elsewhere.\n"
+    assert (run.returncode, run.stderr) == (1, told)
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():
