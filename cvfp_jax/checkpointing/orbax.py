@@ -16,6 +16,7 @@ stay:
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -47,6 +48,7 @@ _MAX_TO_KEEP = 2
 # A stage that ends is saved if this share of the interval has passed since the last save.
 _STAGE_END_SHARE = 0.1
 _TEMPORARY = ".orbax-checkpoint-tmp"
+_ASIDE = "aside-"
 # The suffix of arrays that were in a file already, and are linked and not copied.
 _ROWS = ".rows"
 # How TensorStore's messages quote the system's error.
@@ -80,6 +82,16 @@ def _leaves(tree: Any) -> list[_Leaf]:
     ]
 
 
+def _set_aside(path: Path) -> Path:
+    """Renames what is no whole checkpoint; it goes with the folder when the cell is finished."""
+    aside = path.with_name(f"{_ASIDE}{path.name}")
+    for number in itertools.count(2):
+        if not os.path.lexists(aside):
+            break
+        aside = path.with_name(f"{_ASIDE}{path.name}-{number}")
+    return path.rename(aside)
+
+
 def _name(part: str, index: int) -> str:
     return f"{part}:{index}"
 
@@ -104,8 +116,9 @@ class OrbaxCheckpointer(Checkpointer):
     """The checkpoints of one cell.
 
     The newest two are kept. Each is written by a thread while the work goes on, and sealed once all of it
-    is on the disk. The newest that still is as it was sealed is restored; newer ones that are not are
-    removed, with a warning, so that a kill at any moment costs at most the work since the last save.
+    is on the disk. The newest that still is as it was sealed is restored; newer ones that are not are set
+    aside, with a warning, so that a kill at any moment costs at most the work since the last save. One that
+    cannot be read now is not thereby torn: it ends the launch, and is kept.
 
     Of several processes the first decides which is restored, all read it, and the first alone writes: what is
     saved does not depend on their number. All must offer the same parts in the same order.
@@ -153,7 +166,7 @@ class OrbaxCheckpointer(Checkpointer):
             if step is not None:
                 self._read(self._folder / str(step))
         except OSError as error:
-            raise self._unusable(error) from None
+            raise self._unusable(error, "read") from None
 
     def __enter__(self) -> "OrbaxCheckpointer":
         """Returns itself."""
@@ -178,14 +191,21 @@ class OrbaxCheckpointer(Checkpointer):
     # Reading.
 
     def _find_newest(self) -> int | None:
-        """The step of the newest whole checkpoint; removes what is newer and torn."""
+        """The step of the newest whole checkpoint; what is newer and torn is set aside."""
         if not self._folder.is_dir():
             return None
+        steps = []
         for path in sorted(self._folder.iterdir()):
-            if _TEMPORARY in path.name:
+            if _TEMPORARY in path.name and path.is_dir():
                 logging.warning("removing checkpoint %s: it was never finished", path)
                 shutil.rmtree(path)
-        steps = sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+            elif not path.name.isdecimal():
+                continue
+            elif path.is_dir() and path.name == str(int(path.name)):
+                steps.append(int(path.name))
+            else:  # which Orbax would take for one, too
+                logging.warning("setting %s aside, as %s: it is no checkpoint", path, _set_aside(path).name)
+        steps.sort()
         self._next_step = steps[-1] + 1 if steps else 0
         while steps:
             step = steps.pop()
@@ -194,8 +214,8 @@ class OrbaxCheckpointer(Checkpointer):
             if fault is None:
                 return step
             older = f"the one before it, {steps[-1]}, counts" if steps else "its cell starts again"
-            logging.warning("removing checkpoint %s: %s; %s", path, fault, older)
-            shutil.rmtree(path)
+            name = _set_aside(path).name
+            logging.warning("setting checkpoint %s aside, as %s: %s; %s", path, name, fault, older)
         return None
 
     def _read(self, path: Path) -> None:
@@ -402,14 +422,23 @@ class OrbaxCheckpointer(Checkpointer):
                     raise self._unusable(fault) from None
             raise
 
-    def _unusable(self, error: OSError) -> MachineError:
+    def _unusable(self, error: OSError, verb: str = "save") -> MachineError:
         return MachineError(
-            f"cannot save checkpoints in {self._folder}: {os.strerror(error.errno or 0)}; what was saved"
+            f"cannot {verb} checkpoints in {self._folder}: {os.strerror(error.errno or 0)}; what was saved"
             " before is kept: mend that, and give the same command again."
         )
 
     def discard(self) -> None:
-        """Removes the cell's checkpoints, and the folder of all cells' if no other has any."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._folder.parent.rmdir()
+        """Removes the cell's checkpoints."""
+        discard(self._folder)
+
+
+def discard(folder: Path) -> None:
+    """Removes the checkpoints of a cell, and the folder of all cells' if no other has any.
+
+    Args:
+      folder: the cell's own.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()

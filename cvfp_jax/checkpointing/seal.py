@@ -15,9 +15,16 @@ FILE_NAME = "sealed.json"
 
 def _files(folder: Path) -> dict[str, Path]:
     """The files of a folder by relative name, without its seal."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    # Not by Path.rglob, which passes over folders that cannot be read.
+    walk = os.walk(folder, onerror=_raise)
+    paths = [Path(parent) / name for parent, _, names in walk for name in names]
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
     files.pop(FILE_NAME, None)
     return files
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _sha256(path: Path) -> str:
@@ -61,13 +68,16 @@ def damage(folder: Path) -> str | None:
     Returns:
       A few words that name the first file that is missing, changed or one too many; None if the folder is as
       it was sealed.
+
+    Raises:
+      OSError: a file cannot be read now, which says nothing of what is in it.
     """
     try:
         content = json.loads((folder / FILE_NAME).read_bytes())
         sealed = {str(name): (int(size), str(digest)) for name, (size, digest) in content.items()}
     except FileNotFoundError:
         return "it was never finished"
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, TypeError, AttributeError, RecursionError):
         return f"{FILE_NAME} cannot be read"
     files = _files(folder)
     for name in sorted(sealed.keys() | files.keys()):
@@ -76,12 +86,9 @@ def damage(folder: Path) -> str | None:
         if name not in sealed:
             return f"{name} does not belong to it"
         size, digest = sealed[name]
-        try:
-            actual = files[name].stat().st_size
-            if actual != size:
-                return f"{name} has {actual} bytes, not {size}"
-            if _sha256(files[name]) != digest:
-                return f"{name} has changed"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+        actual = files[name].stat().st_size
+        if actual != size:
+            return f"{name} has {actual} bytes, not {size}"
+        if _sha256(files[name]) != digest:
+            return f"{name} has changed"
     return None

@@ -15,6 +15,7 @@ from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, LogLocator
 from PIL import Image
 
 from cvfp_jax.report import page
+from cvfp_jax.runtime.files import replacing
 from cvfp_jax.scaling.line import LogLine
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, each with a marker of its own.
@@ -143,11 +144,13 @@ def save(
     Raises:
       OSError: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=200)
     # A palette makes the file a third as large, and a report with all its figures one that can be sent.
-    Image.open(drawn).convert("RGB").quantize(256).save(folder / name, optimize=True, dpi=(200, 200))
-    for suffix in (".svg", ".pdf") if vector else ():
-        figure.savefig((folder / name).with_suffix(suffix))
+    palette = Image.open(drawn).convert("RGB").quantize(256)
+    with replacing(folder / name) as file:
+        palette.save(file, "PNG", optimize=True, dpi=(200, 200))
+    for kind in ("svg", "pdf") if vector else ():
+        with replacing((folder / name).with_suffix(f".{kind}")) as file:
+            figure.savefig(file, format=kind)
     return page.Figure(name, alt, caption)

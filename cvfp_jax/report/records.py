@@ -22,6 +22,7 @@ Record = dict[str, Any]
 _INT_LIMIT = 2**63  # of NumPy's integers
 _LONGEST_NAME = 100  # of a series, in the name of a folder
 _MAX_SHOWN = 40  # characters of a wrong value
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,8 +265,13 @@ def read(path: Path) -> list[Record]:
             raise UserError(
                 f"{path}, line {number}: {wrong}; mend it, or delete the line to run its cell again."
             )
-        records.append(record)
+        records.append({name: _shown_safely(value) for name, value in record.items()})
     return records
+
+
+def _shown_safely(value: Any) -> Any:
+    """A value whose text, which comes from somebody's file, cannot steer the terminal that shows it."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], value) if isinstance(value, str) else value
 
 
 def _finite(text: str) -> float:

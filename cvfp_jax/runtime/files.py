@@ -6,7 +6,7 @@ Whatever kills a launch, others find a file as it was before or as it is after, 
 import contextlib
 import fcntl
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,16 +38,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
       OSError: it cannot be written; an earlier file of the name is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not by tempfile, whose files only their owner can read: who else may is what the user's umask says.
+    name = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide results from the user's colleagues
         os.replace(name, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
 
 
@@ -88,7 +89,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not opened for writing alone, which would cut off the holder's number before the lock is refused.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Nor through a link, which could name any file of the user's.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise file_error(f"cannot write {path}: {error.strerror}; use another --workdir.", error) from None
     try:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from cvfp_jax.checkpointing.orbax import FOLDER as CHECKPOINTS
-from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer
+from cvfp_jax.checkpointing.orbax import OrbaxCheckpointer, discard
 from cvfp_jax.checkpointing.row_file import RowFiles
 from cvfp_jax.config.grid import Changes, Grid
 from cvfp_jax.config.overrides import flat_fields, replace
@@ -194,6 +194,8 @@ class _Runner:
         self._done: dict[str, Record] = {
             records.cell_key(record["cell"]): record for record in processes.on_process_0(read)
         }
+        if processes.is_process_0():
+            self._remove_leftovers()
         self._made: list[tuple[RunConfig, Record]] = []  # by this launch
         self.tuned: dict[Any, Changes] = {}  # what a search chose, by the value of its axis
 
@@ -350,9 +352,17 @@ class _Runner:
         identity: dict[str, Any] = {f"config.{name}": value for name, value in flat_fields(cell).items()}
         identity |= {"corpus_sha256": data.corpus_sha256, "embedding_sha256": data.table_sha256}
         where = {"device": device_name(), "jax": jax.__version__}
-        name = f"{cell.config_name}-{cell.num_samples}-{content_hash([key])[:12]}"
-        folder = self._folder / CHECKPOINTS / name
+        folder = self._checkpoint_folder(cell.config_name, cell.num_samples, key)
         return OrbaxCheckpointer(folder, identity, self._options.checkpoint_minutes, where, self._profiler)
+
+    def _checkpoint_folder(self, config_name: str, num_samples: int, key: str) -> Path:
+        return self._folder / CHECKPOINTS / f"{config_name}-{num_samples}-{content_hash([key])[:12]}"
+
+    def _remove_leftovers(self) -> None:
+        """Removes checkpoints of finished cells, which a kill right after a record leaves."""
+        for key, record in self._done.items():
+            if not records.failed(record):
+                discard(self._checkpoint_folder(record["config_name"], record["num_samples"], key))
 
     def _finish(self, record: Record, saved: OrbaxCheckpointer) -> Record:
         """Writes a record, which takes the place of checkpoints."""

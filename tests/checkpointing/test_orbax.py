@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import logging
 import os
 import shutil
@@ -147,6 +148,7 @@ CORRUPTIONS = {
     "temporary_folder": unfinished,
     "no_seal": lambda newest: (newest / "sealed.json").unlink(),
     "seal_cut": lambda newest: os.truncate(newest / "sealed.json", 30),
+    "seal_infinite": lambda newest: (newest / "sealed.json").write_text('{"a": [Infinity, "b"]}'),
     "seal_foreign": lambda newest: (newest / "sealed.json").write_text("[" * 100_000),
     "seal_empty": lambda newest: (newest / "sealed.json").write_text("{}"),
     "empty_folder": lambda newest: [shutil.rmtree(newest), newest.mkdir()],
@@ -160,7 +162,10 @@ def test_a_torn_newest_falls_back_with_a_warning_that_names_it(tmp_path, caplog,
     with caplog.at_level(logging.WARNING):
         assert restored(folder) == 3
     (warning,) = caplog.messages
-    assert f"removing checkpoint {folder / '3'}" in warning
+    # What a kill left is of no use; what is torn may be of some to its user.
+    verb = "removing" if name == "temporary_folder" else "setting"
+    assert f"{verb} checkpoint {folder / '3'}" in warning
+    assert (folder / "aside-3").is_dir() == (name != "temporary_folder")
     # What was torn does not come back, nor push out what is whole.
     with OrbaxCheckpointer(folder, IDENTITY, 0) as checkpointer:
         checkpointer.maybe_save("part", lambda: ({"number": 9}, state(9)))
@@ -183,6 +188,46 @@ def test_any_flipped_bit_in_any_file_is_noticed(tmp_path, position):
         assert wrong, path
         path.write_bytes(content)
     assert damage(folder) is None
+
+
+@pytest.mark.parametrize("unreadable", ["sealed.json", "meta/metadata", "state"])
+@pytest.mark.parametrize("fault", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_cannot_be_read_now_ends_the_launch_and_is_kept(tmp_path, monkeypatch, unreadable, fault):
+    folder = saved(tmp_path / "cell", 3)
+
+    def refusing(original):
+        def refuse(path, *arguments, **options):
+            if str(path).endswith(f"/2/{unreadable}"):
+                raise OSError(fault, os.strerror(fault), str(path))
+            return original(path, *arguments, **options)
+
+        return refuse
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", refusing(open))
+        patch.setattr(os, "scandir", refusing(os.scandir))
+        with pytest.raises(
+            MachineError, match=f"cannot read checkpoints in {folder}: {os.strerror(fault)}; what was"
+        ):
+            restored(folder)
+    assert restored(folder) == 3
+
+
+def test_odd_files_among_checkpoints_are_set_aside(tmp_path, caplog):
+    folder = saved(tmp_path / "cell", 3)
+    (folder / "9999").write_text("x")
+    (folder / "0077").mkdir()
+    (folder / "aside-0077").mkdir()
+    (folder / "note.txt").write_text("x")
+    with caplog.at_level(logging.WARNING):
+        assert restored(folder) == 3
+    assert [message.partition(", as ")[2] for message in caplog.messages] == [
+        "aside-0077-2: it is no checkpoint",
+        "aside-9999: it is no checkpoint",
+    ]
+    saved(folder, 4)
+    assert restored(folder) == 4
+    assert (folder / "note.txt").read_text() == (folder / "aside-9999").read_text() == "x"
 
 
 def test_without_a_whole_one_the_cell_starts_again(tmp_path, caplog):

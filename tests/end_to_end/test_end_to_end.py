@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import launch
+from cvfp_jax.data.cache import content_hash
 from cvfp_jax.report import records
 from tests import tiny
 
@@ -127,7 +128,13 @@ def test_without_curves_a_report_is_that_of_the_records(finished, tmp_path, caps
 def test_a_second_launch_runs_nothing_and_says_so(finished, corpus, capsys):
     workdir, _ = finished
     before = (workdir / "records.jsonl").read_bytes()
+    # What a kill between a cell's record and the removal of its checkpoints leaves.
+    first = records.read(workdir / "records.jsonl")[0]
+    key = content_hash([records.cell_key(first["cell"])])[:12]
+    left = workdir / "checkpoints" / f"{first['config_name']}-{first['num_samples']}-{key}"
+    (left / "3").mkdir(parents=True)
     assert launch.main(command(corpus, workdir)) == 0
+    assert not left.parent.exists()
     out = capsys.readouterr().out
     assert "all 6 cells are finished" in out
     assert "1L_12d_1tok" in out

@@ -53,7 +53,15 @@ def test_series_differ_by_colour_and_marker():
 def test_a_saved_figure_is_a_picture_with_words(tmp_path):
     figure, axes = plotting.size_axes("title", "y")
     axes.plot([1, 2], [1, 2])
-    block = plotting.save(figure, tmp_path / "figures", "a.png", "What it shows.", "Caption.")
+    (tmp_path / "figures").mkdir()
+    precious = tmp_path / "precious"
+    precious.touch()
+    for suffix in ("png", "svg", "pdf"):  # links are replaced, and not followed
+        (tmp_path / "figures" / f"a.{suffix}").symlink_to(precious)
+    block = plotting.save(figure, tmp_path / "figures", "a.png", "What it shows.", "Caption.", vector=True)
+    assert precious.read_bytes() == b""
+    for suffix, first in (("svg", b"<?xml"), ("pdf", b"%PDF")):
+        assert (tmp_path / "figures" / f"a.{suffix}").read_bytes().startswith(first)
     assert (block.name, block.alt, block.caption) == ("a.png", "What it shows.", "Caption.")
     assert matplotlib.image.imread(tmp_path / "figures" / "a.png").std() > 0
 

@@ -26,6 +26,12 @@ def test_what_is_appended_is_read_back_in_order(tmp_path):
     ]  # fmt: skip
 
 
+def test_control_characters_of_somebodys_file_are_shown_escaped(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records.append(path, record(8, series="\x1b]0;owned\x07x \x9b1m\té"))
+    assert [found["series"] for found in records.read(path)] == ["\\x1b]0;owned\\x07x \\x9b1m\\té"]
+
+
 def test_a_cells_key_does_not_depend_on_the_order_of_the_axes():
     keys = {records.cell_key(place) for place in ({"a": 1, "b": "x"}, {"b": "x", "a": 1}, {"a": 1, "b": "y"})}
     assert len(keys) == 2

@@ -24,6 +24,30 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_a_file_is_what_the_umask_says(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        files.write_atomic(tmp_path / "file", b"private")
+        with files.locked(tmp_path):
+            pass
+    finally:
+        os.umask(before)
+    for name in ("file", files.LOCK_NAME):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+
+
+def test_links_that_others_placed_are_not_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    for name in ("file", files.LOCK_NAME):
+        (tmp_path / name).symlink_to(precious)
+    files.write_atomic(tmp_path / "file", b"new")
+    with pytest.raises(UserError, match=r"cannot write .*lock: Too many levels"), files.locked(tmp_path):
+        pass
+    assert (precious.read_text(), (tmp_path / "file").read_text()) == ("precious", "new")
+
+
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
