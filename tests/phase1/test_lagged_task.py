@@ -1,5 +1,7 @@
 """Phase 1 that also learns to predict, against the equations in double precision."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +127,16 @@ def test_places_are_drawn_from_a_micro_batch_and_the_last_token_does_not_count()
     assert set(np.asarray(second.places_S).ravel().tolist()) == set(range(8, 13))
     np.testing.assert_array_equal(second.counts_S, second.places_S < 12)
     np.testing.assert_array_equal(second.rows_S, second.places_S - 8)
+
+
+def test_places_do_not_depend_on_the_longest_stream():
+    block, stream, _, key = started("ragged")
+    drawn_with = []
+    for capacity in (0, 300):
+        roomy = dataclasses.replace(stream, capacity=capacity)
+        layout = begin_iteration(block, roomy, Phase1Config(batch_size=0), key).spec.layout
+        drawn_with.append(draw(key, jnp.int32(0), jnp.int32(len(stream)), 100, layout).places_S)
+    np.testing.assert_array_equal(*drawn_with, strict=True)
 
 
 def started(name):
